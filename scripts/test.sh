@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Installs what is missing, then checks style and runs the tests: bash scripts/test.sh [pytest arguments]
+# Paths among the arguments are relative to the repository root. The slow tests run with --long.
+set -euo pipefail
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+bash "$root/scripts/setup.sh" --dev
+
+# The interpreter that setup.sh installed into, and its programs (ninja, torchrun) first on the path.
+python=${PYTHON:-${VIRTUAL_ENV:-$root/.venv}/bin/python}
+PATH=$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$PATH
+export PATH
+
+cd -- "$root"
+"$python" -m ruff check .
+"$python" -m ruff format --check .
+exec "$python" -m pytest "$@"

@@ -1,0 +1,50 @@
+"""Shared fixtures and options: `--long` runs the slow tests; published reference material is found at ../shared."""
+
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# How long an example takes is no property of the code.
+hypothesis.settings.register_profile("mmrole", deadline=None)
+hypothesis.settings.load_profile("mmrole")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the tests marked long (minutes each)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="long; run with --long"))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder ../shared with the reference material; tests that need it are skipped where it is absent."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("../shared is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_vocabulary() -> Path:
+    """The vocabulary file of Qwen-VL-Chat, `qwen.tiktoken`, as the package dashscope carries it."""
+    try:  # the distribution's list of files locates it without importing the package
+        entry = next(file for file in files("dashscope") or [] if file.name == "qwen.tiktoken")
+    except (PackageNotFoundError, StopIteration):
+        pytest.skip("the package dashscope 2.0.2, which carries qwen.tiktoken, is not installed")
+    return Path(entry.locate())
