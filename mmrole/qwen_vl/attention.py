@@ -1,0 +1,114 @@
+"""Attention through transformers' interface: eager (the original's arithmetic), SDPA, FlexAttention, FlashAttention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import Cache, PreTrainedConfig
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """The original's attention (spec §2.2). The softmax runs in the working dtype, a quirk kept here only.
+
+    Args:
+        module: the attention module (its `training` flag switches dropout).
+        query: [batch, heads, queries, d]; key, value: [batch, heads, keys, d].
+        attention_mask: additive, broadcastable to [batch, heads, queries, keys], or None.
+        scaling: factor of the scores; 1 / sqrt(d) if None.
+        dropout: probability of dropping a weight in training.
+
+    Returns:
+        The output [batch, queries, heads, d] and the weights [batch, heads, queries, keys].
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1)
+    dropped = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(dropped, value).transpose(1, 2), weights
+
+
+def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of the vision tower: no mask; [n, heads, q, d] and [n, heads, p, d] → [n, q, heads * d]."""
+    # Nothing is masked here, so SDPA already runs the flash kernel where there is one: the implementations that are
+    # worth choosing for the language model's masks would only restrict head sizes.
+    name = "eager" if module.config._attn_implementation == "eager" else "sdpa"
+    attention = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+    output, _ = attention(module, query, key, value, None, dropout=0.0, is_causal=False)
+    return rearrange(output, "n q head d -> n q (head d)")
+
+
+def prepare_mask(
+    config: PreTrainedConfig,
+    attention_mask: Tensor | BlockMask | None,
+    inputs_embeds: Tensor,
+    past_key_values: Cache | None,
+    position_ids: Tensor | None,
+) -> Tensor | BlockMask | None:
+    """The mask in the form that the chosen attention implementation takes.
+
+    Args:
+        attention_mask: None; [batch, keys] with 0 at padding (a causal mask is added); [batch, 1, queries, keys],
+            boolean (True: may attend) or additive, taken as it is; or a FlexAttention BlockMask.
+        inputs_embeds: [batch, queries, hidden_size], for sizes, dtype and device.
+        position_ids: those that the caller gave, or None (transformers reads packed sequences off them).
+
+    Raises:
+        ValueError: if the implementation cannot take such a mask.
+    """
+    implementation = config._attn_implementation or "eager"
+    if isinstance(attention_mask, BlockMask):
+        if implementation != "flex_attention":
+            raise ValueError(f"a BlockMask needs attn_implementation='flex_attention', not {implementation!r}.")
+        return attention_mask
+    if attention_mask is None or attention_mask.dim() == 2:
+        return create_causal_mask(
+            config=config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+    if attention_mask.dim() != 4:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; "
+            "expected [batch, keys] or [batch, 1, queries, keys]."
+        )
+    if "flash" in implementation:
+        raise ValueError(
+            f"attn_implementation={implementation!r} cannot take a mask for each query; "
+            "use 'sdpa', 'flex_attention' or 'eager'."
+        )
+    attention_mask = attention_mask.to(inputs_embeds.device)
+    if attention_mask.dtype != torch.bool:
+        return attention_mask.to(inputs_embeds.dtype)
+    if implementation == "flex_attention":
+        return _block_mask(attention_mask)
+    if implementation == "sdpa":
+        return attention_mask
+    lowest = torch.finfo(inputs_embeds.dtype).min
+    return torch.zeros_like(attention_mask, dtype=inputs_embeds.dtype).masked_fill(~attention_mask, lowest)
+
+
+def _block_mask(mask: Tensor) -> BlockMask:
+    def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return mask[batch, 0, query, key]
+
+    batch, _, queries, keys = mask.shape
+    return create_block_mask(allowed, batch, None, queries, keys, device=mask.device)

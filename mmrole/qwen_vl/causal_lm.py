@@ -1,0 +1,165 @@
+"""Qwen-VL with its LM head: logits, loss and generation (spec §2, §4, §6)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import Cache, GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from mmrole.qwen_vl.configuration import QWenConfig
+from mmrole.qwen_vl.image_positions import find_image_positions
+from mmrole.qwen_vl.modeling import QWenModel, QWenPreTrainedModel
+from mmrole.qwen_vl.rotary import at_least_float32
+from mmrole.qwen_vl.rotary import ntk_alpha as ntk_alpha_of
+
+
+class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
+    """Qwen-VL with its LM head: what `AutoModelForCausalLM` loads."""
+
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "transformer.wte.weight"}
+
+    def __init__(self, config: QWenConfig) -> None:
+        super().__init__(config)
+        self.transformer = QWenModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The LM head."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replaces the LM head."""
+        self.lm_head = new_embeddings
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """Pixels [images, 3, size, size] → features [images, 256, hidden_size]."""
+        return self.transformer.get_image_features(pixel_values)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | BlockMask | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        pixel_values: Tensor | None = None,
+        image_positions: Tensor | None = None,
+        ntk_alpha: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Next-token logits, and the loss if labels are given.
+
+        Args:
+            input_ids: int [batch, positions]; what stands between `<img>` and `</img>` is overwritten by features.
+            attention_mask: [batch, keys] with 0 at padding, which moves no position; or [batch, 1, queries, keys],
+                boolean (True: may attend) or additive; or a FlexAttention BlockMask. Causal if None.
+            position_ids: int [batch, positions]; by default each row counts its own positions without padding.
+            past_key_values: keys and values of earlier positions; any number of new ones may follow.
+            inputs_embeds: [batch, positions, hidden_size] in place of `input_ids`.
+            labels: int [batch, positions], -100 where there is no loss; shifted by one inside.
+            logits_to_keep: compute only so many last logits (0: all), or those at these indices.
+            pixel_values: [images, 3, size, size]: each distinct image once.
+            image_positions: int64 [batch, positions]: which row of the features (256 for each image, one image after
+                the other) a position takes, -1 for none. By default the spans in `input_ids` take the images in order.
+            ntk_alpha: int, [batch] or [batch, positions]: dynamic NTK factors. By default that of the prompt in the
+                cache, else from each row's own length. Evaluation mode only.
+            token_type_ids: ignored, as in the original.
+            num_items_in_batch: divisor of the summed loss (gradient accumulation); the number of labels by default.
+            kwargs: `output_hidden_states`, `output_attentions` (eager), and what the attention implementation takes.
+
+        Raises:
+            ValueError: if images and image spans do not match, or for a mask that the implementation cannot take.
+        """
+        outputs = self.transformer(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            pixel_values=pixel_values,
+            image_positions=image_positions,
+            ntk_alpha=ntk_alpha,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
+        kept = slice(None) if isinstance(kept, int) else kept
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        return CausalLMOutputWithPast(
+            loss=None if labels is None else causal_lm_loss(logits, labels, num_items_in_batch),
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
+        """transformers' `generate`; takes `pixel_values` and `image_positions` besides the usual arguments."""
+        chunk = kwargs.get("prefill_chunk_size", getattr(generation_config, "prefill_chunk_size", None))
+        if chunk is not None and kwargs.get("ntk_alpha") is None and kwargs.get("past_key_values") is None:
+            # A chunk does not know the length of its prompt.
+            prompt = kwargs.get("attention_mask")
+            prompt = torch.ones_like(kwargs.get("input_ids", inputs)) if prompt is None else prompt
+            kwargs["ntk_alpha"] = ntk_alpha_of(prompt.sum(-1), self.config.seq_length)
+        return super().generate(inputs, generation_config, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Images go in with the prompt, and again at every step if there is no cache."""
+        image_positions = kwargs.pop("image_positions", None)
+        pixel_values = kwargs.pop("pixel_values", None)
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if image_positions is None or (not is_first_iteration and kwargs.get("use_cache", True)):
+            return inputs
+        new = inputs["inputs_embeds"] if inputs.get("inputs_embeds") is not None else inputs["input_ids"]
+        generated = input_ids.shape[1] - image_positions.shape[1]
+        image_positions = nn.functional.pad(image_positions, (0, max(generated, 0)), value=-1)
+        return inputs | {"pixel_values": pixel_values, "image_positions": image_positions[:, -new.shape[1] :]}
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        # Rows are repeated for beams and for several samples of a prompt; its images are encoded once all the same.
+        pixel_values = model_kwargs.pop("pixel_values", None)
+        if pixel_values is not None and model_kwargs.get("image_positions") is None:
+            model_kwargs["image_positions"] = find_image_positions(
+                input_ids, self.config.image_start_id, len(pixel_values)
+            )
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, model_kwargs | {"pixel_values": pixel_values}
+
+
+def causal_lm_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Cross entropy of each position's logits with the next label, mean over labels ≠ -100; at least float32.
+
+    Args:
+        logits: [batch, positions, vocabulary].
+        labels: int [batch, positions].
+        num_items_in_batch: divisor of the sum in place of the number of labels.
+    """
+    targets = labels[:, 1:].to(logits.device).flatten()
+    logits = logits[:, :-1].flatten(0, 1)
+    logits = logits.to(at_least_float32(logits.dtype))
+    if num_items_in_batch is None:
+        return nn.functional.cross_entropy(logits, targets, ignore_index=-100)
+    return nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="sum") / num_items_in_batch

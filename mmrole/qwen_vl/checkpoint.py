@@ -1,0 +1,175 @@
+"""Is a checkpoint directory complete and sound? Found out from headers, before any weight is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers.modeling_utils import PreTrainedModel
+
+from mmrole.qwen_vl.configuration import QWenConfig
+from mmrole.qwen_vl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# In the order in which transformers looks for them: one file, or an index of shards.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_AGAIN = "download or copy the checkpoint again."
+
+Shape = tuple[int, ...]
+
+
+def read_config(directory: str | os.PathLike[str]) -> QWenConfig:
+    """The configuration of a Qwen-VL checkpoint.
+
+    Raises:
+        CheckpointError: if there is no such directory or `config.json`, if that is broken, or not that of a Qwen-VL.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such directory; give a Qwen-VL checkpoint.")
+    fields = _read_json(directory / "config.json")
+    model_type = fields.get("model_type")
+    if model_type != QWenConfig.model_type:
+        raise CheckpointError(
+            f"{directory / 'config.json'}: model_type is {model_type!r}, not 'qwen'; "
+            "give a Qwen-VL checkpoint such as Qwen-VL-Chat or MMRole-Agent."
+        )
+    return QWenConfig.from_dict(fields, name_or_path=str(directory))
+
+
+def check_checkpoint(
+    model_class: type[PreTrainedModel],
+    name_or_path: str | os.PathLike[str],
+    config: QWenConfig | None = None,
+    subfolder: str = "",
+    ignore_mismatched_sizes: bool = False,
+    **kwargs: Any,
+) -> None:
+    """Compares the headers of a directory's weight files with what `model_class` needs.
+
+    Names that are no directories (a model on the hub) and weights in a form of their own (quantized, GGUF, another
+    variant) are left to transformers.
+
+    Raises:
+        CheckpointError: one line that names the file and what is wrong with it: missing, truncated or corrupt shard,
+            missing weights, shapes that contradict the configuration.
+    """
+    directory = Path(name_or_path) / subfolder
+    if not directory.is_dir() or any(kwargs.get(key) for key in ("gguf_file", "variant", "quantization_config")):
+        return
+    if not isinstance(config, QWenConfig):
+        config = read_config(directory)
+    if getattr(config, "quantization_config", None) is not None:
+        return
+    found = read_shapes(directory, kwargs.get("use_safetensors"))
+    expected = expected_shapes(model_class, config)
+    prefix = model_class.base_model_prefix + "."
+    if not any(name in found for name in expected) and any(prefix + name in found for name in expected):
+        expected = {prefix + name: shape for name, shape in expected.items()}  # the base model out of a whole one
+    missing = sorted(set(expected) - set(found))
+    if missing:
+        raise CheckpointError(f"{directory}: {_count(missing, 'weight')} missing, first {missing[0]!r}; {_AGAIN}")
+    different = sorted(name for name, shape in expected.items() if found[name] != shape)
+    if different and not ignore_mismatched_sizes:
+        name = different[0]
+        raise CheckpointError(
+            f"{directory}: {_count(different, 'shape')} contradict config.json, first {name!r}: "
+            f"{list(found[name])} in the file, {list(expected[name])} by the configuration."
+        )
+
+
+def check_loaded(name_or_path: str | os.PathLike[str], info: dict[str, Any]) -> None:
+    """Raises CheckpointError if weights were missing after all: transformers fills them with random values."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(f"{name_or_path}: {_count(missing, 'weight')} missing, first {missing[0]!r}; {_AGAIN}")
+
+
+def expected_shapes(model_class: type[PreTrainedModel], config: QWenConfig) -> dict[str, Shape]:
+    """Names and shapes of the weights of a model with this configuration."""
+    with torch.device("meta"):
+        model = model_class(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def read_shapes(directory: Path, use_safetensors: bool | None = None) -> dict[str, Shape]:
+    """Names and shapes of all weights in a directory, from the headers of its files.
+
+    Raises:
+        CheckpointError: if a file is missing, truncated or corrupt.
+    """
+    candidates = [name for name in WEIGHT_FILES if use_safetensors is not False or "bin" in name]
+    file = next((directory / name for name in candidates if (directory / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"{directory}: no weights ({', '.join(candidates)}); {_AGAIN}")
+    if file.suffix != ".json":
+        return _shapes_of_shard(file)
+    weight_map = _read_json(file).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{file}: has no `weight_map` from weights to files; {_AGAIN}")
+    shapes: dict[str, Shape] = {}
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard:
+            raise CheckpointError(f"{file}: names the shard {shard!r}, which is not a file beside it; {_AGAIN}")
+        if not (directory / shard).is_file():
+            raise CheckpointError(f"{directory / shard}: missing shard, named in {file.name}; {_AGAIN}")
+        shapes |= _shapes_of_shard(directory / shard)
+    absent = sorted(set(weight_map) - set(shapes))
+    if absent:
+        raise CheckpointError(
+            f"{directory / weight_map[absent[0]]}: lacks {_count(absent, 'weight')} that {file.name} promises, "
+            f"first {absent[0]!r}; {_AGAIN}"
+        )
+    return shapes
+
+
+def _shapes_of_shard(file: Path) -> dict[str, Shape]:
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as tensors:
+                return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        if not zipfile.is_zipfile(file):
+            raise CheckpointError(f"{file}: truncated or corrupt ({file.stat().st_size:,} bytes); {_AGAIN}")
+        # Tensors on the meta device: the shapes come from the pickle, the data stays on disk.
+        tensors = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+        return {name: tuple(tensor.shape) for name, tensor in _tensors(tensors)}
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        raise CheckpointError(f"{file}: truncated or corrupt ({reason}); {_AGAIN}") from None
+
+
+def _tensors(loaded: object) -> Iterable[tuple[str, torch.Tensor]]:
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise RuntimeError("not a dictionary of tensors")
+    return loaded.items()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing; give a complete checkpoint directory.")
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not valid JSON ({error}); {_AGAIN}") from None
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{file}: not a JSON object; {_AGAIN}")
+    return fields
+
+
+def _count(names: list[str], noun: str) -> str:
+    return f"{len(names):,} {noun}{'' if len(names) == 1 else 's'}"

@@ -1,0 +1,177 @@
+"""Configuration of Qwen-VL checkpoints in the original layout (`model_type: qwen`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from transformers import PreTrainedConfig
+
+from mmrole.qwen_vl.errors import CheckpointError
+
+# Keys of a `config.json` that would make transformers fetch or run code which the checkpoint's author chose: remote
+# modules, and attention kernels taken from a hub.
+_KEYS_THAT_NAME_CODE = ("auto_map", "attn_implementation", "experts_implementation")
+
+QWEN_VL_CHAT_VISUAL: dict[str, Any] = {
+    "heads": 16,
+    "image_size": 448,
+    "image_start_id": 151857,
+    "layers": 48,
+    "mlp_ratio": 4.9231,
+    "output_dim": 4096,
+    "patch_size": 14,
+    "width": 1664,
+}
+
+
+class QWenConfig(PreTrainedConfig):
+    """Qwen-VL: a Qwen-1 language model with a vision tower (spec §1; the defaults are those of Qwen-VL-Chat).
+
+    Field names are the original ones, so that a saved `config.json` is read by the original code as well.
+
+    Attributes:
+        intermediate_size: twice the width of the feed-forward layers (original convention; Qwen-VL-Chat: 22,016 for
+            a width of 11,008).
+        kv_channels: channels of one attention head; `hidden_size == kv_channels * num_attention_heads`.
+        seq_length: training length in positions; threshold of dynamic NTK and of log-n attention.
+        rotary_pct: fraction of each head's channels that is rotated.
+        no_bias: no biases in `attn.c_proj` and in the feed-forward layers (`attn.c_attn` always has one).
+        use_dynamic_ntk, use_logn_attn: switches of the two long-context rules; both are off in training mode.
+        visual: fields of the vision tower: `image_size` and `patch_size` in pixels, `width`, `layers`, `heads`,
+            `mlp_ratio`, `output_dim` (= hidden_size), and `image_start_id`, the id of `<img>` (`</img>` and `<imgpad>`
+            follow it).
+        bf16, fp16, fp32, use_flash_attn, scale_attn_weights, max_position_embeddings, onnx_safe, tokenizer_type: kept
+            in the file, without effect here (`dtype=` and `attn_implementation=` of `from_pretrained` decide).
+    """
+
+    model_type = "qwen"
+    keys_to_ignore_at_inference: ClassVar = ["past_key_values"]
+
+    vocab_size: int = 151936
+    hidden_size: int = 4096
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    kv_channels: int = 128
+    intermediate_size: int = 22016
+    emb_dropout_prob: float = 0.0
+    attn_dropout_prob: float = 0.0
+    layer_norm_epsilon: float = 1e-6
+    initializer_range: float = 0.02
+    max_position_embeddings: int = 8192
+    seq_length: int = 2048
+    rotary_emb_base: float | int = 10000
+    rotary_pct: float = 1.0
+    use_dynamic_ntk: bool = True
+    use_logn_attn: bool = True
+    no_bias: bool = True
+    scale_attn_weights: bool = True
+    use_cache: bool = True
+    tie_word_embeddings: bool = False
+    bf16: bool = False
+    fp16: bool = False
+    fp32: bool = False
+    use_flash_attn: bool | str = False
+    onnx_safe: bool | None = None
+    tokenizer_type: str = "QWenTokenizer"
+    visual: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.visual = deepcopy(QWEN_VL_CHAT_VISUAL) | (self.visual or {})
+        super().__post_init__(**kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.kv_channels
+
+    @property
+    def image_start_id(self) -> int:
+        """Token id of `<img>`; `</img>` and `<imgpad>` are the next two."""
+        return self.visual["image_start_id"]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
+        """Builds the configuration of a checkpoint.
+
+        Raises:
+            CheckpointError: for a text-only Qwen, for sizes that contradict each other, and for a directory whose
+                tokenizer is declared to be something that only code from the directory could build.
+        """
+        name = str(kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "config.json")
+        if not isinstance(config_dict.get("visual"), dict):
+            raise CheckpointError(
+                f"{name}: a text-only Qwen (its config.json has no `visual` section); "
+                "give a Qwen-VL checkpoint such as Qwen-VL-Chat or MMRole-Agent."
+            )
+        _refuse_foreign_tokenizer(name)
+        config_dict = {key: value for key, value in config_dict.items() if key not in _KEYS_THAT_NAME_CODE}
+        loaded = super().from_dict(config_dict, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).check_sizes(name)
+        return loaded
+
+    def check_sizes(self, name: str) -> None:
+        """Raises CheckpointError if two sizes contradict each other; `name` opens the message."""
+        visual = self.visual
+        rules = [
+            (
+                self.kv_channels * self.num_attention_heads == self.hidden_size,
+                f"hidden_size {self.hidden_size} is not kv_channels {self.kv_channels} x "
+                f"num_attention_heads {self.num_attention_heads}",
+            ),
+            (self.intermediate_size % 2 == 0, f"intermediate_size {self.intermediate_size} is odd"),
+            (
+                visual["output_dim"] == self.hidden_size,
+                f"visual.output_dim {visual['output_dim']} is not hidden_size {self.hidden_size}",
+            ),
+            (
+                visual["output_dim"] >= 128 and visual["output_dim"] % (visual["output_dim"] // 128) == 0,
+                f"visual.output_dim {visual['output_dim']} cannot be split into heads of about 128 channels",
+            ),
+            (
+                visual["width"] % visual["heads"] == 0,
+                f"visual.width {visual['width']} is not a multiple of visual.heads {visual['heads']}",
+            ),
+            (
+                visual["image_size"] % visual["patch_size"] == 0,
+                f"visual.image_size {visual['image_size']} is not a multiple of patch_size {visual['patch_size']}",
+            ),
+            (
+                visual["image_start_id"] + 2 < self.vocab_size,
+                f"visual.image_start_id {visual['image_start_id']} lies outside of vocab_size {self.vocab_size}",
+            ),
+        ]
+        broken = [message for holds, message in rules if not holds]
+        if broken:
+            raise CheckpointError(f"{name}: sizes in config.json contradict each other: {'; '.join(broken)}.")
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The fields of the saved `config.json`: the original's names (`torch_dtype`, not `dtype`), no `auto_map`."""
+        fields = super().to_diff_dict()
+        if "dtype" in fields:
+            fields["torch_dtype"] = fields.pop("dtype")
+        return fields
+
+
+def _refuse_foreign_tokenizer(directory: str) -> None:
+    # AutoTokenizer(trust_remote_code=True) runs a directory's own tokenizer module unless the class that
+    # tokenizer_config.json names is registered; it asks for the configuration first, so this is the one place where
+    # our code can prevent that.
+    file = Path(directory) / "tokenizer_config.json"
+    if not os.path.isfile(file):
+        return
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not valid JSON ({error}).") from None
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{file}: not a JSON object.")
+    declared = fields.get("tokenizer_class")
+    if "auto_map" in fields and declared != "QWenTokenizer":
+        raise CheckpointError(
+            f"{file}: names a tokenizer of its own ({declared!r}) with code in the checkpoint, which is never run; "
+            'set "tokenizer_class": "QWenTokenizer" if its vocabulary is a qwen.tiktoken file.'
+        )

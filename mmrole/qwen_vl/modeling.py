@@ -1,0 +1,231 @@
+"""Qwen-VL for current transformers: loading, initial values, and the model without its LM head (spec §2, §4)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils import can_return_tuple
+
+from mmrole.qwen_vl.attention import prepare_mask
+from mmrole.qwen_vl.blocks import QWenBlock, RMSNorm
+from mmrole.qwen_vl.checkpoint import check_checkpoint, check_loaded
+from mmrole.qwen_vl.configuration import QWenConfig
+from mmrole.qwen_vl.image_positions import find_image_positions, has_image_span
+from mmrole.qwen_vl.rotary import at_least_float32, logn_factors, rotary_tables
+from mmrole.qwen_vl.rotary import ntk_alpha as ntk_alpha_of
+from mmrole.qwen_vl.vision import QUERIES_PER_SIDE, VisionTransformer, initial_values
+
+
+class QWenPreTrainedModel(PreTrainedModel):
+    """Loading, initial values and capabilities that all Qwen-VL models share."""
+
+    config_class = QWenConfig
+    config: QWenConfig
+    base_model_prefix = "transformer"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar = ["QWenBlock", "VisionBlock", "Resampler"]
+    _skip_keys_device_placement: ClassVar = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # Non-persistent buffers of the original code that old checkpoints carry.
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"attn\.masked_bias$", r"attn\.bias$", r"rotary_emb\.inv_freq$"]
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Self:
+        """transformers' `from_pretrained`; the checkpoint is checked first and its code is never run.
+
+        Raises:
+            CheckpointError: for a damaged or incomplete checkpoint, in one line.
+        """
+        # With it, transformers would run custom_generate/generate.py of the checkpoint.
+        kwargs.pop("trust_remote_code", None)
+        if kwargs.get("state_dict") is not None or pretrained_model_name_or_path is None:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        check_checkpoint(cls, pretrained_model_name_or_path, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        check_loaded(pretrained_model_name_or_path, info)
+        return (model, info) if wants_info else model
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers' functions leave alone what came from a checkpoint; writing to `.data` would not.
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, RMSNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, QWenBlock):
+            # GPT-2's rule: the residual stream sums 2 * layers branches.
+            residual_std = std / (2 * self.config.num_hidden_layers) ** 0.5
+            init.normal_(module.attn.c_proj.weight, std=residual_std)
+            init.normal_(module.mlp.c_proj.weight, std=residual_std)
+        else:
+            for name, value in initial_values(module, std).items():
+                parameter = getattr(module, name)
+                init.copy_(parameter, value) if isinstance(value, Tensor) else init.normal_(parameter, std=value)
+
+
+class QWenModel(QWenPreTrainedModel):
+    """Embeddings with image features in place, the blocks and the final norm (no LM head)."""
+
+    def __init__(self, config: QWenConfig) -> None:
+        super().__init__(config)
+        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.drop = nn.Dropout(config.emb_dropout_prob)
+        self.h = nn.ModuleList(QWenBlock(config, layer_idx) for layer_idx in range(config.num_hidden_layers))
+        self.ln_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.visual = VisionTransformer(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embeddings."""
+        return self.wte
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replaces the token embeddings."""
+        self.wte = value
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """Pixels [images, 3, size, size] → features [images, 256, hidden_size]."""
+        return self.visual(pixel_values)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | BlockMask | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: Tensor | None = None,
+        image_positions: Tensor | None = None,
+        ntk_alpha: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of all positions; see `QWenLMHeadModel.forward` for the arguments."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds.")
+        config, training = self.config, self.training
+        use_cache = config.use_cache if use_cache is None else use_cache
+        if training and self.gradient_checkpointing:
+            use_cache = False
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+
+        if inputs_embeds is None:
+            inputs_embeds = self.wte(input_ids)
+        inputs_embeds = self._place_images(inputs_embeds, input_ids, pixel_values, image_positions, past_key_values)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=config)
+
+        mask = prepare_mask(config, attention_mask, inputs_embeds, past_key_values, position_ids)
+        if position_ids is None:
+            position_ids = _default_positions(inputs_embeds, attention_mask, past_key_values)
+        alpha = self._alpha(ntk_alpha, position_ids, past_key_values)
+        dtype = inputs_embeds.dtype
+        channels = int(config.kv_channels * config.rotary_pct)
+        rotary = rotary_tables(position_ids, alpha, channels, config.rotary_emb_base, at_least_float32(dtype))
+        logn = None
+        if config.use_logn_attn and not training:
+            logn = logn_factors(position_ids, config.seq_length, dtype)
+
+        hidden_states = self.drop(inputs_embeds)
+        all_hidden_states, all_attentions = [], []
+        for block in self.h:
+            if output_hidden_states:
+                all_hidden_states.append(hidden_states)
+            hidden_states, weights = block(
+                hidden_states,
+                attention_mask=mask,
+                rotary=rotary,
+                logn=logn,
+                past_key_values=past_key_values if use_cache else None,
+                **kwargs,
+            )
+            all_attentions.append(weights)
+        hidden_states = self.ln_f(hidden_states)
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden_states,
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=(*all_hidden_states, hidden_states) if output_hidden_states else None,
+            attentions=tuple(all_attentions) if output_attentions else None,
+        )
+
+    def _place_images(
+        self,
+        inputs_embeds: Tensor,
+        input_ids: Tensor | None,
+        pixel_values: Tensor | None,
+        image_positions: Tensor | None,
+        past_key_values: Cache | None,
+    ) -> Tensor:
+        device, dtype = inputs_embeds.device, inputs_embeds.dtype
+        if pixel_values is None or len(pixel_values) == 0:
+            at_prompt = past_key_values is None or int(past_key_values.get_seq_length()) == 0
+            unknown = input_ids is not None and image_positions is None and at_prompt
+            if unknown and has_image_span(input_ids, self.config.image_start_id):
+                raise ValueError("input_ids hold an image span (<img> … </img>), but there are no pixel_values.")
+            if self.training:
+                # ZeRO-3 waits for a gradient of every parameter on every rank, images or not (spec §4).
+                size = QUERIES_PER_SIDE * self.config.visual["patch_size"]
+                blank = torch.zeros(1, 3, size, size, device=device)
+                return inputs_embeds + self.visual(blank).to(device, dtype).mean() * 0
+            return inputs_embeds
+        if image_positions is None:
+            if input_ids is None:
+                raise ValueError("inputs_embeds with pixel_values need image_positions.")
+            image_positions = find_image_positions(input_ids, self.config.image_start_id, len(pixel_values))
+        features = self.get_image_features(pixel_values).flatten(0, 1).to(device, dtype)  # [images * 256, hidden_size]
+        image_positions = image_positions.to(device)
+        return torch.where((image_positions >= 0)[..., None], features[image_positions.clamp(min=0)], inputs_embeds)
+
+    def _alpha(self, given: Tensor | None, position_ids: Tensor, past_key_values: Cache | None) -> Tensor:
+        # The factor of the prompt stays in force while its cache grows (spec §2.3); it belongs to the keys in the
+        # cache, so that is where it is kept.
+        if self.training or not self.config.use_dynamic_ntk:
+            return torch.ones(1, dtype=torch.int64, device=position_ids.device)
+        if given is None and past_key_values is not None and int(past_key_values.get_seq_length()) > 0:
+            given = getattr(past_key_values, "ntk_alpha", None)
+        if given is None:
+            given = ntk_alpha_of(position_ids.amax(dim=-1) + 1, self.config.seq_length)
+        if past_key_values is not None:
+            past_key_values.ntk_alpha = given
+        return given
+
+
+def _default_positions(
+    inputs_embeds: Tensor, attention_mask: Tensor | BlockMask | None, past_key_values: Cache | None
+) -> Tensor:
+    """[batch or 1, positions]: each row's own count, padding left out."""
+    new = inputs_embeds.shape[1]
+    if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
+        return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -new:].to(inputs_embeds.device)
+    past = 0 if past_key_values is None else past_key_values.get_seq_length()
+    return (torch.arange(new, device=inputs_embeds.device) + past)[None]
