@@ -1,0 +1,1 @@
+"""The library behind the scripts: Qwen-VL, prompt trees, generation, training, scoring."""
