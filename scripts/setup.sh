@@ -48,8 +48,6 @@ else
 fi
 "$python" -c '' 2>/dev/null || fail "$python cannot be run; unset PYTHON and VIRTUAL_ENV to use .venv"
 check_version "$python"
-"$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip ||
-    fail "$python has no pip (on Debian and Ubuntu: apt install python3-venv, and remove .venv)"
 
 # --- what DeepSpeed compiles with -----------------------------------------------------------------------------------
 # Its CPU optimizer is built at first use, in the middle of a training run: better said now.
@@ -91,6 +89,9 @@ if [ "$(cat -- "$dev_stamp" 2>/dev/null)" = "$dev_hash" ] ||
 fi
 
 # --- install --------------------------------------------------------------------------------------------------------
+"$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip ||
+    fail "$python has no pip (on Debian and Ubuntu: apt install python3-venv, and remove .venv)"
+
 # The version of an installed torch that requirements.txt accepts, else nothing.
 usable_torch() {
     "$python" - <<'PY'

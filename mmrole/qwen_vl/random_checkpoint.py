@@ -1,0 +1,182 @@
+"""Seeded random checkpoints in the original layout of Qwen-VL-Chat, small enough to run anywhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from transformers import GenerationConfig
+
+from mmrole.qwen_vl.bpe import IMG_START, SPECIAL_TOKENS, write_ranks
+from mmrole.qwen_vl.causal_lm import QWenLMHeadModel
+from mmrole.qwen_vl.configuration import QWenConfig
+from mmrole.qwen_vl.errors import CheckpointError
+from mmrole.qwen_vl.tokenization import QWenTokenizer
+
+# The tables of Qwen-VL-Chat have 151,936 rows for 151,860 tokens: the next multiple but one of 64, the next of 128.
+_ROWS_MULTIPLE = 128
+
+_CHECKPOINT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "qwen.tiktoken",
+    "*.safetensors",
+    "*.bin",
+    "*.index.json",
+)
+
+
+def random_config(
+    ranks: int,
+    *,
+    hidden_size: int = 128,
+    num_hidden_layers: int = 2,
+    num_attention_heads: int = 4,
+    intermediate_size: int = 512,
+    seq_length: int = 2048,
+    visual_width: int = 64,
+    visual_layers: int = 2,
+    visual_heads: int = 2,
+    image_size: int = 448,
+    patch_size: int = 14,
+    init_std: float | None = None,
+) -> QWenConfig:
+    """The configuration of a random checkpoint; the names are those of `config.json`.
+
+    Args:
+        ranks: number of tokens in the vocabulary file, without special tokens.
+        intermediate_size: twice the width of the feed-forward layers, as in the original.
+        init_std: standard deviation of the initial weights; by default 1 / sqrt(hidden_size), which gives logits of
+            standard deviation 1 and greedy answers that do not repeat one token.
+
+    Raises:
+        CheckpointError: if two sizes contradict each other.
+    """
+    tokens = ranks + len(SPECIAL_TOKENS)
+    if hidden_size % num_attention_heads:
+        raise CheckpointError(
+            f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}."
+        )
+    config = QWenConfig(
+        vocab_size=-(-tokens // _ROWS_MULTIPLE) * _ROWS_MULTIPLE,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        kv_channels=hidden_size // num_attention_heads,
+        intermediate_size=intermediate_size,
+        seq_length=seq_length,
+        initializer_range=hidden_size**-0.5 if init_std is None else init_std,
+        visual={
+            "heads": visual_heads,
+            "image_size": image_size,
+            "image_start_id": ranks + SPECIAL_TOKENS.index(IMG_START),
+            "layers": visual_layers,
+            "output_dim": hidden_size,
+            "patch_size": patch_size,
+            "width": visual_width,
+        },
+    )
+    config.check_sizes("the sizes given")
+    return config
+
+
+def random_model(config: QWenConfig, *, seed: int, dtype: torch.dtype = torch.bfloat16) -> QWenLMHeadModel:
+    """A model with seeded random weights, drawn in float32 and rounded to `dtype`; torch's own seed is left alone.
+
+    The rows of the LM head for image tags and for ids without a token are zero: an untrained model that wrote one of
+    these would write what no text stands for.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = QWenLMHeadModel(config)
+    with torch.no_grad():
+        model.lm_head.weight[config.image_start_id :] = 0
+    endoftext = config.image_start_id - SPECIAL_TOKENS.index(IMG_START)
+    # What Qwen-VL-Chat ships (spec §1).
+    model.generation_config = GenerationConfig(
+        chat_format="chatml",
+        do_sample=True,
+        eos_token_id=endoftext,
+        max_new_tokens=512,
+        max_window_size=6144,
+        pad_token_id=endoftext,
+        top_k=0,
+        top_p=0.3,
+    )
+    return model.to(dtype)
+
+
+def refuse_existing(directory: Path) -> None:
+    """Raises CheckpointError if files of a checkpoint lie in the directory."""
+    files = _checkpoint_files(directory)
+    if files:
+        raise CheckpointError(f"{directory} already holds a checkpoint ({files[0].name}); --overwrite replaces it.")
+
+
+def write_checkpoint(
+    directory: Path,
+    model: QWenLMHeadModel,
+    ranks: dict[bytes, int],
+    *,
+    weights_format: str = "safetensors",
+    max_shard_size: str = "5GB",
+    overwrite: bool = False,
+) -> None:
+    """Writes configuration, weights, vocabulary and tokenizer configuration in the original layout.
+
+    All files are written aside first and moved at the end, `config.json` last: where it exists, all of them do.
+
+    Args:
+        ranks: the vocabulary, token bytes to rank.
+        weights_format: "safetensors" or "bin" (what the published checkpoints have).
+        max_shard_size: such as "5GB"; a larger model becomes several shards with an index.
+        overwrite: replace a checkpoint that lies there; other files in the directory stay.
+
+    Raises:
+        CheckpointError: if a checkpoint lies there and `overwrite` is false.
+    """
+    directory = Path(directory)
+    if not overwrite:
+        refuse_existing(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        model.save_pretrained(aside, max_shard_size=max_shard_size)
+        if weights_format == "bin":
+            _rewrite_as_bin(aside, model, max_shard_size)
+        write_ranks(aside / "qwen.tiktoken", ranks)
+        QWenTokenizer(aside / "qwen.tiktoken", model_max_length=8192).save_pretrained(aside)
+        for file in _checkpoint_files(directory):
+            file.unlink()
+        directory.mkdir(exist_ok=True)
+        for file in sorted(aside.iterdir(), key=lambda file: file.name == "config.json"):
+            file.replace(directory / file.name)
+    finally:
+        shutil.rmtree(aside)
+
+
+def _checkpoint_files(directory: Path) -> list[Path]:
+    # config.json first: it goes first when the files are removed, so that no half-removed checkpoint looks whole.
+    return [file for pattern in _CHECKPOINT_FILES for file in sorted(directory.glob(pattern))]
+
+
+def _rewrite_as_bin(directory: Path, model: QWenLMHeadModel, max_shard_size: str) -> None:
+    for file in [*directory.glob("*.safetensors"), *directory.glob("*.index.json")]:
+        file.unlink()
+    state = model.state_dict()
+    plan = split_torch_state_dict_into_shards(
+        state, filename_pattern="pytorch_model{suffix}.bin", max_shard_size=max_shard_size
+    )
+    for name, keys in plan.filename_to_tensors.items():
+        torch.save({key: state[key].clone() for key in keys}, directory / name)
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (directory / "pytorch_model.bin.index.json").write_text(
+            json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
