@@ -1,0 +1,88 @@
+"""A person's mistakes: one clear message on stderr and exit status 2, never a traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
+
+_SHOWN_PROBLEMS = 10
+_SHOWN_CHARACTERS = 80
+
+
+class UserError(Exception):
+    """Bad usage or bad input. The text names the file, the record and the remedy, in one line or a short list."""
+
+
+class RecordError(UserError, ValueError):
+    """A record that does not have the form of its file. The text names file, index and id, the fault and the remedy."""
+
+
+class Where(NamedTuple):
+    """A place in a file: `file[index]`, index from 0. The id is filled in as soon as it is known."""
+
+    file: str = "record"
+    index: int = 0
+    id: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}[{self.index}]" + ("" if self.id is None else f" (id {shown(self.id)})")
+
+
+class Problems:
+    """Collects what is wrong with an input, so that all of it can be reported together."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def add(self, text: str | Exception) -> None:
+        """Notes one problem: a line that names the file and the record."""
+        self.texts.append(str(text))
+
+    def raise_if_any(self, headline: str, remedy: str) -> None:
+        """Raises one `UserError` that lists the first ten problems and counts the rest.
+
+        A single problem gives a single line, `problem; remedy`, without the headline.
+        """
+        if not self.texts:
+            return
+        if len(self.texts) == 1:
+            raise UserError(f"{self.texts[0]}; {remedy}")
+        lines = [f"{headline} ({len(self.texts)} problems):", *(f"  {text}" for text in self.texts[:_SHOWN_PROBLEMS])]
+        if len(self.texts) > _SHOWN_PROBLEMS:
+            lines.append(f"  … and {len(self.texts) - _SHOWN_PROBLEMS} more")
+        raise UserError("\n".join([*lines, remedy]))
+
+
+def shown(value: object) -> str:
+    """`value` as it may appear in a message: control characters escaped, long values cut."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def reason(error: OSError) -> str:
+    """The system's words for a failed file operation, without errno and path: "No space left on device"."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Calls a script's `main` and exits with its status (None is 0).
+
+    A `UserError` prints `error: …` on stderr and exits with 2, Ctrl-C with 130; other exceptions are bugs and pass.
+    """
+    try:
+        status = main()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has gone: Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)

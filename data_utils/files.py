@@ -1,0 +1,182 @@
+"""Reads and writes JSON files of records, in the published form, with clear errors and without ever losing a file."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, Protocol, Self, TypeVar
+
+from data_utils.disk import sync_folder, try_lock
+from data_utils.errors import Problems, RecordError, UserError, Where, reason, shown
+
+Json = Any
+
+_NAMES = {dict: "an object ({…})", list: "a list ([…])"}
+
+
+class Record(Protocol):
+    """What `read_records` reads: the classes of `data_utils.records`."""
+
+    UNIQUE_IDS: ClassVar[bool]
+    id: str | None
+
+    @classmethod
+    def from_json(cls, obj: object, where: Where) -> Self:
+        """Reads one record, or raises `RecordError`."""
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def read_json(path: str | os.PathLike, top: type = list) -> Json:
+    """Reads a JSON file whose top level is a `top`.
+
+    Raises:
+        UserError: the file cannot be read, is not UTF-8, not JSON (with line and column), names a key twice in one
+            object, or has another top level.
+    """
+    try:
+        value = json.loads(_read_text(path), object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # a key twice, a number of thousands of digits, endless nesting
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, top):
+        raise UserError(f"{path} must hold {_NAMES[top]}, not {_NAMES.get(type(value), shown(value))}")
+    return value
+
+
+def read_records(
+    path: str | os.PathLike, record_type: type[AnyRecord], problems: Problems | None = None
+) -> list[AnyRecord]:
+    """Reads and validates a file of records.
+
+    Args:
+        path: a JSON file with a list of objects.
+        record_type: a class of `data_utils.records`.
+        problems: receives the faulty records, which are left out of the result. Without it they raise an error.
+
+    Raises:
+        UserError: the file cannot be read, or a record is faulty (all of them are named) and `problems` is None.
+    """
+    found = Problems() if problems is None else problems
+    records, places = [], {}
+    for index, obj in enumerate(read_json(path)):
+        try:
+            record = record_type.from_json(obj, Where(str(path), index))
+        except RecordError as error:
+            found.add(error)
+            continue
+        if record_type.UNIQUE_IDS and places.setdefault(record.id, index) != index:
+            where = Where(str(path), index, record.id)
+            found.add(f"{where}: the id is that of {path}[{places[record.id]}] as well; ids must be unique")
+        else:
+            records.append(record)
+    if problems is None:
+        found.raise_if_any(f"{path} has faulty records", "correct the file and run the same command again")
+    return records
+
+
+def write_json(path: str | os.PathLike, obj: Json) -> None:
+    """Writes a JSON file in the published form (indent 4, text as it is, no final newline), atomically.
+
+    A lone surrogate, which UTF-8 cannot hold, is written as its JSON escape (`\\ud800`): the file is always UTF-8 and
+    reads back the same, but for two lone surrogates side by side that form a pair, which read back as its character.
+
+    Raises:
+        UserError: the file cannot be written; what was there before is unchanged.
+    """
+    with replacing(path) as file:
+        for piece in _pieces(obj):
+            file.write(piece.encode("utf-8", "backslashreplace"))
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when the block ends without an exception, and not before.
+
+    The content is written to `.<name>.partial` beside it (folders are made as needed), flushed to the disk and
+    renamed. After an exception nothing is left behind; after a kill the partial file is, and the next writer uses it.
+
+    Raises:
+        UserError: the file cannot be written (full disk, permissions), or another process is writing it.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _open_alone(partial, path) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(partial, target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+        sync_folder(target.parent)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {reason(error)}; what was there is unchanged: make room, or make it writable, and "
+            "run the same command again"
+        ) from error
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
+
+
+def _read_text(path: str | os.PathLike) -> str:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is not UTF-8 (line {line}, byte {error.start}); save it as UTF-8") from None
+
+
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    obj = dict(pairs)
+    if len(obj) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} occurs twice in an object")
+    return obj
+
+
+def _pieces(obj: Json) -> Iterator[str]:
+    """The JSON text of `obj` in pieces of about a megabyte: a training file is not held twice in memory."""
+    pieces, size = [], 0
+    for piece in json.JSONEncoder(ensure_ascii=False, indent=4).iterencode(obj):
+        pieces.append(piece)
+        size += len(piece)
+        if size > 1 << 20:
+            yield "".join(pieces)
+            pieces, size = [], 0
+    yield "".join(pieces)
+
+
+def _open_alone(partial: Path, path: str | os.PathLike) -> BinaryIO:
+    """Opens the partial file, emptied, as its only writer."""
+    while True:
+        file = os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "wb")
+        if not try_lock(file.fileno()):
+            file.close()
+            raise UserError(f"{path} is being written by another process; wait for it, or stop it")
+        if os.fstat(file.fileno()).st_nlink:  # else its writer renamed or removed it just before it was locked
+            file.truncate()
+            return file
+        file.close()

@@ -1,0 +1,157 @@
+"""Finds and opens the images that records name: below the image folder only, and only as pictures."""
+
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+from data_utils.errors import Problems, UserError, Where, shown
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""What is decoded. Pillow knows more formats, among them some that it hands to other programs (EPS)."""
+
+
+class ImagePathError(UserError, ValueError):
+    """An image path that must not or cannot be used. The text names the path and what is wrong."""
+
+
+class MissingImageError(ImagePathError):
+    """An image path that is in order, but there is no such file."""
+
+
+class HasImage(Protocol):
+    """A record with an image: a class of `data_utils.records`."""
+
+    image: str
+    where: Where
+
+
+AnyRecord = TypeVar("AnyRecord", bound=HasImage)
+
+
+class Selection(NamedTuple):
+    """Records by whether their image is there."""
+
+    usable: list
+    missing: list
+
+
+def resolve_image(image_dir: str | os.PathLike, image: str) -> Path:
+    """The file of an image path, with all links followed.
+
+    Args:
+        image_dir: the image folder (may itself be a link).
+        image: a record's path, relative to `image_dir`, with forward slashes. Case matters.
+
+    Raises:
+        MissingImageError: there is no such file.
+        ImagePathError: the path is empty, absolute or a URL, has control characters, a backslash or `..`, is not a
+            regular file, or leads out of `image_dir` through a link.
+    """
+    fault = _fault(image)
+    if fault:
+        raise ImagePathError(f"image {shown(image)} {fault}")
+    try:
+        root = Path(image_dir).resolve()
+        path = (root / image).resolve()
+        if not path.is_relative_to(root):
+            raise ImagePathError(f"image {shown(image)} leads out of {image_dir} through a link")
+        if not path.exists():
+            raise MissingImageError(f"image {shown(image)} is not in {image_dir}")
+        if not path.is_file():  # a folder, a pipe, a device
+            raise ImagePathError(f"image {shown(image)} is not a file")
+    except (OSError, RuntimeError) as error:  # a name too long, a folder that must not be read, a loop of links
+        raise ImagePathError(f"image {shown(image)} cannot be used: {error}") from None
+    return path
+
+
+def open_image(path: str | os.PathLike) -> "Image.Image":
+    """Decodes an image file into RGB.
+
+    Raises:
+        ImagePathError: it is not an image of one of `FORMATS`, or damaged.
+    """
+    return _decoded(path, str(path))
+
+
+def select_images(
+    records: Sequence[AnyRecord],
+    image_dir: str | os.PathLike,
+    problems: Problems,
+    skip_missing: bool = False,
+) -> Selection:
+    """Checks the image of every record: that its path is allowed, that it is there, and that it decodes.
+
+    Args:
+        records: the records, in order.
+        image_dir: the image folder.
+        problems: receives one line per record whose image cannot be used, or one if there is no image folder.
+        skip_missing: records whose image file is not there are no problem.
+
+    Returns:
+        The usable records and those without their image file, both in order.
+    """
+    selection = Selection([], [])
+    if not Path(image_dir).is_dir():
+        problems.add(f"the image folder {image_dir} does not exist")
+        return selection
+    faults = _check({record.image for record in records}, image_dir)
+    for record in records:
+        fault = faults.get(record.image)
+        missing = isinstance(fault, MissingImageError)
+        if fault is None:
+            selection.usable.append(record)
+        elif missing:
+            selection.missing.append(record)
+        if fault is not None and not (missing and skip_missing):
+            problems.add(f"{record.where}: {fault}")
+    return selection
+
+
+def _fault(image: str) -> str | None:
+    if not image.strip():
+        return "is empty"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in image):
+        return "has control characters or lone surrogates"
+    if "://" in image:
+        return "is a URL; only files below the image folder are opened"
+    if "\\" in image:
+        return "has a backslash; separate folders with /"
+    if image.startswith("/"):
+        return "is absolute; write it relative to the image folder"
+    if ".." in PurePosixPath(image).parts:
+        return "has '..'; write it relative to the image folder"
+    return None
+
+
+def _check(images: Iterable[str], image_dir: str | os.PathLike) -> dict[str, ImagePathError]:
+    """What is wrong, by image path."""
+
+    def check(image: str) -> ImagePathError | None:
+        try:
+            # Decoding at an eighth of the size (JPEG only) reads the whole file, and is several times faster.
+            _decoded(resolve_image(image_dir, image), image, size=(1, 1))
+        except ImagePathError as error:
+            return error
+        return None
+
+    images = list(images)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return {image: fault for image, fault in zip(images, pool.map(check, images), strict=True) if fault}
+
+
+def _decoded(path: str | os.PathLike, name: str, size: tuple[int, int] | None = None) -> "Image.Image":
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if size is not None:
+                image.draft("RGB", size)
+            return image.convert("RGB")
+    except Exception as error:  # decoders fail in many ways (OSError, SyntaxError, struct.error, a decompression bomb)
+        raise ImagePathError(f"image {shown(name)} cannot be decoded: {error}") from None

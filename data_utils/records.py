@@ -1,0 +1,256 @@
+"""Typed, validated records of MMRole files: test samples, training samples, answers and reviews.
+
+A record keeps the JSON object that it was read from, so it is written back as it was: same fields, same order, unknown
+fields included. Its attributes are what the project uses of it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self
+
+from data_utils.errors import RecordError, Where, shown
+
+Json = dict[str, Any]
+
+HIGHEST_SCORE = 10
+
+
+UNPLACED = Where()
+"""For a record that does not come from a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A test sample: a question to a character, and the reference answer."""
+
+    UNIQUE_IDS: ClassVar[bool] = True
+
+    id: str
+    system: str
+    image: str
+    """Path relative to the image folder."""
+    question: str
+    reference: str
+    role: str
+    script: str
+    """The series of `role`."""
+    other_role: str
+    json: Json = field(repr=False, hash=False)
+    where: Where = field(repr=False, compare=False)
+    """Where the record was read, for messages."""
+
+    @classmethod
+    def from_json(cls, obj: object, where: Where = UNPLACED) -> Self:
+        """Reads a record.
+
+        Raises:
+            RecordError: `obj` is not such a record.
+        """
+        where, obj = _identified(obj, where)
+        return cls(**cls._values(obj, where), json=obj, where=where)
+
+    @classmethod
+    def _values(cls, obj: Json, where: Where) -> Json:
+        question, answer = _conversation(obj, where)
+        return {
+            "id": obj["id"],
+            "system": _text(obj, "system", where, empty=True),
+            **{key: _text(obj, key, where) for key in ("image", "role", "script", "other_role")},
+            "question": _text(question, "value", where, "conversations[0]"),
+            "reference": _text(answer, "value", where, "conversations[1]"),
+        }
+
+    def to_json(self) -> Json:
+        """The published form of the record: the object that it was made from, which must not be changed."""
+        return self.json
+
+    def with_answer(self, answer: str) -> "Answer":
+        """The record with a model's answer, as `conversations[1].answer`.
+
+        An earlier answer is replaced, and its reviews are left out: they are not about this one.
+        """
+        question, reference = self.json["conversations"]
+        kept = {key: value for key, value in self.json.items() if not key.startswith("rm_review")}
+        return Answer.from_json(kept | {"conversations": [question, reference | {"answer": answer}]}, self.where)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Sample):
+    """A test sample with a model's answer, which may be empty."""
+
+    answer: str
+
+    @classmethod
+    def _values(cls, obj: Json, where: Where) -> Json:
+        values = super(Answer, cls)._values(obj, where)
+        turn = obj["conversations"][1]
+        if "answer" not in turn:
+            raise RecordError(f'{where}: conversations[1] has no "answer"; answer the samples first (inference.py)')
+        return values | {"answer": _text(turn, "answer", where, "conversations[1]", empty=True)}
+
+    def with_reviews(self, reviews: dict[str, "MetricReview"]) -> "Review":
+        """The record with its reviews by metric, as `rm_review`. Earlier reviews are replaced."""
+        rm_review = {metric: review.to_json() for metric, review in reviews.items()}
+        return Review.from_json(self.json | {"rm_review": rm_review}, self.where)
+
+
+class MetricReview(NamedTuple):
+    """One review of an answer under one metric."""
+
+    text: str
+    score: tuple[float, float] | None
+    """(evaluated answer, reference), from 0 to 10, the reference above 0; None if no usable pair could be read."""
+    reason: str = ""
+    """Why there is no score."""
+
+    def to_json(self) -> Json:
+        """The published form; without a score, `score` is null and `reason` follows it."""
+        if self.score is None:
+            return {"review": self.text, "score": None, "reason": self.reason}
+        return {"review": self.text, "score": list(self.score)}
+
+
+@dataclass(frozen=True, slots=True)
+class Review(Answer):
+    """An answer with its reviews by metric; an empty answer has none."""
+
+    reviews: dict[str, MetricReview] = field(hash=False)
+
+    @classmethod
+    def _values(cls, obj: Json, where: Where) -> Json:
+        values = super(Review, cls)._values(obj, where)
+        if "rm_review" not in obj:
+            if values["answer"]:
+                raise RecordError(f'{where}: no "rm_review"; review the answers first (eval/RM_review.py)')
+            return values | {"reviews": {}}
+        return values | {"reviews": _reviews(obj["rm_review"], where)}
+
+
+class Turn(NamedTuple):
+    """One turn of a training conversation."""
+
+    speaker: str
+    """"user" or "assistant"."""
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSample:
+    """A training sample, of the agent or of the reward model: only `conversations` is required.
+
+    Ids may repeat (the eight reviews of an answer can share one) and may be missing.
+    """
+
+    UNIQUE_IDS: ClassVar[bool] = False
+
+    id: str | None
+    turns: tuple[Turn, ...]
+    """User and assistant in turn. User turns carry their pictures as markup: `prompts.split_pictures`."""
+    image: str | None
+    """Path relative to the image folder, of rows that have the field."""
+    system: str | None
+    type: str | None
+    role: str | None
+    script: str | None
+    other_role: str | None
+    json: Json = field(repr=False, hash=False)
+    where: Where = field(repr=False, compare=False)
+    """Where the record was read, for messages."""
+
+    @classmethod
+    def from_json(cls, obj: object, where: Where = UNPLACED) -> Self:
+        """Reads a record.
+
+        Raises:
+            RecordError: `obj` is not such a record.
+        """
+        obj = _object(obj, where, "the record")
+        name = str(obj["id"]) if type(obj.get("id")) is int else _optional(obj, "id", where)
+        where = where._replace(id=name)
+        turns = tuple(
+            Turn(turn["from"], _text(turn, "value", where, f"conversations[{number}]"))
+            for number, turn in enumerate(_turns(obj, where))
+        )
+        optional = ("image", "system", "type", "role", "script", "other_role")
+        values = {key: _optional(obj, key, where) for key in optional}
+        return cls(id=name, turns=turns, json=obj, where=where, **values)
+
+    def to_json(self) -> Json:
+        """The published form of the record: the object that it was made from, which must not be changed."""
+        return self.json
+
+
+def _object(value: object, where: Where, name: str) -> Json:
+    if not isinstance(value, dict):
+        raise RecordError(f"{where}: {name} must be an object ({{…}}), not {shown(value)}")
+    return value
+
+
+def _identified(value: object, where: Where) -> tuple[Where, Json]:
+    obj = _object(value, where, "the record")
+    return where._replace(id=_text(obj, "id", where)), obj
+
+
+def _text(obj: Json, key: str, where: Where, inside: str = "", *, empty: bool = False) -> str:
+    name = f'"{key}"' + (f" of {inside}" if inside else "")
+    wanted = "a text" if empty else "a non-empty text"
+    if key not in obj:
+        raise RecordError(f"{where}: {name} is missing; give {wanted}")
+    value = obj[key]
+    if not isinstance(value, str) or not (empty or value.strip()):
+        raise RecordError(f"{where}: {name} must be {wanted}, not {shown(value)}")
+    return value
+
+
+def _optional(obj: Json, key: str, where: Where) -> str | None:
+    return None if obj.get(key) is None else _text(obj, key, where, empty=True)
+
+
+def _turns(obj: Json, where: Where) -> list[Json]:
+    turns = obj.get("conversations")
+    if not isinstance(turns, list) or not turns or len(turns) % 2:
+        found = f"a list of {len(turns)}" if isinstance(turns, list) else shown(turns)
+        raise RecordError(f'{where}: "conversations" must be a list of user and assistant in turn, not {found}')
+    for number, turn in enumerate(turns):
+        speaker = ("user", "assistant")[number % 2]
+        found = _object(turn, where, f"conversations[{number}]").get("from")
+        if found != speaker:
+            raise RecordError(f'{where}: "from" of conversations[{number}] must be "{speaker}", not {shown(found)}')
+    return turns
+
+
+def _conversation(obj: Json, where: Where) -> list[Json]:
+    turns = _turns(obj, where)
+    if len(turns) != 2:
+        raise RecordError(
+            f'{where}: "conversations" must be one user and one assistant turn, not {len(turns)}; '
+            "earlier turns belong into the user turn, as the conversation history of the prompt"
+        )
+    return turns
+
+
+def _reviews(value: object, where: Where) -> dict[str, MetricReview]:
+    reviews = {}
+    for metric, review in _object(value, where, '"rm_review"').items():
+        inside = f"rm_review[{shown(metric)}]"
+        review = _object(review, where, inside)
+        text = _text(review, "review", where, inside, empty=True)
+        score, reason = _score(review, where, inside)
+        reviews[metric] = MetricReview(text, score, reason)
+    return reviews
+
+
+def _score(review: Json, where: Where, inside: str) -> tuple[tuple[float, float] | None, str]:
+    if "score" not in review:
+        raise RecordError(f'{where}: "score" of {inside} is missing; give a pair of numbers, or null')
+    score = review["score"]
+    if score is None or score == {}:  # {} is what the published script stores where it could not read a pair
+        return None, _optional(review, "reason", where) or "no score pair"
+    numbers = isinstance(score, list) and all(type(number) in (int, float) for number in score)
+    if not numbers or len(score) != 2:
+        raise RecordError(f'{where}: "score" of {inside} must be a pair of numbers, or null, not {shown(score)}')
+    evaluated, reference = score
+    if not all(0 <= number <= HIGHEST_SCORE for number in score):  # false for NaN as well
+        return None, f"score {shown(score)} is not between 0 and {HIGHEST_SCORE}"
+    if reference == 0:
+        return None, "the reference's score is 0"
+    return (float(evaluated), float(reference)), ""

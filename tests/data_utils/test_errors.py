@@ -1,0 +1,65 @@
+"""Exit statuses and messages of a script's mistakes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_utils.errors import Problems, UserError, run, shown
+
+
+def exit_of(main, capsys: pytest.CaptureFixture) -> tuple[int | None, str]:
+    with pytest.raises(SystemExit) as exit_info:
+        run(main)
+    return exit_info.value.code, capsys.readouterr().err
+
+
+def test_a_mistake_is_one_line_and_status_2(capsys: pytest.CaptureFixture):
+    def main() -> None:
+        raise UserError("x.json is empty; fill it")
+
+    assert exit_of(main, capsys) == (2, "error: x.json is empty; fill it\n")
+
+
+def test_other_endings(capsys: pytest.CaptureFixture):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert exit_of(lambda: None, capsys) == (None, "")
+    assert exit_of(lambda: 3, capsys) == (3, "")
+    assert exit_of(interrupted, capsys) == (130, "interrupted\n")
+    with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
+        run(lambda: 1 // 0)
+
+
+def test_a_closed_pipe_is_no_traceback(repository: Path):
+    code = "from data_utils.errors import run\nrun(lambda: [print('x' * 999) for _ in range(999)] and None)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+def test_problems_are_listed_together():
+    problems = Problems()
+    problems.raise_if_any("never", "seen")
+    problems.add("a[0]: bad")
+    with pytest.raises(UserError, match=r"^a\[0\]: bad; mend it$"):
+        problems.raise_if_any("a has faulty records", "mend it")
+    for index in range(1, 25):
+        problems.add(ValueError(f"a[{index}]: bad"))
+    with pytest.raises(UserError) as caught:
+        problems.raise_if_any("a has faulty records", "mend it")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "a has faulty records (25 problems):"
+    assert lines[1:11] == [f"  a[{index}]: bad" for index in range(10)]
+    assert lines[11:] == ["  … and 15 more", "mend it"]
+
+
+def test_shown_values_are_short_and_harmless():
+    assert shown("\x1b[31m\n" + "x" * 1_000_000) == "'\\x1b[31m\\n" + "x" * 68 + "…"
+    assert shown("孙悟空") == "'孙悟空'"
