@@ -45,7 +45,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=2048,
         help="positions up to which dynamic NTK is off (default: %(default)s)",
     )
-    add("--init_std", type=float, help="standard deviation of the initial weights (default: 1 / sqrt(hidden_size))")
+    add("--init_std", type=float, help="standard deviation of the initial weights (default: 2 / sqrt(hidden_size))")
 
     vision = parser.add_argument_group("vision tower")
     add = vision.add_argument

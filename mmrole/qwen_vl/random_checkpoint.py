@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from transformers import GenerationConfig
 
-from mmrole.qwen_vl.bpe import IMG_START, SPECIAL_TOKENS, write_ranks
+from mmrole.qwen_vl.bpe import IM_END, IMG_START, SPECIAL_TOKENS, write_ranks
 from mmrole.qwen_vl.causal_lm import QWenLMHeadModel
 from mmrole.qwen_vl.configuration import QWenConfig
 from mmrole.qwen_vl.errors import CheckpointError
@@ -52,8 +52,8 @@ def random_config(
     Args:
         ranks: number of tokens in the vocabulary file, without special tokens.
         intermediate_size: twice the width of the feed-forward layers, as in the original.
-        init_std: standard deviation of the initial weights; by default 1 / sqrt(hidden_size), which gives logits of
-            standard deviation 1 and greedy answers that do not repeat one token.
+        init_std: standard deviation of the initial weights; by default 2 / sqrt(hidden_size), which gives logits of
+            standard deviation 2 and greedy answers that wander instead of repeating a few tokens.
 
     Raises:
         CheckpointError: if two sizes contradict each other.
@@ -71,7 +71,7 @@ def random_config(
         kv_channels=hidden_size // num_attention_heads,
         intermediate_size=intermediate_size,
         seq_length=seq_length,
-        initializer_range=hidden_size**-0.5 if init_std is None else init_std,
+        initializer_range=2 * hidden_size**-0.5 if init_std is None else init_std,
         visual={
             "heads": visual_heads,
             "image_size": image_size,
@@ -89,15 +89,15 @@ def random_config(
 def random_model(config: QWenConfig, *, seed: int, dtype: torch.dtype = torch.bfloat16) -> QWenLMHeadModel:
     """A model with seeded random weights, drawn in float32 and rounded to `dtype`; torch's own seed is left alone.
 
-    The rows of the LM head for image tags and for ids without a token are zero: an untrained model that wrote one of
-    these would write what no text stands for.
+    The rows of the LM head for `<|extra_n|>`, image tags and ids without a token are zero, so that the answers of an
+    untrained model are text.
     """
+    endoftext = config.image_start_id - SPECIAL_TOKENS.index(IMG_START)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = QWenLMHeadModel(config)
     with torch.no_grad():
-        model.lm_head.weight[config.image_start_id :] = 0
-    endoftext = config.image_start_id - SPECIAL_TOKENS.index(IMG_START)
+        model.lm_head.weight[endoftext + SPECIAL_TOKENS.index(IM_END) + 1 :] = 0
     # What Qwen-VL-Chat ships (spec §1).
     model.generation_config = GenerationConfig(
         chat_format="chatml",

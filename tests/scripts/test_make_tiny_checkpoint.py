@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import mmrole.qwen_vl  # noqa: F401 - registers the auto classes
 from mmrole.qwen_vl import bpe
+from mmrole.qwen_vl.chat_format import ChatTurn
+from mmrole.qwen_vl.processing import Chat, QWenProcessor
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_tiny_checkpoint.py"
 
@@ -109,10 +112,13 @@ def test_loads_and_answers(checkpoint):
     assert model.generation_config.eos_token_id == tokenizer.eod_id == 300
     assert tokenizer.decode(tokenizer.encode_ordinary(TEXT)) == TEXT
 
-    prompt = torch.tensor([tokenizer.encode_ordinary("What do you see in the picture?")])
-    answer = model.generate(prompt, max_new_tokens=48, min_new_tokens=48, do_sample=False)[0, prompt.shape[1] :]
+    inputs = QWenProcessor.from_pretrained(checkpoint)(
+        Chat([ChatTurn("What do you see?", images=[Image.new("RGB", (40, 30), "orange")])])
+    )
+    output = model.generate(**inputs, max_new_tokens=48, min_new_tokens=48, do_sample=False)
+    answer = output[0, inputs["input_ids"].shape[1] :]
     assert len(set(answer.tolist())) >= 24
-    assert answer.max() < config.image_start_id
+    assert answer.max() <= tokenizer.im_end_id
     assert tokenizer.decode(answer)
 
 
