@@ -1,6 +1,6 @@
 """Writes a small random checkpoint in the original layout of Qwen-VL-Chat, so that everything runs with no download.
 
-    python scripts/make_tiny_checkpoint.py --output_dir checkpoints/tiny --train_vocab_on README.md --vocab_size 1000
+    python scripts/make_tiny_checkpoint.py --output_dir checkpoints/tiny --train_vocab_on LICENSE --vocab_size 400
 
 The same flags and seed give the same bytes.
 """

@@ -1,10 +1,11 @@
-"""`scripts/setup.sh` refuses what it cannot use, in one line, before it installs anything."""
+"""`scripts/setup.sh` refuses what it cannot use, in one line; the tested versions lie within the stated ranges."""
 
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "setup.sh"
 
@@ -47,3 +48,18 @@ def test_an_old_python_is_refused(tmp_path):
     assert done.returncode == 2
     assert "Python 3.9.1" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def requirements(path: Path) -> dict[str, Requirement]:
+    lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    parsed = [Requirement(line) for line in lines if line]
+    return {requirement.name.replace("_", "-"): requirement for requirement in parsed}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_tested_versions_lie_within_the_ranges(repository, name):
+    pins = requirements(repository / "constraints.txt")
+    for package, requirement in requirements(repository / name).items():
+        (pin,) = pins[package].specifier
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(pin.version), package
