@@ -48,3 +48,25 @@ def real_vocabulary() -> Path:
     except (PackageNotFoundError, StopIteration):
         pytest.skip("the package dashscope 2.0.2, which carries qwen.tiktoken, is not installed")
     return Path(entry.locate())
+
+
+@pytest.fixture(scope="session")
+def mini_vocabulary(real_vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The vocabulary of tests/golden/ckpt_mini: the first 2,000 lines of the real one."""
+    file = tmp_path_factory.mktemp("mini_vocabulary") / "qwen.tiktoken"
+    file.write_bytes(b"".join(real_vocabulary.read_bytes().splitlines(keepends=True)[:2000]))
+    return file
+
+
+@pytest.fixture(scope="session")
+def golden(repository: Path) -> Path:
+    """The golden data in the repository."""
+    return repository / "tests/golden"
+
+
+@pytest.fixture(scope="session", params=["copies", "complete"])
+def golden_cases(request: pytest.FixtureRequest) -> Path:
+    """The golden data in the repository, then, where it is present, ../shared/golden with the cases left out here."""
+    if request.param == "copies":
+        return request.getfixturevalue("golden")
+    return request.getfixturevalue("shared") / "golden"

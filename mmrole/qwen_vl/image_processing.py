@@ -1,0 +1,85 @@
+"""Images to pixel tensors: what the original's torchvision transforms compute, with Pillow and torch (spec §3.1)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+ImageSource = Image.Image | str | os.PathLike[str]
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # red, green, blue, of values in 0 … 1
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Opens an image and converts it to RGB as Pillow does.
+
+    The first frame of an animation; no rotation by EXIF data; an alpha channel is dropped, not blended.
+
+    Args:
+        source: a PIL image or the path of a file. Nothing is ever fetched from a network.
+
+    Raises:
+        ValueError: for a URL.
+        FileNotFoundError, IsADirectoryError, PIL.UnidentifiedImageError, OSError: if there is no such file, if it is
+            not an image in a format that Pillow reads, if it is damaged or has more pixels than Pillow's
+            `Image.MAX_IMAGE_PIXELS` allows; the message is one line that names the file. All of these are OSErrors.
+    """
+    if isinstance(source, Image.Image):
+        return _convert(source, f"an image of mode {source.mode}")
+    path = os.fspath(source)
+    if path.lower().startswith(("http://", "https://", "ftp://", "data:")):
+        raise ValueError(f"{path[:100]}: is a URL; download the image and give its path")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path}: is a directory, not an image file")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path!r}: no such image file")
+    try:
+        image = Image.open(path)
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(f"{path}: not an image in a format that Pillow reads") from None
+    except Exception as error:
+        raise _damaged(path, error) from error
+    with image:
+        return _convert(image, path)
+
+
+def preprocess(images: Sequence[ImageSource], size: int = 448) -> Tensor:
+    """Resizes and normalises images.
+
+    Args:
+        images: PIL images or paths of files.
+        size: height and width, in pixels, to which every image is stretched (bicubic, on 8-bit values).
+
+    Returns:
+        float32 [images, 3, size, size], (value / 255 - mean) / standard deviation.
+
+    Raises:
+        As `load_image`.
+    """
+    values = torch.empty(len(images), size, size, 3, dtype=torch.uint8)
+    for image, pixels in zip(images, values, strict=True):
+        resized = load_image(image).resize((size, size), Image.Resampling.BICUBIC)
+        pixels.copy_(torch.from_numpy(np.array(resized)))
+    pixel_values = values.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    mean, std = (torch.tensor(channels).view(3, 1, 1) for channels in (IMAGE_MEAN, IMAGE_STD))
+    return pixel_values.div_(255).sub_(mean).div_(std)
+
+
+def _convert(image: Image.Image, name: str) -> Image.Image:
+    try:
+        return image.convert("RGB")
+    except Exception as error:
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> OSError:
+    # Decoders raise nearly anything on broken files (SyntaxError, struct.error, EOFError, …).
+    if isinstance(error, Image.DecompressionBombError):
+        return OSError(f"{name}: too many pixels for an image ({error})")
+    return OSError(f"{name}: damaged image ({error or type(error).__name__})")
