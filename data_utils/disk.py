@@ -9,21 +9,30 @@ from pathlib import Path
 _UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
-def try_lock(descriptor: int) -> bool:
-    """Locks an open, writable file against other processes; False if another process holds it.
+def open_locked(path: Path, flags: int) -> int | None:
+    """Opens, or creates, a file for one process alone: its descriptor, or None if another process holds it.
 
-    A POSIX record lock: it is not inherited by child processes, so an orphaned worker cannot keep it, and it works on
-    NFS. It is lost when this process closes any descriptor of the file. File systems without locks grant everything.
+    A POSIX record lock: it ends with the process, is not inherited by child processes, so an orphaned worker cannot
+    keep it, and works on NFS. It is lost when this process closes any descriptor of the file. File systems without
+    locks grant everything.
+
+    Args:
+        path: the file.
+        flags: as for `os.open`, with write access.
     """
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _UNSUPPORTED:
-            return True
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise
-    return True
+    while True:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o666)
+        kept = False
+        try:
+            if not _try_lock(descriptor):
+                return None
+            with contextlib.suppress(FileNotFoundError):
+                kept = os.path.samestat(os.fstat(descriptor), path.stat())
+            if kept:  # else its owner has renamed or removed it between the opening and the lock
+                return descriptor
+        finally:
+            if not kept:
+                os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -34,3 +43,15 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return True
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True

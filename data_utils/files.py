@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol, Self, TypeVar
 
-from data_utils.disk import sync_folder, try_lock
+from data_utils.disk import open_locked, sync_folder
 from data_utils.errors import Problems, RecordError, UserError, Where, reason, shown
 
 Json = Any
@@ -171,12 +171,9 @@ def _pieces(obj: Json) -> Iterator[str]:
 
 def _open_alone(partial: Path, path: str | os.PathLike) -> BinaryIO:
     """Opens the partial file, emptied, as its only writer."""
-    while True:
-        file = os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "wb")
-        if not try_lock(file.fileno()):
-            file.close()
-            raise UserError(f"{path} is being written by another process; wait for it, or stop it")
-        if os.fstat(file.fileno()).st_nlink:  # else its writer renamed or removed it just before it was locked
-            file.truncate()
-            return file
-        file.close()
+    descriptor = open_locked(partial, os.O_RDWR)
+    if descriptor is None:
+        raise UserError(f"{path} is being written by another process; wait for it, or stop it")
+    file = os.fdopen(descriptor, "wb")
+    file.truncate()
+    return file

@@ -30,7 +30,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from data_utils.disk import sync_folder, try_lock
+from data_utils.disk import open_locked, sync_folder
 from data_utils.errors import UserError, reason, shown
 
 Json = Any
@@ -67,9 +67,8 @@ class Journal:
     done: dict[str, Json]
     """Finished records, payload by id: all that were there at the opening, and those that this process has appended."""
 
-    def __init__(self, output: str | os.PathLike, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int) -> None:
         self.done = {}
-        self._output = output
         self._path = path
         self._descriptor = descriptor
         self._own: dict[str, Json] = {}
@@ -112,7 +111,7 @@ class Journal:
                 elif state(output) is State.FINISHED:
                     raise UserError(f"{output} exists already; --overwrite starts anew")
             folder.mkdir(parents=True, exist_ok=True)
-            journal = cls(output, folder / name, _open_locked(folder / name, output))
+            journal = cls(folder / name, _open_locked(folder / name, output))
             try:
                 journal._start(json.loads(json.dumps(fingerprint)))
             except BaseException:
@@ -242,15 +241,10 @@ def _refuse_if_in_use(output: str | os.PathLike, folder: Path) -> None:
 
 def _open_locked(path: Path, output: str | os.PathLike) -> int:
     """Opens a journal file for appending and locks it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        if not try_lock(descriptor):
-            os.close(descriptor)
-            raise UserError(f"another process is working on {output}; wait for it, or stop it")
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        os.close(descriptor)  # its owner finished, and removed it, just before it was locked
+    descriptor = open_locked(path, os.O_RDWR | os.O_APPEND)
+    if descriptor is None:
+        raise UserError(f"another process is working on {output}; wait for it, or stop it")
+    return descriptor
 
 
 def _read(path: Path, data: bytes, fingerprint: dict[str, Json]) -> tuple[dict[str, Json], int]:

@@ -189,6 +189,32 @@ def test_a_killed_writer_leaves_the_old_file_and_does_not_block_the_next(tmp_pat
     assert list(tmp_path.iterdir()) == [path]
 
 
+RIVAL = """
+import sys
+from data_utils.errors import UserError
+from data_utils.files import write_json
+done = 0
+while done < 100:
+    try:
+        write_json(sys.argv[1], [sys.argv[2]] * 5_000)
+        done += 1
+    except UserError as error:
+        assert "is being written by another process" in str(error), error
+"""
+
+
+def test_rival_writers_never_mix(tmp_path: Path, repository: Path):
+    path = tmp_path / "x.json"
+    write_json(path, ["0"] * 5_000)
+    rivals = [subprocess.Popen([sys.executable, "-c", RIVAL, str(path), name], cwd=repository) for name in "123"]
+    while any(rival.poll() is None for rival in rivals):
+        value = read_json(path)
+        assert len(value) == 5_000
+        assert len(set(value)) == 1
+    assert [rival.returncode for rival in rivals] == [0, 0, 0]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_replacing_is_complete_or_not_there(tmp_path: Path):
     with replacing(tmp_path / "x.bin") as file:
         file.write(b"\x00\xff")
