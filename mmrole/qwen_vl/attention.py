@@ -65,7 +65,7 @@ def prepare_mask(
 
     Args:
         attention_mask: None; [batch, keys] with 0 at padding (a causal mask is added); [batch, 1, queries, keys],
-            boolean (True: may attend) or additive, taken as it is; or a FlexAttention BlockMask.
+            boolean or integer (True or 1: may attend) or additive; or a FlexAttention BlockMask.
         inputs_embeds: [batch, queries, hidden_size], for sizes, dtype and device.
         position_ids: those that the caller gave, or None (transformers reads packed sequences off them).
 
@@ -96,13 +96,15 @@ def prepare_mask(
             "use 'sdpa', 'flex_attention' or 'eager'."
         )
     attention_mask = attention_mask.to(inputs_embeds.device)
-    if attention_mask.dtype != torch.bool:
-        return attention_mask.to(inputs_embeds.dtype)
+    lowest = torch.finfo(inputs_embeds.dtype).min
+    if attention_mask.is_floating_point():
+        # The lowest float32 is minus infinity in bfloat16, and a row of nothing but that would be NaN.
+        return attention_mask.to(inputs_embeds.dtype).clamp(min=lowest)
+    attention_mask = attention_mask.bool()
     if implementation == "flex_attention":
         return _block_mask(attention_mask)
     if implementation == "sdpa":
         return attention_mask
-    lowest = torch.finfo(inputs_embeds.dtype).min
     return torch.zeros_like(attention_mask, dtype=inputs_embeds.dtype).masked_fill(~attention_mask, lowest)
 
 

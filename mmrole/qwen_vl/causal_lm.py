@@ -64,7 +64,7 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
         Args:
             input_ids: int [batch, positions]; what stands between `<img>` and `</img>` is overwritten by features.
             attention_mask: [batch, keys] with 0 at padding, which moves no position; or [batch, 1, queries, keys],
-                boolean (True: may attend) or additive; or a FlexAttention BlockMask. Causal if None.
+                boolean or integer (True or 1: may attend) or additive; or a FlexAttention BlockMask. Causal if None.
             position_ids: int [batch, positions]; by default each row counts its own positions without padding.
             past_key_values: keys and values of earlier positions; any number of new ones may follow.
             inputs_embeds: [batch, positions, hidden_size] in place of `input_ids`.

@@ -148,7 +148,7 @@ class QWenModel(QWenPreTrainedModel):
         mask = prepare_mask(config, attention_mask, inputs_embeds, past_key_values, position_ids)
         if position_ids is None:
             position_ids = _default_positions(inputs_embeds, attention_mask, past_key_values)
-        alpha = self._alpha(ntk_alpha, position_ids, past_key_values)
+        alpha = self._alpha(ntk_alpha, position_ids, past_key_values, len(inputs_embeds))
         dtype = inputs_embeds.dtype
         channels = int(config.kv_channels * config.rotary_pct)
         rotary = rotary_tables(position_ids, alpha, channels, config.rotary_emb_base, at_least_float32(dtype))
@@ -206,18 +206,31 @@ class QWenModel(QWenPreTrainedModel):
         image_positions = image_positions.to(device)
         return torch.where((image_positions >= 0)[..., None], features[image_positions.clamp(min=0)], inputs_embeds)
 
-    def _alpha(self, given: Tensor | None, position_ids: Tensor, past_key_values: Cache | None) -> Tensor:
+    def _alpha(self, given: Tensor | None, position_ids: Tensor, past_key_values: Cache | None, batch: int) -> Tensor:
         # The factor of the prompt stays in force while its cache grows (spec §2.3); it belongs to the keys in the
         # cache, so that is where it is kept.
         if self.training or not self.config.use_dynamic_ntk:
             return torch.ones(1, dtype=torch.int64, device=position_ids.device)
         if given is None and past_key_values is not None and int(past_key_values.get_seq_length()) > 0:
-            given = getattr(past_key_values, "ntk_alpha", None)
+            given = _factors_of_cache(past_key_values, batch)
         if given is None:
             given = ntk_alpha_of(position_ids.amax(dim=-1) + 1, self.config.seq_length)
+        elif given.dim() not in (1, 2) or len(given) not in (1, batch):
+            raise ValueError(f"ntk_alpha has shape {list(given.shape)}; expected [{batch}] or [{batch}, positions].")
         if past_key_values is not None:
             past_key_values.ntk_alpha = given
         return given
+
+
+def _factors_of_cache(past_key_values: Cache, batch: int) -> Tensor | None:
+    alpha = getattr(past_key_values, "ntk_alpha", None)
+    if alpha is None or (alpha.dim() == 1 and len(alpha) in (1, batch)):
+        return alpha
+    if alpha.dim() == 1 and batch % len(alpha) == 0:  # after batch_repeat_interleave
+        return alpha.repeat_interleave(batch // len(alpha))
+    raise ValueError(
+        f"the cache was filled with NTK factors of shape {list(alpha.shape)}; give ntk_alpha for this batch of {batch}."
+    )
 
 
 def _default_positions(
