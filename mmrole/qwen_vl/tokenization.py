@@ -11,11 +11,8 @@ from typing import Any, ClassVar
 from transformers import AddedToken, PreTrainedTokenizer
 
 from mmrole.qwen_vl import bpe, list_format
-from mmrole.qwen_vl.bpe import PAT_STR
 from mmrole.qwen_vl.errors import CheckpointError
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
-
-__all__ = ["PAT_STR", "QWenTokenizer"]
 
 Token = bytes | str  # bytes of an ordinary token, text of a special one
 

@@ -5,6 +5,8 @@ import hashlib
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -277,6 +279,27 @@ def test_vocabulary_larger_than_the_tables(checkpoint):
     (checkpoint / "config.json").write_text(json.dumps(config | {"vocab_size": 2216}))
     with pytest.raises(CheckpointError, match="ids up to 2216, but the model's tables have 2216 rows"):
         QWenTokenizer.from_pretrained(checkpoint)
+
+
+NO_NETWORK = """
+import sys
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        sys.exit(f"{event} {arguments}")
+
+sys.addaudithook(refuse)
+import mmrole.qwen_vl
+from mmrole.qwen_vl.processing import QWenProcessor
+processor = QWenProcessor.from_pretrained(sys.argv[1])
+print(processor.decode(processor("Hello")["input_ids"][0]))
+"""
+
+
+def test_no_network_at_import_and_loading(checkpoint):
+    command = [sys.executable, "-c", NO_NETWORK, str(checkpoint)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "Hello\n"), result.stderr
 
 
 def test_unknown_special_token_in_the_files(checkpoint):
