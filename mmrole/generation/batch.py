@@ -1,0 +1,185 @@
+"""Trees that are decoded together: prefill, steps, and the room that finished leaves give back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from mmrole.generation.images import ImageFeatures
+from mmrole.generation.planning import PlannedTree, Prompt
+from mmrole.generation.sampling import choose_tokens
+from mmrole.generation.tree_cache import TreeCache, TreeMemory
+from mmrole.prompt_tree.mask import ancestor_rows, dense_mask
+from mmrole.qwen_vl import QWenLMHeadModel
+
+# Rebuilding the memory copies it once, about the cost of a step: worth it when so many leaves have finished.
+REBUILD_SHARE = 0.25
+
+
+@dataclass(eq=False)
+class Leaf:
+    """A reply in the making: the tokens chosen so far, without the stop token."""
+
+    prompt: Prompt
+    stream: np.random.Generator
+    tokens: list[int] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def history(self) -> list[int]:
+        """Prompt and generated tokens; empty where no setting looks back."""
+        if self.prompt.request.settings.repetition_penalty == 1:
+            return []
+        return [*self.prompt.sequence.input_ids.tolist(), *self.tokens]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to generate."""
+        return self.stopped or len(self.tokens) >= self.prompt.request.settings.max_new_tokens
+
+
+@dataclass(eq=False)
+class Row:
+    """A tree in the batch; the place of a leaf in the list is its column in the memory."""
+
+    planned: PlannedTree
+    leaves: list[Leaf]
+
+    @property
+    def open_leaves(self) -> list[int]:
+        """Columns of the leaves that go on."""
+        return [column for column, leaf in enumerate(self.leaves) if not leaf.finished]
+
+    @property
+    def positions(self) -> int:
+        """Slots that the row may come to hold."""
+        return len(self.planned.tree) + sum(
+            self.leaves[i].prompt.request.settings.max_new_tokens for i in self.open_leaves
+        )
+
+
+class Batch:
+    """Decodes the leaves of several trees in step.
+
+    Attributes:
+        rows: the trees that take part in the next step.
+        finished: leaves that are complete; the owner of the batch takes them out.
+    """
+
+    def __init__(self, model: QWenLMHeadModel, images: ImageFeatures, stop_ids: frozenset[int]) -> None:
+        self.model = model
+        self.images = images
+        self.stop_ids = stop_ids
+        self.rows: list[Row] = []
+        self.finished: list[Leaf] = []
+        self.cache = TreeCache()
+        self._entering: list[tuple[Row, TreeMemory]] = []
+
+    @property
+    def needs_rebuild(self) -> bool:
+        """Whether the memory is full or many of its leaves have finished (always true of an empty batch)."""
+        if self.cache.is_full:
+            return True
+        leaves = sum(len(row.leaves) for row in self.rows)
+        return sum(len(row.open_leaves) for row in self.rows) <= (1 - REBUILD_SHARE) * leaves
+
+    def fits(self, planned: PlannedTree, max_tokens: int) -> bool:
+        """Whether a tree may join: memory for all positions with padding, and no more padding than leaves."""
+        rows = [row for row in self.rows if row.open_leaves] + [row for row, _ in self._entering]
+        if not rows:
+            return True
+        leaves = [len(row.open_leaves) for row in rows] + [len(planned.prompts)]
+        longest = max(planned.positions, *(row.positions for row in rows))
+        return len(leaves) * longest <= max_tokens and len(leaves) * max(leaves) <= 2 * sum(leaves)
+
+    def prefill(self, planned: PlannedTree) -> None:
+        """Reads a tree in one pass and chooses the first token of each leaf; `rebuild` then lets it in."""
+        tree, device = planned.tree, self.model.device
+        embeddings = self.model.get_input_embeddings()(torch.from_numpy(tree.input_ids).to(device))[None]
+        shows_image = np.flatnonzero(tree.image_keys >= 0)
+        if shows_image.size:
+            features = self.images.rows(tree.image_keys[shows_image])
+            embeddings[0, torch.from_numpy(shows_image).to(device)] = features.to(embeddings)
+        last, leaf_nodes = (torch.from_numpy(nodes).to(device) for nodes in (tree.last, tree.leaf))
+        is_chain = bool((tree.last == len(tree) - 1).all())
+        cache = DynamicCache()
+        outputs = self.model(
+            inputs_embeds=embeddings,
+            attention_mask=None if is_chain else dense_mask(last)[None, None],
+            position_ids=torch.from_numpy(tree.depths).to(device)[None],
+            past_key_values=cache,
+            use_cache=True,
+            ntk_alpha=torch.tensor([planned.alpha], device=device),
+            logits_to_keep=leaf_nodes,
+        )
+        leaves = [Leaf(prompt, prompt.request.random_stream()) for prompt in planned.prompts]
+        self._choose(outputs.logits[0], leaves)
+        open_leaves = [column for column, leaf in enumerate(leaves) if not leaf.finished]
+        if open_leaves:
+            memory = TreeMemory(
+                keys=[layer.keys for layer in cache.layers],
+                values=[layer.values for layer in cache.layers],
+                visible=ancestor_rows(last, leaf_nodes[open_leaves]),
+            )
+            self._entering.append((Row(planned, [leaves[column] for column in open_leaves]), memory))
+
+    def rebuild(self) -> None:
+        """Frees what finished leaves held and lets prefilled trees in."""
+        entering, self._entering = self._entering, []
+        keep = [(place, row.open_leaves) for place, row in enumerate(self.rows) if row.open_leaves]
+        kept = [Row(self.rows[place].planned, [self.rows[place].leaves[i] for i in columns]) for place, columns in keep]
+        self.rows = kept + [row for row, _ in entering]
+        self.cache.rebuild(keep, [memory for _, memory in entering])
+
+    def step(self) -> None:
+        """Generates one token for each open leaf."""
+        device = self.model.device
+        mask = self.cache.begin_step()
+        rows, _, columns, _ = mask.shape
+        tokens = torch.zeros(rows, columns, dtype=torch.int64)
+        positions = torch.zeros(rows, columns, dtype=torch.int64)
+        places, leaves = [], []
+        for place, row in enumerate(self.rows):
+            for column in row.open_leaves:
+                leaf = row.leaves[column]
+                tokens[place, column] = leaf.tokens[-1]
+                positions[place, column] = len(leaf.prompt.sequence) + len(leaf.tokens) - 1
+                places.append(place * columns + column)
+                leaves.append(leaf)
+        hidden_states = self.model.transformer(
+            input_ids=tokens.to(device),
+            attention_mask=mask,
+            position_ids=positions.to(device),
+            past_key_values=self.cache,
+            use_cache=True,
+            ntk_alpha=torch.tensor([row.planned.alpha for row in self.rows], device=device),
+        ).last_hidden_state
+        self.cache.end_step()
+        self._choose(self.model.lm_head(hidden_states.flatten(0, 1)[places]), leaves)
+
+    def clear(self) -> list[list[Prompt]]:
+        """Drops all trees; returns the prompts of each that were not finished."""
+        rows = self.rows + [row for row, _ in self._entering]
+        self.rows, self._entering, self.cache = [], [], TreeCache()
+        prompts = [[row.leaves[column].prompt for column in row.open_leaves] for row in rows]
+        return [of_tree for of_tree in prompts if of_tree]
+
+    def _choose(self, logits: Tensor, leaves: Sequence[Leaf]) -> None:
+        tokens = choose_tokens(
+            logits,
+            [leaf.prompt.request.settings for leaf in leaves],
+            [leaf.stream for leaf in leaves],
+            [leaf.history for leaf in leaves],
+        )
+        for leaf, token in zip(leaves, tokens, strict=True):
+            if token in self.stop_ids:
+                leaf.stopped = True
+            else:
+                leaf.tokens.append(token)
+            if leaf.finished:
+                self.finished.append(leaf)
