@@ -20,7 +20,7 @@ from mmrole.qwen_vl.configuration import QWenConfig
 from mmrole.qwen_vl.image_positions import find_image_positions, has_image_span
 from mmrole.qwen_vl.rotary import at_least_float32, logn_factors, rotary_tables
 from mmrole.qwen_vl.rotary import ntk_alpha as ntk_alpha_of
-from mmrole.qwen_vl.vision import QUERIES_PER_SIDE, VisionTransformer, initial_values
+from mmrole.qwen_vl.vision import QUERIES_PER_SIDE, Resampler, VisionTransformer, initial_values
 
 
 class QWenPreTrainedModel(PreTrainedModel):
@@ -39,7 +39,11 @@ class QWenPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     # Non-persistent buffers of the original code that old checkpoints carry.
-    _keys_to_ignore_on_load_unexpected: ClassVar = [r"attn\.masked_bias$", r"attn\.bias$", r"rotary_emb\.inv_freq$"]
+    _keys_to_ignore_on_load_unexpected: ClassVar = [
+        r"\.attn\.masked_bias$",
+        r"\.attn\.bias$",
+        r"\.rotary_emb\.inv_freq$",
+    ]
 
     @classmethod
     def from_pretrained(
@@ -52,12 +56,16 @@ class QWenPreTrainedModel(PreTrainedModel):
         """
         # With it, transformers would run custom_generate/generate.py of the checkpoint.
         kwargs.pop("trust_remote_code", None)
-        if kwargs.get("state_dict") is not None or pretrained_model_name_or_path is None:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        check_checkpoint(cls, pretrained_model_name_or_path, **kwargs)
+        from_files = pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None
+        if from_files:
+            check_checkpoint(cls, pretrained_model_name_or_path, **kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        check_loaded(pretrained_model_name_or_path, info)
+        if from_files:
+            check_loaded(pretrained_model_name_or_path, info)
+        for module in model.modules():
+            if isinstance(module, Resampler):
+                module.pos_embed.requires_grad_(False)  # loading makes every parameter trainable
         return (model, info) if wants_info else model
 
     @torch.no_grad()
