@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mmrole.qwen_vl.bpe import SPECIAL_TOKENS
@@ -218,6 +218,13 @@ def test_hostile_text_stays_text(tokenizer, text):
 def test_text_adds_no_special_ids(tokenizer, text, images):
     ids = encode_content(tokenizer, text, images)
     assert len(frame(tokenizer, ids)) == images * (SPAN + 2)
+
+
+@given(st.text("\n\r ab!\u0301é中", max_size=12), st.integers(0, 2))
+@example("\n a", 1)
+def test_content_is_tokenized_as_one_text(tokenizer, text, images):
+    markup = "".join(f"Picture {number}: <img></img>\n" for number in range(1, images + 1)) + text
+    assert encode_content(tokenizer, text, images) == tokenizer.encode_markup(markup)
 
 
 def test_requests_need_replies_in_all_turns_but_the_last(tokenizer):
