@@ -5,11 +5,10 @@ fields included. Its attributes are what the project uses of it.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from data_utils.errors import RecordError, Where, shown
-
-Json = dict[str, Any]
+from data_utils.fields import Json, read_identified, read_object, read_optional, read_text
 
 HIGHEST_SCORE = 10
 
@@ -45,7 +44,7 @@ class Sample:
         Raises:
             RecordError: `obj` is not such a record.
         """
-        where, obj = _identified(obj, where)
+        where, obj = read_identified(obj, where)
         return cls(**cls._values(obj, where), json=obj, where=where)
 
     @classmethod
@@ -53,10 +52,10 @@ class Sample:
         question, answer = _conversation(obj, where)
         return {
             "id": obj["id"],
-            "system": _text(obj, "system", where, empty=True),
-            **{key: _text(obj, key, where) for key in ("image", "role", "script", "other_role")},
-            "question": _text(question, "value", where, "conversations[0]"),
-            "reference": _text(answer, "value", where, "conversations[1]"),
+            "system": read_text(obj, "system", where, empty=True),
+            **{key: read_text(obj, key, where) for key in ("image", "role", "script", "other_role")},
+            "question": read_text(question, "value", where, "conversations[0]"),
+            "reference": read_text(answer, "value", where, "conversations[1]"),
         }
 
     def to_json(self) -> Json:
@@ -85,7 +84,7 @@ class Answer(Sample):
         turn = obj["conversations"][1]
         if "answer" not in turn:
             raise RecordError(f'{where}: conversations[1] has no "answer"; answer the samples first (inference.py)')
-        return values | {"answer": _text(turn, "answer", where, "conversations[1]", empty=True)}
+        return values | {"answer": read_text(turn, "answer", where, "conversations[1]", empty=True)}
 
     def with_reviews(self, reviews: dict[str, "MetricReview"]) -> "Review":
         """The record with its reviews by metric, as `rm_review`. Earlier reviews are replaced."""
@@ -163,46 +162,20 @@ class TrainSample:
         Raises:
             RecordError: `obj` is not such a record.
         """
-        obj = _object(obj, where, "the record")
-        name = str(obj["id"]) if type(obj.get("id")) is int else _optional(obj, "id", where)
+        obj = read_object(obj, where)
+        name = str(obj["id"]) if type(obj.get("id")) is int else read_optional(obj, "id", where)
         where = where._replace(id=name)
         turns = tuple(
-            Turn(turn["from"], _text(turn, "value", where, f"conversations[{number}]"))
+            Turn(turn["from"], read_text(turn, "value", where, f"conversations[{number}]"))
             for number, turn in enumerate(_turns(obj, where))
         )
         optional = ("image", "system", "type", "role", "script", "other_role")
-        values = {key: _optional(obj, key, where) for key in optional}
+        values = {key: read_optional(obj, key, where) for key in optional}
         return cls(id=name, turns=turns, json=obj, where=where, **values)
 
     def to_json(self) -> Json:
         """The published form of the record: the object that it was made from, which must not be changed."""
         return self.json
-
-
-def _object(value: object, where: Where, name: str) -> Json:
-    if not isinstance(value, dict):
-        raise RecordError(f"{where}: {name} must be an object ({{…}}), not {shown(value)}")
-    return value
-
-
-def _identified(value: object, where: Where) -> tuple[Where, Json]:
-    obj = _object(value, where, "the record")
-    return where._replace(id=_text(obj, "id", where)), obj
-
-
-def _text(obj: Json, key: str, where: Where, inside: str = "", *, empty: bool = False) -> str:
-    name = f'"{key}"' + (f" of {inside}" if inside else "")
-    wanted = "a text" if empty else "a non-empty text"
-    if key not in obj:
-        raise RecordError(f"{where}: {name} is missing; give {wanted}")
-    value = obj[key]
-    if not isinstance(value, str) or not (empty or value.strip()):
-        raise RecordError(f"{where}: {name} must be {wanted}, not {shown(value)}")
-    return value
-
-
-def _optional(obj: Json, key: str, where: Where) -> str | None:
-    return None if obj.get(key) is None else _text(obj, key, where, empty=True)
 
 
 def _turns(obj: Json, where: Where) -> list[Json]:
@@ -212,7 +185,7 @@ def _turns(obj: Json, where: Where) -> list[Json]:
         raise RecordError(f'{where}: "conversations" must be a list of user and assistant in turn, not {found}')
     for number, turn in enumerate(turns):
         speaker = ("user", "assistant")[number % 2]
-        found = _object(turn, where, f"conversations[{number}]").get("from")
+        found = read_object(turn, where, f"conversations[{number}]").get("from")
         if found != speaker:
             raise RecordError(f'{where}: "from" of conversations[{number}] must be "{speaker}", not {shown(found)}')
     return turns
@@ -230,10 +203,10 @@ def _conversation(obj: Json, where: Where) -> list[Json]:
 
 def _reviews(value: object, where: Where) -> dict[str, MetricReview]:
     reviews = {}
-    for metric, review in _object(value, where, '"rm_review"').items():
+    for metric, review in read_object(value, where, '"rm_review"').items():
         inside = f"rm_review[{shown(metric)}]"
-        review = _object(review, where, inside)
-        text = _text(review, "review", where, inside, empty=True)
+        review = read_object(review, where, inside)
+        text = read_text(review, "review", where, inside, empty=True)
         score, reason = _score(review, where, inside)
         reviews[metric] = MetricReview(text, score, reason)
     return reviews
@@ -244,7 +217,7 @@ def _score(review: Json, where: Where, inside: str) -> tuple[tuple[float, float]
         raise RecordError(f'{where}: "score" of {inside} is missing; give a pair of numbers, or null')
     score = review["score"]
     if score is None or score == {}:  # {} is what the published script stores where it could not read a pair
-        return None, _optional(review, "reason", where) or "no score pair"
+        return None, read_optional(review, "reason", where) or "no score pair"
     numbers = isinstance(score, list) and all(type(number) in (int, float) for number in score)
     if not numbers or len(score) != 2:
         raise RecordError(f'{where}: "score" of {inside} must be a pair of numbers, or null, not {shown(score)}')

@@ -1,0 +1,182 @@
+"""Dialogues between characters and people about images, and where their files are in the published layout."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, NamedTuple, Self
+
+from data_utils.errors import RecordError, Where, shown
+from data_utils.fields import Json, read_identified, read_object, read_optional, read_text
+from data_utils.prompts import HUMAN_SPEAKER
+
+TYPES = ("comment", "human-role", "inter-role")
+"""The kinds of dialogue, in published order: a remark on an image, a talk with a person, a talk between characters."""
+
+IN_DISTRIBUTION, OUT_OF_DISTRIBUTION = "in-distribution", "out-of-distribution"
+DISTRIBUTIONS = (IN_DISTRIBUTION, OUT_OF_DISTRIBUTION)
+"""Folders of characters that are trained on, and of those that are kept for Out-Test."""
+
+SOURCES = ("COCO", "script")
+"""Where the images of a file come from: the COCO project, or stills of the character's series."""
+
+ID_NAMES = {"comment": "comment", "human-role": "human-role-dialogue", "inter-role": "role-role-dialogue"}
+"""How each type is written in the ids of published dialogues: `<Owner>_<name>_<source>_<n>`."""
+
+
+class Utterance(NamedTuple):
+    """What one speaker says at once."""
+
+    speaker: str
+    """A character, or `prompts.HUMAN_SPEAKER`."""
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """What was said about one image. The record's form is checked here, not whether its speakers make sense."""
+
+    UNIQUE_IDS: ClassVar[bool] = True
+
+    id: str
+    image: str
+    """Path relative to the image folder."""
+    utterances: tuple[Utterance, ...]
+    role_info: str
+    """Who is in the image; empty if unknown, as are the next two."""
+    place_info: str
+    scene_info: str
+    json: Json = field(repr=False, hash=False)
+    where: Where = field(repr=False, compare=False)
+    """Where the record was read, for messages."""
+
+    @classmethod
+    def from_json(cls, obj: object, where: Where = Where()) -> Self:  # noqa: B008 (a tuple)
+        """Reads a record.
+
+        Raises:
+            RecordError: `obj` is not such a record.
+        """
+        where, obj = read_identified(obj, where)
+        facts = {key: read_optional(obj, key, where) or "" for key in ("role_info", "place_info", "scene_info")}
+        image, utterances = read_text(obj, "image", where), _utterances(obj, where)
+        return cls(id=obj["id"], image=image, utterances=utterances, json=obj, where=where, **facts)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the generation of the dialogue failed: there is nothing, or only a question."""
+        return len(self.utterances) < 2
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Everyone who speaks, by first appearance, the human partner included."""
+        return tuple(dict.fromkeys(utterance.speaker for utterance in self.utterances))
+
+    @property
+    def owner(self) -> str | None:
+        """Whose dialogue it is: the character a person talks with, else the second speaker; None if it failed."""
+        if self.failed:
+            return None
+        characters = [speaker for speaker in self.speakers if speaker != HUMAN_SPEAKER]
+        return characters[-1] if characters and len(self.speakers) == 2 else None
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Indices of the utterances of characters: each of them is one sample. None if the dialogue failed."""
+        if self.failed:
+            return ()
+        return tuple(index for index, utterance in enumerate(self.utterances) if utterance.speaker != HUMAN_SPEAKER)
+
+    def sample_id(self, target: int) -> str:
+        """The id of the sample whose answer is utterance `target`."""
+        return f"{self.id}_{target}"
+
+    def to_json(self) -> Json:
+        """The published form of the record: the object that it was made from, which must not be changed."""
+        return self.json
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """A still of a series with what is known about it: a record of `images/annotations.json`."""
+
+    UNIQUE_IDS: ClassVar[bool] = True
+
+    image: str
+    """Path relative to the image folder. The published file writes `Toy_story/` for the folder `Toy_Story/`."""
+    role_info: str
+    place_info: str
+    scene_info: str
+    json: Json = field(repr=False, hash=False)
+    where: Where = field(repr=False, compare=False)
+    """Where the record was read, for messages."""
+
+    @property
+    def id(self) -> str:
+        """The image: there is one record for each."""
+        return self.image
+
+    @classmethod
+    def from_json(cls, obj: object, where: Where = Where()) -> Self:  # noqa: B008 (a tuple)
+        """Reads a record.
+
+        Raises:
+            RecordError: `obj` is not such a record.
+        """
+        obj = read_object(obj, where)
+        image = read_text(obj, "image", where)
+        where = where._replace(id=image)
+        facts = {key: read_optional(obj, key, where) or "" for key in ("role_info", "place_info", "scene_info")}
+        return cls(image=image, json=obj, where=where, **facts)
+
+    def to_json(self) -> Json:
+        """The published form of the record: the object that it was made from, which must not be changed."""
+        return self.json
+
+
+class DialogueFile(NamedTuple):
+    """A file of dialogues, by its place in the layout."""
+
+    path: Path
+    distribution: str
+    type: str
+    owner: str | None
+    """The character that the file is named after; None if it holds the dialogues of several characters."""
+    source: str | None
+    """One of `SOURCES`; None if the file holds both."""
+
+
+def dialogue_files(data_root: str | os.PathLike) -> list[DialogueFile]:
+    """The files of dialogues under a folder in the published layout, by distribution, type and name.
+
+    In distribution every character has files of its own, `<type>/<Owner>_{COCO,script}.json`; out of distribution
+    there is one file a type, `<type>.json`. Both forms are found in both folders; other files are not looked at.
+    """
+    found = []
+    for distribution in DISTRIBUTIONS:
+        folder = Path(data_root) / "dialogues" / distribution
+        for kind in TYPES:
+            together = folder / f"{kind}.json"
+            if together.is_file():
+                found.append(DialogueFile(together, distribution, kind, owner=None, source=None))
+            for path in sorted((folder / kind).glob("*.json")):
+                owner, separator, source = path.stem.rpartition("_")
+                if separator and source in SOURCES:
+                    found.append(DialogueFile(path, distribution, kind, owner.replace("_", " "), source))
+                else:
+                    found.append(DialogueFile(path, distribution, kind, path.stem.replace("_", " "), source=None))
+    return found
+
+
+def _utterances(obj: Json, where: Where) -> tuple[Utterance, ...]:
+    turns = obj.get("conversations")
+    if not isinstance(turns, list):
+        raise RecordError(f'{where}: "conversations" must be a list of utterances, not {shown(turns)}')
+    return tuple(_utterance(turn, number, where) for number, turn in enumerate(turns))
+
+
+def _utterance(turn: object, number: int, where: Where) -> Utterance:
+    inside = f"conversations[{number}]"
+    turn = read_object(turn, where, inside)
+    # The published files name the human of a comment in "from", every other speaker in "role".
+    speaker = read_text(turn, "from" if "role" not in turn and "from" in turn else "role", where, inside)
+    return Utterance(speaker, read_text(turn, "value", where, inside))
