@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,14 +38,16 @@ class ImageFeatures:
         self.model = model
         self.encoded = 0
         self._numbers: dict[Path | int, int] = {}
+        self._next_number = itertools.count()
         self._entries: dict[int, _Entry] = {}
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="image")
 
     def acquire(self, source: ImageSource) -> int:
         """The number of an image, one user more."""
-        # A picture is itself as long as an entry holds it, so its id cannot be another picture's.
-        identity = source if isinstance(source, Path) else id(source)
-        number = self._numbers.setdefault(identity, len(self._numbers))
+        identity = _identity(source)
+        if identity not in self._numbers:
+            self._numbers[identity] = next(self._next_number)
+        number = self._numbers[identity]
         entry = self._entries.setdefault(number, _Entry(source, users=0))
         entry.users += 1
         return number
@@ -55,8 +58,7 @@ class ImageFeatures:
         entry.users -= 1
         if entry.users == 0:
             del self._entries[number]
-            if not isinstance(entry.source, Path):
-                del self._numbers[id(entry.source)]
+            del self._numbers[_identity(entry.source)]
 
     @staticmethod
     def keys(number: int) -> np.ndarray:
@@ -89,3 +91,8 @@ class ImageFeatures:
     def close(self) -> None:
         """Ends the reading threads."""
         self._readers.shutdown(wait=False, cancel_futures=True)
+
+
+def _identity(source: ImageSource) -> Path | int:
+    # As long as an entry holds a picture, its id cannot become another picture's.
+    return source if isinstance(source, Path) else id(source)

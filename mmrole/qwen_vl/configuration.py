@@ -49,6 +49,7 @@ class QWenConfig(PreTrainedConfig):
     """
 
     model_type = "qwen"
+    tokenizer_class: ClassVar[str] = "QWenTokenizer"  # for directories without tokenizer_config.json
     keys_to_ignore_at_inference: ClassVar = ["past_key_values"]
 
     vocab_size: int = 151936

@@ -1,0 +1,247 @@
+"""The law of the engine: a reply is what `generate()` gives for the request alone, whatever runs beside it."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from PIL import Image
+
+from mmrole.generation import ChatReply, ChatRequest, Engine, GenerationSettings
+from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
+
+GREEDY = GenerationSettings(max_new_tokens=64, do_sample=False)
+SAMPLED = GenerationSettings(max_new_tokens=64, temperature=1.3, top_k=40, top_p=0.9, seed=5)
+PENALISED = GenerationSettings(max_new_tokens=64, do_sample=False, repetition_penalty=1.3)
+FRAME = 72  # positions of a prompt without its text
+SYSTEM = "You are a dedicated role-playing assistant."
+
+
+def words(length: int, seed: int) -> str:
+    """So many characters of text, and so many tokens."""
+    source = random.Random(seed)
+    return "".join(source.choice("abcdefghij ,.") for _ in range(length))
+
+
+def three_levels(pictures: list[Image.Image], settings: GenerationSettings) -> list[ChatRequest]:
+    """Eight requests about one picture: a common history, two characters, four questions to each."""
+    history = words(120, 1)
+    return [
+        ChatRequest(
+            f"{role}-{ask}", SYSTEM, history + words(80, 10 + role) + words(25, 100 + ask), pictures[0], settings
+        )
+        for role in range(2)
+        for ask in range(4)
+    ]
+
+
+def mixed(pictures: list[Image.Image], settings: GenerationSettings) -> list[ChatRequest]:
+    """Trees and single prompts, with and without pictures, on both sides of 2,048 and 4,096 positions."""
+    long = words(4_200, 2)
+    edges = [
+        ChatRequest(f"length-{length}", SYSTEM, long[: length - FRAME], None, settings)
+        for length in (300, 2_048, 2_049, 4_096, 4_097)
+    ]
+    shown = [
+        ChatRequest("picture-b", SYSTEM, words(90, 3), pictures[1], settings),
+        ChatRequest("picture-c", SYSTEM, words(1_900, 4), pictures[2], settings),
+        ChatRequest("picture-b again", SYSTEM, words(400, 5), pictures[1], settings),
+    ]
+    return three_levels(pictures, settings) + edges + shown
+
+
+def answers(
+    model: QWenLMHeadModel, tokenizer: QWenTokenizer, requests: list[ChatRequest], **kwargs
+) -> dict[str, ChatReply]:
+    replies = list(Engine(model, tokenizer, **kwargs).generate(iter(requests)))
+    assert sorted(reply.id for reply in replies) == sorted(request.id for request in requests)
+    return {reply.id: reply for reply in replies}
+
+
+@pytest.fixture(scope="module")
+def exact(make_model: Callable) -> QWenLMHeadModel:
+    return make_model(torch.float64)
+
+
+@pytest.mark.parametrize("settings", [GREEDY, SAMPLED, PENALISED], ids=["greedy", "sampled", "repetition penalty"])
+def test_float64_replies_are_those_of_generate(exact, tokenizer, pictures, generate_alone, settings):
+    requests = mixed(pictures, settings)
+    replies = answers(exact, tokenizer, requests)
+    for request in requests:
+        alone, reply = generate_alone(exact, request), replies[request.id]
+        assert list(reply.token_ids) == alone.tokens, request.id
+        assert reply.finish_reason == ("stop" if alone.stopped else "length")
+        assert reply.new_tokens == len(alone.tokens) + alone.stopped
+    assert {2_048, 2_049, 4_096, 4_097} <= {reply.prompt_tokens for reply in replies.values()}
+    assert any(reply.new_tokens == 64 for reply in replies.values())
+
+
+@pytest.mark.parametrize(
+    ("attention", "settings"),
+    [("sdpa", GREEDY), ("sdpa", SAMPLED), ("eager", GREEDY)],
+    ids=["sdpa greedy", "sdpa sampled", "eager greedy"],
+)
+def test_float32_replies_agree_up_to_the_first_close_call(
+    make_model, tokenizer, pictures, generate_alone, settings, attention
+):
+    model = make_model(torch.float32)
+    model.set_attn_implementation(attention)
+    requests = mixed(pictures, settings)
+    replies = answers(model, tokenizer, requests)
+    compared = 0
+    for request in requests:
+        alone, reply = generate_alone(model, request), replies[request.id]
+        sure = next((step for step, margin in enumerate(alone.margins) if margin < 1e-4), len(alone.margins))
+        assert list(reply.token_ids[:sure]) == alone.tokens[:sure], request.id
+        compared += sure
+    assert compared > 32 * len(requests)
+
+
+@pytest.mark.parametrize("settings", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_reply_does_not_depend_on_what_runs_beside_it(exact, tokenizer, pictures, settings):
+    requests = mixed(pictures, settings)
+    together = answers(exact, tokenizer, requests)
+    shuffled = random.Random(0).sample(requests, len(requests))
+    assert answers(exact, tokenizer, shuffled, max_batch_tokens=6_000, window=7) == together
+    assert answers(exact, tokenizer, requests, max_batch_tokens=1) == together
+    alone = answers(exact, tokenizer, requests[5:6])
+    assert alone == {requests[5].id: together[requests[5].id]}
+
+
+def test_requests_of_different_settings_share_a_batch(exact, tokenizer, pictures):
+    requests = [
+        ChatRequest(f"{request.id} {number}", request.system, request.text, request.image, settings)
+        for number, settings in enumerate(
+            (GREEDY, SAMPLED, PENALISED, GenerationSettings(max_new_tokens=3, do_sample=False))
+        )
+        for request in three_levels(pictures, settings)
+    ]
+    together = answers(exact, tokenizer, requests)
+    for number in range(4):
+        of_kind = [request for request in requests if request.id.endswith(f" {number}")]
+        assert answers(exact, tokenizer, of_kind) == {request.id: together[request.id] for request in of_kind}
+
+
+def test_equal_requests_are_drawn_apart(exact, tokenizer, pictures):
+    requests = [ChatRequest(f"twin {n}", SYSTEM, words(300, 1), pictures[0], SAMPLED) for n in range(4)]
+    replies = answers(exact, tokenizer, requests)
+    assert len({reply.token_ids for reply in replies.values()}) == 4
+    assert answers(exact, tokenizer, requests[2:3])["twin 2"] == replies["twin 2"]
+
+
+def test_common_prefixes_are_read_once_and_images_encoded_once(exact, tokenizer, pictures):
+    encoded, read = [], []
+    hooks = [
+        exact.transformer.visual.register_forward_hook(lambda module, args, output: encoded.append(len(args[0]))),
+        exact.transformer.register_forward_pre_hook(
+            lambda module, args, kwargs: read.append(kwargs["position_ids"].shape), with_kwargs=True
+        ),
+    ]
+    try:
+        replies = answers(exact, tokenizer, mixed(pictures, GenerationSettings(2, do_sample=False)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert sum(encoded) == 3
+    tree_of_eight = max(shape[1] for shape in read if shape[1] < 2_000)
+    assert tree_of_eight < 1.25 * replies["0-0"].prompt_tokens + 8 * 40
+    prefilled = sum(length for rows, length in read if length > 8)
+    assert prefilled < sum(reply.prompt_tokens for reply in replies.values()) - 6 * 400
+
+
+def test_requests_are_taken_in_as_a_stream(exact, tokenizer):
+    taken = []
+
+    def stream():
+        for number in range(40):
+            taken.append(number)
+            yield ChatRequest(str(number), SYSTEM, words(50, number), None, GenerationSettings(4, do_sample=False))
+
+    replies = Engine(exact, tokenizer, max_batch_tokens=500, window=5).generate(stream())
+    next(replies)
+    assert len(taken) <= 10
+    assert len(list(replies)) == 39
+
+
+def test_no_request_no_reply(exact, tokenizer):
+    assert list(Engine(exact, tokenizer).generate([])) == []
+
+
+def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pictures):
+    requests = mixed(pictures, GREEDY)
+    expected = answers(exact, tokenizer, requests)
+    passes = iter(range(10_000))
+
+    def fail(module, args, kwargs):
+        if next(passes) in (3, 30, 31, 77):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    engine = Engine(exact, tokenizer, max_batch_tokens=50_000)
+    hook = exact.transformer.register_forward_pre_hook(fail, with_kwargs=True)
+    try:
+        with pytest.warns(UserWarning, match="going on with batches of"):
+            replies = list(engine.generate(requests))
+    finally:
+        hook.remove()
+    assert {reply.id: reply for reply in replies} == expected
+    assert len(replies) == len(expected)
+    assert engine.max_batch_tokens == 50_000 // 2**4
+
+
+def test_out_of_memory_of_a_single_request_is_an_error_that_names_it(exact, tokenizer, pictures):
+    def fail(module, args, kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = exact.transformer.register_forward_pre_hook(fail, with_kwargs=True)
+    try:
+        with pytest.warns(UserWarning, match="out of memory"), pytest.raises(torch.OutOfMemoryError, match="request '"):
+            list(Engine(exact, tokenizer).generate(three_levels(pictures, GREEDY)))
+    finally:
+        hook.remove()
+
+
+def test_memory_of_finished_trees_is_freed(exact, tokenizer):
+    requests = [
+        ChatRequest(str(n), SYSTEM, words(300, n), None, GenerationSettings(8, do_sample=False)) for n in range(24)
+    ]
+    sizes = []
+
+    def note(module, args, kwargs):
+        cache = kwargs["past_key_values"]
+        if hasattr(cache, "visible"):
+            sizes.append(cache.keys[0].shape[0] * cache.length)
+
+    hook = exact.transformer.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        answers(exact, tokenizer, requests, max_batch_tokens=2_000)
+    finally:
+        hook.remove()
+    assert sizes
+    assert max(sizes) <= 2_000
+
+
+def test_settings_out_of_range_are_refused():
+    for wrong in (
+        {"max_new_tokens": 0},
+        {"temperature": 0.0},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"repetition_penalty": 0.0},
+    ):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            GenerationSettings(**wrong)
+
+
+def test_an_answer_with_broken_markup_is_still_a_reply(make_model, tokenizer):
+    model = make_model(torch.float32)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[tokenizer.img_start_id] = 0.01
+        model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
+        model.lm_head.bias[tokenizer.img_start_id] = 5.0
+    (reply,) = Engine(model, tokenizer).generate(
+        [ChatRequest("x", SYSTEM, "hello", None, GenerationSettings(4, do_sample=False))]
+    )
+    assert reply.token_ids == (tokenizer.img_start_id,) * 4
+    assert reply.text == ""
