@@ -108,21 +108,28 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
 
     def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
         """transformers' `generate`; takes `pixel_values` and `image_positions` besides the usual arguments."""
-        chunk = kwargs.get("prefill_chunk_size", getattr(generation_config, "prefill_chunk_size", None))
-        if chunk is not None and kwargs.get("ntk_alpha") is None and kwargs.get("past_key_values") is None:
+        defaults = generation_config or self.generation_config
+        chunked = kwargs.get("prefill_chunk_size", getattr(defaults, "prefill_chunk_size", None)) is not None
+        cache, prompt = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        if chunked and kwargs.get("ntk_alpha") is None and (cache is None or int(cache.get_seq_length()) == 0):
             # A chunk does not know the length of its prompt.
-            prompt = kwargs.get("attention_mask")
             prompt = torch.ones_like(kwargs.get("input_ids", inputs)) if prompt is None else prompt
-            kwargs["ntk_alpha"] = ntk_alpha_of(prompt.sum(-1), self.config.seq_length)
+            kwargs["ntk_alpha"] = ntk_alpha_of(prompt.sum(dim=-1), self.config.seq_length)
         return super().generate(inputs, generation_config, **kwargs)
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        is_first_iteration: bool | None = False,
+        pixel_values: Tensor | None = None,
+        image_positions: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,  # named here, or transformers believes that they are not supported
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """Images go in with the prompt, and again at every step if there is no cache."""
-        image_positions = kwargs.pop("image_positions", None)
-        pixel_values = kwargs.pop("pixel_values", None)
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, inputs_embeds=inputs_embeds, **kwargs
+        )
         if image_positions is None or (not is_first_iteration and kwargs.get("use_cache", True)):
             return inputs
         new = inputs["inputs_embeds"] if inputs.get("inputs_embeds") is not None else inputs["input_ids"]
