@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -43,16 +43,25 @@ class Processes:
         rank: this process, from 0.
         world_size: their number.
         local_rank: this process among those of its machine.
+        local_world_size: the number of those.
     """
 
-    def __init__(self, rank: int = 0, world_size: int = 1, local_rank: int = 0, store: Store | None = None) -> None:
-        self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
+    def __init__(
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        local_rank: int = 0,
+        local_world_size: int = 1,
+        store: Store | None = None,
+    ) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.local_rank, self.local_world_size = local_rank, local_world_size
         self._store = store
         self._meetings = 0
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or this one alone.
+        """The processes that torchrun started (it sets RANK, WORLD_SIZE and more), or this one alone.
 
         Raises:
             UserError: the variables are set, but the other processes cannot be reached.
@@ -69,7 +78,8 @@ class Processes:
                 f"WORLD_SIZE is {world_size}, but the other processes cannot be reached "
                 f"({str(error).splitlines()[0]}); start them with torchrun --nproc_per_node {world_size}"
             ) from None
-        return cls(rank, world_size, int(os.environ.get("LOCAL_RANK", rank)), store)
+        local_rank = int(os.environ.get("LOCAL_RANK", rank))
+        return cls(rank, world_size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world_size)), store)
 
     @property
     def is_first(self) -> bool:
@@ -120,27 +130,27 @@ class Processes:
         if isinstance(error, UserError):
             # Now, because torchrun ends this process as soon as another one has ended.
             print(f"error (process {self.rank} of {self.world_size}): {error}", file=sys.stderr, flush=True)
-        try:
+        with suppress(RuntimeError):  # nobody is left who could be told
             self._store.set(_FAILED, "")
-        except RuntimeError:
-            pass  # nobody is left who could be told
         if isinstance(error, UserError):
             raise SystemExit(2) from None
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Interrupted` in the block; once one has left it, further ones are ignored."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """SIGINT and SIGTERM raise `Interrupted` in the block, unless they were ignored before."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in numbers:  # torchrun sends SIGTERM after Ctrl-C: the block is being left already
-            signal.signal(each, signal.SIG_IGN)
+        # torchrun sends SIGTERM after Ctrl-C: the block is being left already.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Interrupted(number)
 
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = [number for number, handler in before.items() if handler not in (None, signal.SIG_IGN)]
+    for number in handled:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in handled:
+            signal.signal(number, before[number])

@@ -1,0 +1,56 @@
+"""Answers test samples with an agent: every record of the input, with `conversations[1].answer` added.
+
+    python inference.py --model_path model_weights/MMRole-Agent
+    torchrun --nproc_per_node 4 inference.py --model_path model_weights/MMRole-Agent
+
+Killed or interrupted, the same command goes on where it was.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+try:
+    from data_utils.errors import run
+    from data_utils.records import Sample
+    from mmrole.generation import job
+    from mmrole.generation.options import add_arguments
+    from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(
+        parser,
+        model_path="model_weights/MMRole-Agent",
+        input_dir="data/test/in-distribution",
+        output_dir="eval/in-test_answers/mmrole-agent",
+    )
+    return parser.parse_args(argv)
+
+
+def requests(sample: Sample, image: Path, settings: GenerationSettings) -> list[ChatRequest]:
+    """The one request of a sample."""
+    return [ChatRequest(sample.id, sample.system, sample.question, image, settings)]
+
+
+def result(sample: Sample, replies: Mapping[str, ChatReply]) -> dict:
+    """The sample with its answer, in the published form."""
+    return sample.with_answer(replies[sample.id].text).to_json()
+
+
+ANSWERS = job.Program("inference.py", Sample, requests, result)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return job.run(ANSWERS, parse_arguments(argv))
+
+
+if __name__ == "__main__":
+    run(main)

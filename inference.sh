@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Answers In-Test and Out-Test with an agent: bash inference.sh [flags of inference.py, for both]
+#
+# By environment (paths are relative to the repository root):
+#   MODEL_PATH   checkpoint directory (default: model_weights/MMRole-Agent)
+#   MODEL        name of the output folders, eval/{in,out}-test_answers/$MODEL (default: mmrole-agent)
+#   IMAGE_DIR    folder of the images (default: images)
+#   NPROC        number of processes (default: one for each GPU; one without a GPU)
+#   PYTHON       interpreter (default: .venv/bin/python if it is there, else python)
+# Killed or interrupted, the same command goes on where it was.
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+
+MODEL_PATH=${MODEL_PATH:-model_weights/MMRole-Agent}
+MODEL=${MODEL:-mmrole-agent}
+IMAGE_DIR=${IMAGE_DIR:-images}
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python
+    [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python
+fi
+NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_count()))' 2>/dev/null || echo 1)}
+
+launch=("$PYTHON")
+[ "$NPROC" -eq 1 ] || launch+=(-m torch.distributed.run --standalone --nproc_per_node "$NPROC")
+
+answer() {
+    "${launch[@]}" inference.py --model_path "$MODEL_PATH" --image_dir "$IMAGE_DIR" \
+        --input_dir "data/test/$1" --output_dir "eval/$2/$MODEL" "${@:3}"
+}
+
+answer in-distribution in-test_answers "$@"
+answer out-of-distribution out-test_answers "$@"

@@ -1,0 +1,174 @@
+"""A checkpoint directory before it is loaded: found, identified, its generation settings read; all without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_utils.errors import UserError, reason
+from data_utils.files import read_json
+from mmrole.generation.requests import GenerationSettings
+
+PUBLISHED = {
+    "MMRole-Agent": "YanqiDai/MMRole-Agent",
+    "MMRole-Eval_RM": "YanqiDai/MMRole-Eval_RM",
+    "Qwen-VL-Chat": "Qwen/Qwen-VL-Chat",
+}
+"""Directory names of the published checkpoints, and their names on the model hub."""
+
+VOCABULARY = "qwen.tiktoken"
+ADAPTER_CONFIG = "adapter_config.json"
+
+# What generate() takes where a generation_config.json is silent; for the length, which would be 20, MMRole's.
+_SILENT = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "max_new_tokens": 512,
+}
+
+# Up to this size a file is hashed whole, above it in evenly spaced blocks (19 GB in a second or two). Training changes
+# weights everywhere, and the last block of a .bin file holds the checksums of all its tensors.
+_HASHED_WHOLE = 64 << 20
+_BLOCKS, _BLOCK_BYTES = 256, 1 << 14
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk: the directory of its weights and, if it is a LoRA adapter on them, that of the adapter."""
+
+    base: Path
+    adapter: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.base) if self.adapter is None else f"{self.adapter} on {self.base}"
+
+    def file(self, name: str) -> Path:
+        """A file of the adapter if it has one of this name, else of the base."""
+        if self.adapter is not None and (self.adapter / name).is_file():
+            return self.adapter / name
+        return self.base / name
+
+    def identity(self) -> dict[str, str]:
+        """Name and content hash of what the model computes with: vocabulary, configuration, weights, adapter.
+
+        Where the files lie, and when they were written, does not matter.
+        """
+        vocabulary = self.file(VOCABULARY)
+        identity = {"model": _identity(self.base, [vocabulary, self.base / "config.json", *_weight_files(self.base)])}
+        if self.adapter is not None:
+            identity["adapter"] = _identity(self.adapter, [self.adapter / ADAPTER_CONFIG, *_weight_files(self.adapter)])
+        return identity
+
+
+def find_checkpoint(model_path: Path, use_lora: bool) -> Checkpoint:
+    """The checkpoint at a path; looks at names only.
+
+    Raises:
+        UserError: there is none, it is not complete, or it is an adapter where a model was expected or the reverse.
+    """
+    if not model_path.is_dir():
+        raise UserError(f"{model_path}: no such directory; {_how_to_get(model_path)}")
+    is_adapter = (model_path / ADAPTER_CONFIG).is_file()
+    if not use_lora:
+        if is_adapter and not (model_path / "config.json").is_file():
+            raise UserError(f"{model_path} is a LoRA adapter ({ADAPTER_CONFIG}); add --use_lora")
+        _require_model(model_path)
+        return Checkpoint(model_path)
+    if not is_adapter:
+        raise UserError(f"{model_path} has no {ADAPTER_CONFIG}: not a LoRA adapter; leave out --use_lora")
+    config = read_json(model_path / ADAPTER_CONFIG, dict)
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"{model_path / ADAPTER_CONFIG}: peft_type is {config.get('peft_type')!r}, not 'LORA'")
+    if not _weight_files(model_path):
+        raise UserError(f"{model_path} has no weights (adapter_model.safetensors); copy the adapter again")
+    base = Path(str(config.get("base_model_name_or_path")))
+    if not base.is_dir():
+        raise UserError(
+            f"{model_path / ADAPTER_CONFIG}: its base_model_name_or_path, {base}, is no directory here; "
+            f"{_how_to_get(base)}, and write its path there"
+        )
+    _require_model(base)
+    return Checkpoint(base, model_path)
+
+
+def generation_settings(
+    checkpoint: Checkpoint, *, no_random: bool, seed: int, max_new_tokens: int | None
+) -> GenerationSettings:
+    """What the checkpoint's generation_config.json says, as `generate()` reads it, and what the flags change.
+
+    Without the file the settings are those of MMRole's inference. Settings of the sampling that greedy decoding does
+    not use are left at their defaults, so that equal settings are equal.
+
+    Raises:
+        UserError: a value in the file is of the wrong type or out of range.
+    """
+    file = checkpoint.file("generation_config.json")
+    values: dict[str, Any] = {}
+    if file.is_file():
+        given = read_json(file, dict)
+        values = {key: value if given.get(key) is None else given[key] for key, value in _SILENT.items()}
+    if max_new_tokens is not None:
+        values["max_new_tokens"] = max_new_tokens
+    if no_random:
+        values["do_sample"] = False
+    for key, value in values.items():
+        expected = type(_SILENT[key])
+        if type(value) is not expected and not (expected is float and type(value) is int):
+            raise UserError(f"{file}: {key} must be a {expected.__name__}, not {value!r}; correct the file")
+    try:
+        settings = GenerationSettings(**values, seed=seed)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from None
+    if settings.do_sample:
+        return settings
+    return GenerationSettings(
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=False,
+        repetition_penalty=settings.repetition_penalty,
+    )
+
+
+def _require_model(directory: Path) -> None:
+    for name in ("config.json", VOCABULARY):
+        if not (directory / name).is_file():
+            raise UserError(f"{directory / name} is missing; give a complete checkpoint, or {_how_to_get(directory)}")
+    if not _weight_files(directory):
+        raise UserError(f"{directory} has no weights (.safetensors or .bin); {_how_to_get(directory)}")
+
+
+def _how_to_get(directory: Path) -> str:
+    name = PUBLISHED.get(directory.name, "NAME")
+    return f"download it (hf download {name} --local-dir {directory}), or give another --model_path"
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    return sorted(file for pattern in ("*.safetensors", "*.bin", "*.index.json") for file in directory.glob(pattern))
+
+
+def _identity(directory: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    try:
+        for file in files:
+            digest.update(_digest(file))
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {reason(error)}; make it readable") from None
+    return f"{directory.resolve().name} {digest.hexdigest()[:16]}"
+
+
+def _digest(file: Path) -> bytes:
+    size = file.stat().st_size
+    digest = hashlib.sha256(json.dumps([file.name, size]).encode())
+    with open(file, "rb") as opened:
+        if size <= _HASHED_WHOLE:
+            digest.update(opened.read())
+            return digest.digest()
+        for block in range(_BLOCKS):
+            opened.seek(block * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
+            digest.update(opened.read(_BLOCK_BYTES))
+    return digest.digest()

@@ -1,0 +1,123 @@
+"""The files that a job reads, checked completely before anything slow begins: records, images, ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_utils.errors import Problems, UserError
+from data_utils.files import read_records
+from data_utils.images import Selection, select_images
+from data_utils.records import Sample
+
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file of records and the file that is made of it.
+
+    Attributes:
+        path: the input.
+        output: a file of the same name in the output folder.
+        records: those to work on, in order.
+        left_out: those without their image file, where these may be skipped.
+    """
+
+    path: Path
+    output: Path
+    records: list[Sample]
+    left_out: list[Sample]
+
+    def describe_left_out(self) -> str:
+        """What is left out and what that means; the first ten ids."""
+        ids = ", ".join(record.id for record in self.left_out[:_LISTED])
+        more = f" … and {len(self.left_out) - _LISTED} more" if len(self.left_out) > _LISTED else ""
+        return (
+            f"{self.path}: {len(self.left_out)} of {len(self.left_out) + len(self.records)} records have no image file "
+            f"and are left out; they will not be in {self.output}: {ids}{more}"
+        )
+
+
+def read_inputs(
+    input_dir: Path,
+    names: Sequence[Path | str],
+    output_dir: Path,
+    record_type: type[Sample],
+    image_dir: Path,
+    *,
+    limit: int | None,
+    skip_missing_images: bool,
+) -> list[InputFile]:
+    """Reads files of records and checks every record and image.
+
+    Args:
+        input_dir: folder of the input files.
+        names: the files in it.
+        output_dir: folder of the output.
+        record_type: what the files hold.
+        image_dir: folder of the images.
+        limit: take only so many records of each file.
+        skip_missing_images: leave records without their image file out; otherwise they are an error.
+
+    Raises:
+        UserError: the input cannot be used; all problems together.
+    """
+    if not input_dir.is_dir():
+        raise UserError(
+            f"the input folder {input_dir} does not exist; give another --input_dir, or download the data set "
+            "(hf download YanqiDai/MMRole_dataset --repo-type dataset --local-dir .)"
+        )
+    if output_dir.resolve() == input_dir.resolve():
+        raise UserError(f"{output_dir} is the input folder; give another --output_dir")
+    problems = Problems()
+    if not image_dir.is_dir():
+        problems.add(f"the image folder {image_dir} does not exist")
+    files = []
+    for name in names:
+        path = input_dir / name
+        selection = _select(path, record_type, image_dir, problems, limit, skip_missing_images)
+        files.append(InputFile(path, output_dir / path.name, selection.usable, selection.missing))
+    _check_ids(files, problems)
+    missing = sum(len(file.left_out) for file in files)
+    remedy = "correct the input and run the same command again"
+    if missing and not skip_missing_images:
+        remedy = (
+            f"the image files of {missing} records are missing: put them below {image_dir}, "
+            "or leave these records out with --skip_missing_images"
+        )
+    problems.raise_if_any("the input cannot be used", remedy)
+    return files
+
+
+def _select(
+    path: Path,
+    record_type: type[Sample],
+    image_dir: Path,
+    problems: Problems,
+    limit: int | None,
+    skip_missing: bool,
+) -> Selection:
+    before = len(problems)
+    try:
+        records = read_records(path, record_type, problems)[:limit]
+    except UserError as error:
+        problems.add(error)
+        return Selection([], [])
+    if not image_dir.is_dir():
+        return Selection(records, [])
+    selection = select_images(records, image_dir, problems, skip_missing)
+    if not selection.usable and len(problems) == before:
+        cause = "none of its records has its image file" if selection.missing else "it holds no records"
+        problems.add(f"{path}: nothing to do, {cause}")
+    return selection
+
+
+def _check_ids(files: Sequence[InputFile], problems: Problems) -> None:
+    """Replies are told apart by the record's id, from which the draws of its sampling follow as well."""
+    places: dict[str, Path] = {}
+    for file in files:
+        for record in file.records:
+            if places.setdefault(record.id, file.path) != file.path:
+                problems.add(f"{record.where}: this id is in {places[record.id]} as well; use --input_file for each")

@@ -1,0 +1,32 @@
+"""Which of a job's processes generates what."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from mmrole.generation.requests import ChatRequest
+
+# In characters: requests with the same image and opening stay together; a reply, with its image, costs about as much as
+# a prompt of this length.
+_OPENING = 256
+_REPLY_LOAD = 2000
+
+
+def share(requests: Iterable[ChatRequest], rank: int, world_size: int) -> list[ChatRequest]:
+    """The requests of one process: about equal loads, and what shares a prefix together."""
+    groups: dict[tuple, list[ChatRequest]] = defaultdict(list)
+    for request in requests:
+        groups[request.image, request.text[:_OPENING]].append(request)
+    loads = [0] * world_size
+    mine: list[ChatRequest] = []
+    for group in sorted(groups.values(), key=_load, reverse=True):
+        lightest = loads.index(min(loads))
+        loads[lightest] += _load(group)
+        if lightest == rank:
+            mine += group
+    return mine
+
+
+def _load(group: Sequence[ChatRequest]) -> int:
+    return sum(len(request.text) + _REPLY_LOAD for request in group)
