@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol, Self, TypeVar
 
@@ -91,6 +91,25 @@ def write_json(path: str | os.PathLike, obj: Json) -> None:
     with replacing(path) as file:
         for piece in _pieces(obj):
             file.write(piece.encode("utf-8", "backslashreplace"))
+
+
+def write_json_list(path: str | os.PathLike, items: Iterable[Json]) -> int:
+    """Writes what `write_json` writes for a list, one item after the other: none of them is kept.
+
+    Returns:
+        The number of items.
+
+    Raises:
+        UserError: the file cannot be written; what was there before is unchanged.
+    """
+    count = 0
+    with replacing(path) as file:
+        for item in items:
+            text = json.dumps(item, ensure_ascii=False, indent=4).replace("\n", "\n    ")
+            file.write(f"{',' if count else '['}\n    {text}".encode("utf-8", "backslashreplace"))
+            count += 1
+        file.write(b"\n]" if count else b"[]")
+    return count
 
 
 @contextlib.contextmanager

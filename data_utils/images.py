@@ -41,6 +41,25 @@ class Selection(NamedTuple):
     missing: list
 
 
+def path_fault(image: str) -> str | None:
+    """What a record's image path must not be, as a predicate ("is empty"); None if it may be looked up."""
+    if not image.strip():
+        return "is empty"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in image):
+        return "has control characters or lone surrogates"
+    if "://" in image:
+        return "is a URL; only files below the image folder are opened"
+    if "\\" in image:
+        return "has a backslash; separate folders with /"
+    if image.startswith("/"):
+        return "is absolute; write it relative to the image folder"
+    if "</img>" in image:
+        return "has '</img>', which ends the path in a prompt"
+    if ".." in PurePosixPath(image).parts:
+        return "has '..'; write it relative to the image folder"
+    return None
+
+
 def resolve_image(image_dir: str | os.PathLike, image: str) -> Path:
     """The file of an image path, with all links followed.
 
@@ -50,10 +69,10 @@ def resolve_image(image_dir: str | os.PathLike, image: str) -> Path:
 
     Raises:
         MissingImageError: there is no such file.
-        ImagePathError: the path is empty, absolute or a URL, has control characters, a backslash or `..`, is not a
-            regular file, or leads out of `image_dir` through a link.
+        ImagePathError: the path is empty, absolute or a URL, has control characters, a backslash, `..` or `</img>`, is
+            not a regular file, or leads out of `image_dir` through a link.
     """
-    fault = _fault(image)
+    fault = path_fault(image)
     if fault:
         raise ImagePathError(f"image {shown(image)} {fault}")
     try:
@@ -111,22 +130,6 @@ def select_images(
         if fault is not None and not (missing and skip_missing):
             problems.add(f"{record.where}: {fault}")
     return selection
-
-
-def _fault(image: str) -> str | None:
-    if not image.strip():
-        return "is empty"
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in image):
-        return "has control characters or lone surrogates"
-    if "://" in image:
-        return "is a URL; only files below the image folder are opened"
-    if "\\" in image:
-        return "has a backslash; separate folders with /"
-    if image.startswith("/"):
-        return "is absolute; write it relative to the image folder"
-    if ".." in PurePosixPath(image).parts:
-        return "has '..'; write it relative to the image folder"
-    return None
 
 
 def _check(images: Iterable[str], image_dir: str | os.PathLike) -> dict[str, ImagePathError]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.errors import Problems, UserError
-from data_utils.files import read_json, read_records, replacing, sha256, write_json
+from data_utils.files import read_json, read_records, replacing, sha256, write_json, write_json_list
 from data_utils.records import Sample, TrainSample
 
 # Text with every kind of character but pairs of surrogates, which JSON joins.
@@ -102,6 +102,14 @@ def test_the_form_is_that_of_json_and_reads_back(tmp_path_factory: pytest.TempPa
         assert data == expected.encode()
     except UnicodeEncodeError:  # lone surrogates: escaped, and nothing else is
         assert data.decode() == "".join(f"\\u{ord(c):x}" if "\ud800" <= c <= "\udfff" else c for c in expected)
+
+
+@given(st.lists(VALUES))
+def test_a_list_written_item_by_item_is_the_list(tmp_path_factory: pytest.TempPathFactory, values: list):
+    folder = tmp_path_factory.mktemp("json")
+    write_json(folder / "at_once.json", values)
+    assert write_json_list(folder / "by_item.json", iter(values)) == len(values)
+    assert (folder / "by_item.json").read_bytes() == (folder / "at_once.json").read_bytes()
 
 
 def test_a_large_file_is_written_in_pieces(tmp_path: Path):

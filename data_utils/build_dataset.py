@@ -1,0 +1,177 @@
+"""Builds training and test files from dialogues and profiles in the published layout.
+
+    python -m data_utils.build_dataset --data_root . --output_dir data --test_from data/test
+
+OUTPUT_DIR/train/train.json holds one sample for each utterance of an in-distribution character, without the dialogues
+of test samples; OUTPUT_DIR/test/{in-distribution,out-of-distribution}/<type>_test.json hold the test samples.
+OUTPUT_DIR/build_info.json, written last, tells how they were made.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_utils.dataset import Dataset, as_training, make_sample, read_dataset
+from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES
+from data_utils.errors import UserError, run
+from data_utils.fields import Json
+from data_utils.files import sha256, write_json, write_json_list
+from data_utils.records import Sample
+from data_utils.test_split import TestSplit, draw_split, read_test_samples, split_by_ids, test_files
+
+TRAIN_FILE = "train/train.json"
+TEST_FILES = {
+    (distribution, kind): f"test/{distribution}/{kind}_test.json" for distribution in DISTRIBUTIONS for kind in TYPES
+}
+INFO_FILE = "build_info.json"
+
+_SHOWN_IDS = 5
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_utils.build_dataset",
+        description="Builds training and test files from dialogues and profiles in the published layout.",
+    )
+    parser.add_argument("--data_root", required=True, metavar="DIR", help="folder that holds dialogues/ and profiles/")
+    parser.add_argument(
+        "--output_dir", required=True, metavar="OUT", help="folder for train/ and test/; made if needed"
+    )
+    parser.add_argument(
+        "--test_from",
+        nargs="+",
+        metavar="DIR",
+        help="take the test samples whose ids are in the <type>_test.json files in or below these folders "
+        "(test files, answers or reviews); without it they are drawn",
+    )
+    parser.add_argument("--seed", type=int, default=1234, help="of the draw of test samples (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier build in OUT")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads, builds, writes and reports."""
+    arguments = parse_arguments(argv)
+    output_dir = Path(arguments.output_dir)
+    earlier = [name for name in (TRAIN_FILE, *TEST_FILES.values(), INFO_FILE) if (output_dir / name).exists()]
+    if earlier and not arguments.overwrite:
+        raise UserError(f"{output_dir / earlier[0]} exists already; give another --output_dir, or --overwrite")
+    given = test_files(arguments.test_from or [])
+    own = {(output_dir / name).resolve() for name in TEST_FILES.values()}
+    if replaced := [path for path in given if path.resolve() in own]:
+        raise UserError(f"{replaced[0]} of --test_from would be replaced by the output; give another --output_dir")
+    published = read_test_samples(given)
+    dataset = read_dataset(arguments.data_root)
+    if arguments.test_from:
+        split = split_by_ids(dataset, [sample.id for sample in published])
+    else:
+        split = draw_split(dataset, arguments.seed)
+    tests = {
+        key: [make_sample(target.placed.dialogue, target.index, dataset.characters) for target in targets]
+        for key, targets in split.targets.items()
+    }
+    print(_describe(dataset))
+    _report_tests(tests, split, published)
+    if INFO_FILE in earlier:
+        _remove(output_dir, [name for key, name in TEST_FILES.items() if name in earlier and not tests[key]])
+    counts = _write(output_dir, dataset, split, tests)
+    _write_info(output_dir, arguments, counts, split)
+    trained = ", ".join(f"{kind} {counts[TRAIN_FILE, kind]:,}" for kind in TYPES)
+    print(f"training: {counts[TRAIN_FILE]:,} samples ({trained})")
+    if not counts[TRAIN_FILE]:
+        print("  nothing is left to train on: every dialogue is a test dialogue or out of distribution")
+    print(f"written to {output_dir}")
+
+
+def training_samples(dataset: Dataset, split: TestSplit) -> Iterator[Json]:
+    """The training samples, by type, in the order of the dialogues; none of a dialogue that is tested."""
+    for kind in TYPES:
+        for dialogue in dataset.usable(IN_DISTRIBUTION, kind):
+            if dialogue.id not in split.held_out:
+                for target in dialogue.targets:
+                    yield as_training(make_sample(dialogue, target, dataset.characters), kind)
+
+
+def _remove(output_dir: Path, stale: list[str]) -> None:
+    """Removes what an earlier build has written and this one will not, and the record of that build."""
+    for name in (*stale, INFO_FILE):
+        (output_dir / name).unlink()
+
+
+def _write(output_dir: Path, dataset: Dataset, split: TestSplit, tests: dict[tuple[str, str], list[Json]]) -> Counter:
+    """Writes all files but the last, each atomically; the counts are by file and, for training, also by type."""
+    counts: Counter = Counter()
+
+    def counted() -> Iterator[Json]:
+        for sample in tqdm(training_samples(dataset, split), desc="training samples", unit=" samples", disable=None):
+            counts[TRAIN_FILE, sample["type"]] += 1
+            yield sample
+
+    counts[TRAIN_FILE] = write_json_list(output_dir / TRAIN_FILE, counted())
+    for key, samples in tests.items():
+        if samples:
+            write_json(output_dir / TEST_FILES[key], samples)
+            counts[TEST_FILES[key]] = len(samples)
+    return counts
+
+
+def _write_info(output_dir: Path, arguments: argparse.Namespace, counts: Counter, split: TestSplit) -> None:
+    names = [name for name in counts if isinstance(name, str)]
+    info = {
+        "data_root": arguments.data_root,
+        "test_from": arguments.test_from,
+        "seed": None if arguments.test_from else arguments.seed,
+        "files": {name: {"records": counts[name], "sha256": sha256(output_dir / name)} for name in names},
+        "training_samples": {kind: counts[TRAIN_FILE, kind] for kind in TYPES},
+        "test_ids_left_out": split.left_out,
+    }
+    write_json(output_dir / INFO_FILE, info)
+
+
+def _describe(dataset: Dataset) -> str:
+    usable = sum(not placed.dialogue.failed for placed in dataset.dialogues)
+    lines = [
+        f"{len(dataset.characters):,} characters, {usable:,} dialogues "
+        f"({len(dataset.dialogues) - usable:,} failed generations left out)"
+    ]
+    for kind in TYPES:
+        owners = {dialogue.owner for name in DISTRIBUTIONS for dialogue in dataset.usable(name, kind)}
+        without = [name for name in dataset.characters if name not in owners]
+        if without:
+            lines.append(f"  {len(without)} of them have no {kind} dialogues of their own: {_first(without)}")
+    return "\n".join(lines)
+
+
+def _report_tests(tests: dict[tuple[str, str], list[Json]], split: TestSplit, published: list[Sample]) -> None:
+    for distribution, name in zip(DISTRIBUTIONS, ("In-Test", "Out-Test"), strict=True):
+        sizes = [len(tests[distribution, kind]) for kind in TYPES]
+        parts = ", ".join(f"{kind} {size}" for kind, size in zip(TYPES, sizes, strict=True))
+        print(f"{name}: {sum(sizes)} samples ({parts})" + ("" if sum(sizes) else ": no files are written"))
+    for reason, ids in split.left_out.items():
+        print(f"  {len(ids)} test samples left out, {reason}: {_first(ids)} (all of them: {INFO_FILE})")
+    if published:
+        made = {sample["id"]: sample for samples in tests.values() for sample in samples}
+        changed = [sample.id for sample in published if sample.id in made and not _same(sample, made[sample.id])]
+        print(f"  {len(made) - len(changed)} of {len(made)} are the same as in --test_from, to the letter")
+        if changed:
+            print(f"  {len(changed)} differ, because a dialogue or a profile does: {_first(changed)}")
+
+
+def _same(published: Sample, made: Json) -> bool:
+    question, answer = made["conversations"]
+    fields = ("system", "image", "role", "script", "other_role")
+    same_texts = (published.question, published.reference) == (question["value"], answer["value"])
+    return same_texts and all(getattr(published, name) == made[name] for name in fields)
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN_IDS} more" if len(names) > _SHOWN_IDS else ""
+    return ", ".join(names[:_SHOWN_IDS]) + more
+
+
+if __name__ == "__main__":
+    run(main)
