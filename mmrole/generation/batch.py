@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from mmrole.generation.images import ImageFeatures
 from mmrole.generation.planning import PlannedTree, Prompt
 from mmrole.generation.sampling import choose_tokens
-from mmrole.generation.tree_cache import TreeCache, TreeMemory
+from mmrole.generation.tree_cache import RowCache, TreeCache
 from mmrole.prompt_tree.mask import ancestor_rows, dense_mask
 from mmrole.qwen_vl import QWenLMHeadModel
 
@@ -77,8 +77,7 @@ class Batch:
         self.stop_ids = stop_ids
         self.rows: list[Row] = []
         self.finished: list[Leaf] = []
-        self.cache = TreeCache()
-        self._entering: list[tuple[Row, TreeMemory]] = []
+        self.cache = TreeCache(model)
 
     @property
     def needs_rebuild(self) -> bool:
@@ -88,53 +87,56 @@ class Batch:
         leaves = sum(len(row.leaves) for row in self.rows)
         return sum(len(row.open_leaves) for row in self.rows) <= (1 - REBUILD_SHARE) * leaves
 
-    def fits(self, planned: PlannedTree, max_tokens: int) -> bool:
+    def rebuild(self, waiting: deque[PlannedTree], max_tokens: int) -> list[PlannedTree]:
+        """Frees what finished leaves held and makes room for waiting trees, which are to be prefilled in this order.
+
+        Args:
+            waiting: trees in the order in which they are to be taken; taken ones are removed.
+            max_tokens: slots that all rows may come to hold, padding included. A single tree is always taken.
+        """
+        keep = [(place, row.open_leaves) for place, row in enumerate(self.rows) if row.open_leaves]
+        self.rows = [Row(self.rows[place].planned, [self.rows[place].leaves[i] for i in kept]) for place, kept in keep]
+        entering = []
+        while waiting and self._fits(waiting[0], max_tokens):
+            planned = waiting.popleft()
+            entering.append(planned)
+            self.rows.append(Row(planned, [Leaf(prompt, prompt.request.random_stream()) for prompt in planned.prompts]))
+        device = self.model.device
+        masks = [
+            ancestor_rows(*(torch.from_numpy(nodes).to(device) for nodes in (planned.tree.last, planned.tree.leaf)))
+            for planned in entering
+        ]
+        self.cache.rebuild(keep, masks)
+        return entering
+
+    def _fits(self, planned: PlannedTree, max_tokens: int) -> bool:
         """Whether a tree may join: memory for all positions with padding, and no more padding than leaves."""
-        rows = [row for row in self.rows if row.open_leaves] + [row for row, _ in self._entering]
-        if not rows:
+        if not self.rows:
             return True
-        leaves = [len(row.open_leaves) for row in rows] + [len(planned.prompts)]
-        longest = max(planned.positions, *(row.positions for row in rows))
+        leaves = [len(row.leaves) for row in self.rows] + [len(planned.prompts)]
+        longest = max(planned.positions, *(row.positions for row in self.rows))
         return len(leaves) * longest <= max_tokens and len(leaves) * max(leaves) <= 2 * sum(leaves)
 
     def prefill(self, planned: PlannedTree) -> None:
-        """Reads a tree in one pass and chooses the first token of each leaf; `rebuild` then lets it in."""
+        """Reads a tree of the batch in one pass and chooses the first token of each of its leaves."""
+        place = next(place for place, row in enumerate(self.rows) if row.planned is planned)
         tree, device = planned.tree, self.model.device
         embeddings = self.model.get_input_embeddings()(torch.from_numpy(tree.input_ids).to(device))[None]
         shows_image = np.flatnonzero(tree.image_keys >= 0)
         if shows_image.size:
             features = self.images.rows(tree.image_keys[shows_image])
             embeddings[0, torch.from_numpy(shows_image).to(device)] = features.to(embeddings)
-        last, leaf_nodes = (torch.from_numpy(nodes).to(device) for nodes in (tree.last, tree.leaf))
         is_chain = bool((tree.last == len(tree) - 1).all())
-        cache = DynamicCache()
         outputs = self.model(
             inputs_embeds=embeddings,
-            attention_mask=None if is_chain else dense_mask(last)[None, None],
+            attention_mask=None if is_chain else dense_mask(torch.from_numpy(tree.last).to(device))[None, None],
             position_ids=torch.from_numpy(tree.depths).to(device)[None],
-            past_key_values=cache,
+            past_key_values=RowCache(self.cache, place),
             use_cache=True,
             ntk_alpha=torch.tensor([planned.alpha], device=device),
-            logits_to_keep=leaf_nodes,
+            logits_to_keep=torch.from_numpy(tree.leaf).to(device),
         )
-        leaves = [Leaf(prompt, prompt.request.random_stream()) for prompt in planned.prompts]
-        self._choose(outputs.logits[0], leaves)
-        open_leaves = [column for column, leaf in enumerate(leaves) if not leaf.finished]
-        if open_leaves:
-            memory = TreeMemory(
-                keys=[layer.keys for layer in cache.layers],
-                values=[layer.values for layer in cache.layers],
-                visible=ancestor_rows(last, leaf_nodes[open_leaves]),
-            )
-            self._entering.append((Row(planned, [leaves[column] for column in open_leaves]), memory))
-
-    def rebuild(self) -> None:
-        """Frees what finished leaves held and lets prefilled trees in."""
-        entering, self._entering = self._entering, []
-        keep = [(place, row.open_leaves) for place, row in enumerate(self.rows) if row.open_leaves]
-        kept = [Row(self.rows[place].planned, [self.rows[place].leaves[i] for i in columns]) for place, columns in keep]
-        self.rows = kept + [row for row, _ in entering]
-        self.cache.rebuild(keep, [memory for _, memory in entering])
+        self._choose(outputs.logits[0], self.rows[place].leaves)
 
     def step(self) -> None:
         """Generates one token for each open leaf."""
@@ -164,9 +166,8 @@ class Batch:
 
     def clear(self) -> list[list[Prompt]]:
         """Drops all trees; returns the prompts of each that were not finished."""
-        rows = self.rows + [row for row, _ in self._entering]
-        self.rows, self._entering, self.cache = [], [], TreeCache()
-        prompts = [[row.leaves[column].prompt for column in row.open_leaves] for row in rows]
+        prompts = [[row.leaves[column].prompt for column in row.open_leaves] for row in self.rows]
+        self.rows, self.cache = [], TreeCache(self.model)
         return [of_tree for of_tree in prompts if of_tree]
 
     def _choose(self, logits: Tensor, leaves: Sequence[Leaf]) -> None:

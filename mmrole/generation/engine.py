@@ -82,7 +82,7 @@ class Engine:
         return plan_trees([self._encode(request, images) for request in requests], self.model.config.seq_length)
 
     def _encode(self, request: ChatRequest, images: ImageFeatures) -> Prompt:
-        image = None if request.image is None else images.acquire(request.image)
+        image = None if request.image is None else images.acquire(request)
         turn = ChatTurn(request.text, images=() if image is None else (image,))
         chat = encode_chat(self.tokenizer, [turn], request.system)
         keys = None
@@ -106,21 +106,17 @@ class Engine:
 
     def _admit(self, batch: Batch, waiting: deque[PlannedTree], images: ImageFeatures) -> None:
         """Fills the room that finished leaves have left with waiting trees."""
-        while waiting and batch.fits(waiting[0], self.max_batch_tokens):
-            images.read_ahead(images_of(islice(waiting, READ_AHEAD)))
-            batch.prefill(waiting[0])
-            for number in images_of([waiting.popleft()]):
-                images.release(number)
-        batch.rebuild()
+        entering = batch.rebuild(waiting, self.max_batch_tokens)
+        for place, planned in enumerate(entering):
+            images.read_ahead(images_of(entering[place : place + READ_AHEAD]))
+            batch.prefill(planned)
+            for prompt in planned.prompts:
+                if prompt.image is not None:
+                    images.release(prompt.request)
 
     def _shrink(self, batch: Batch, waiting: deque[PlannedTree], images: ImageFeatures, failure: str) -> None:
         """After running out of memory: the open requests start again, with half the budget, or as smaller trees."""
         trees = batch.clear()
-        if not trees:
-            images_of_tree = images_of([waiting[0]])
-            trees = [waiting.popleft().prompts]
-            for number in images_of_tree:
-                images.release(number)
         if len(trees) == 1:
             (alone,) = trees
             if len(alone) == 1:

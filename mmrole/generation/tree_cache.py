@@ -7,22 +7,16 @@ leaf. `visible` says which slots a leaf sees: its ancestors, itself, and what it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
+
+from mmrole.qwen_vl import QWenLMHeadModel
 
 # Steps of decoding that fit into the memory taken at once: growing copies everything.
 STEPS_AHEAD = 32
-
-
-@dataclass
-class TreeMemory:
-    """A prefilled tree that waits to enter a batch: per layer [1, heads, nodes, d], and the leaves' masks."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    visible: Tensor  # bool [leaves, nodes]
 
 
 class TreeCache:
@@ -35,22 +29,24 @@ class TreeCache:
         length: slots in use, the same for all rows; what a row has unused is visible to none of its leaves.
     """
 
-    def __init__(self) -> None:
-        self.keys: list[Tensor] = []  # per layer [rows, heads, capacity, d]
-        self.values: list[Tensor] = []
-        self.visible = torch.zeros(0, 0, 0, dtype=torch.bool)
+    def __init__(self, model: QWenLMHeadModel) -> None:
+        heads, head_dim = model.config.num_attention_heads, model.config.kv_channels
+        # Per layer [rows, heads, capacity, head_dim], where that layer's weights are.
+        self.keys = [block.attn.c_attn.weight.new_empty(0, heads, 0, head_dim) for block in model.transformer.h]
+        self.values = [block.attn.c_attn.weight.new_empty(0, heads, 0, head_dim) for block in model.transformer.h]
+        self.visible = torch.zeros(0, 0, 0, dtype=torch.bool, device=model.device)
         self.widths: list[int] = []
         self.length = 0
-
-    def get_seq_length(self) -> int:
-        """Slots in use before this step."""
-        return self.length
 
     @property
     def is_full(self) -> bool:
         """Whether there is no room for another step before the next `rebuild`."""
         leaves, capacity = self.visible.shape[1:]
         return self.length + leaves > capacity
+
+    def get_seq_length(self) -> int:
+        """Slots in use before this step."""
+        return self.length
 
     def begin_step(self) -> Tensor:
         """Opens one more slot for each leaf; returns the step's mask, bool [rows, 1, leaves, slots]."""
@@ -60,7 +56,7 @@ class TreeCache:
         return self.visible[:, None, :, : self.length + leaves]
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Stores the step's [rows, heads, leaves, d] and returns all slots in use."""
+        """Stores the step's [rows, heads, leaves, head_dim] and returns all slots in use."""
         stop = self.length + key.shape[2]
         self.keys[layer_idx][:, :, self.length : stop] = key
         self.values[layer_idx][:, :, self.length : stop] = value
@@ -70,49 +66,56 @@ class TreeCache:
         """Counts the step's slots as used."""
         self.length += self.visible.shape[1]
 
-    def rebuild(self, keep: Sequence[tuple[int, Sequence[int]]], new: Sequence[TreeMemory]) -> None:
-        """Lays the memory out anew: kept rows with their kept leaves first, then new trees.
+    def rebuild(self, keep: Sequence[tuple[int, Sequence[int]]], new: Sequence[Tensor]) -> None:
+        """Lays the memory out anew: kept rows with their kept leaves first, then room for new trees.
 
-        What only dropped leaves could see is freed. Tensors are taken over layer by layer (those of `new` are left
-        empty), so that at most one layer exists twice.
+        What only dropped leaves could see is freed. Layers are moved one by one, so at most one of them exists twice.
 
         Args:
             keep: rows to keep, and the columns of their leaves that go on.
-            new: trees to add.
+            new: masks of trees to add, bool [leaves, nodes]; a `RowCache` then takes in their keys and values.
         """
         old_masks = [self.visible[row, list(columns), : self.length] for row, columns in keep]
         slots = [mask.any(0).nonzero().flatten() for mask in old_masks]
-        masks = [mask[:, kept] for mask, kept in zip(old_masks, slots, strict=True)] + [tree.visible for tree in new]
+        masks = [mask[:, kept] for mask, kept in zip(old_masks, slots, strict=True)] + list(new)
+        lengths = [mask.shape[1] for mask in masks]
         self.widths = [mask.shape[0] for mask in masks]
-        self.length = max((mask.shape[1] for mask in masks), default=0)
+        self.length = max(lengths, default=0)
         leaves = max(self.widths, default=0)
         capacity = self.length + leaves * STEPS_AHEAD
-
         rows = [(row, kept) for (row, _), kept in zip(keep, slots, strict=True)]
-        self.keys = _move(self.keys, rows, [tree.keys for tree in new], capacity)
-        self.values = _move(self.values, rows, [tree.values for tree in new], capacity)
-        device = masks[0].device if masks else self.visible.device
-        self.visible = torch.zeros(len(masks), leaves, capacity, dtype=torch.bool, device=device)
+        for layers in (self.keys, self.values):
+            for layer, old in enumerate(layers):
+                layers[layer] = _moved(old, rows, lengths, capacity)
+        self.visible = self.visible.new_zeros(len(masks), leaves, capacity)
         for row, mask in zip(self.visible, masks, strict=True):
             row[: mask.shape[0], : mask.shape[1]] = mask
             row[mask.shape[0] :, 0] = True
 
 
-def _move(old: list[Tensor], rows: list[tuple[int, Tensor]], new: list[list[Tensor]], capacity: int) -> list[Tensor]:
-    """Per layer [rows, heads, capacity, d]: the given slots of rows of `old`, then the trees of `new`; zeros after.
+class RowCache(DynamicCache):
+    """Takes the keys and values of one forward pass over a tree straight into its row of a TreeCache."""
 
-    Zeros, because a masked slot still enters the weighted sum with weight 0, and 0 * NaN is NaN.
+    def __init__(self, memory: TreeCache, row: int) -> None:
+        super().__init__()
+        self._memory, self._row = memory, row
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any) -> tuple[Tensor, Tensor]:
+        """Stores [1, heads, nodes, head_dim] of a layer and gives them back to be attended to."""
+        nodes = key_states.shape[2]
+        self._memory.keys[layer_idx][self._row, :, :nodes] = key_states[0]
+        self._memory.values[layer_idx][self._row, :, :nodes] = value_states[0]
+        return key_states, value_states
+
+
+def _moved(old: Tensor, rows: list[tuple[int, Tensor]], lengths: list[int], capacity: int) -> Tensor:
+    """One layer's [len(lengths), heads, capacity, head_dim]: the given slots of rows of `old` first.
+
+    Slots after a row's length are zero: masked slots still enter the weighted sum with weight 0, and 0 * NaN is NaN.
     """
-    moved = []
-    for layer in range(len(new[0]) if new else len(old)):
-        like = new[0][layer] if new else old[layer]
-        memory = like.new_zeros(len(rows) + len(new), like.shape[1], capacity, like.shape[3])
-        for place, (row, slots) in enumerate(rows):
-            memory[place, :, : len(slots)] = old[layer][row][:, slots]
-        for place, tree in enumerate(new, start=len(rows)):
-            memory[place, :, : tree[layer].shape[2]] = tree[layer][0]
-            tree[layer] = like.new_empty(0)
-        if old:
-            old[layer] = like.new_empty(0)
-        moved.append(memory)
-    return moved
+    memory = old.new_empty(len(lengths), old.shape[1], capacity, old.shape[3])
+    for place, (row, slots) in enumerate(rows):
+        memory[place, :, : len(slots)] = old[row][:, slots.to(old.device)]
+    for place, length in enumerate(lengths):
+        memory[place, :, length:] = 0
+    return memory

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from mmrole.generation import ChatReply, ChatRequest, Engine, GenerationSettings
+from mmrole.generation.images import ImageFeatures
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 
 GREEDY = GenerationSettings(max_new_tokens=64, do_sample=False)
@@ -167,7 +168,7 @@ def test_no_request_no_reply(exact, tokenizer):
     assert list(Engine(exact, tokenizer).generate([])) == []
 
 
-def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pictures):
+def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pictures, monkeypatch):
     requests = mixed(pictures, GREEDY)
     expected = answers(exact, tokenizer, requests)
     passes = iter(range(10_000))
@@ -176,6 +177,8 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pic
         if next(passes) in (3, 30, 31, 77):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
+    kept = []
+    monkeypatch.setattr(ImageFeatures, "close", lambda self: kept.append(self._entries))
     engine = Engine(exact, tokenizer, max_batch_tokens=50_000)
     hook = exact.transformer.register_forward_pre_hook(fail, with_kwargs=True)
     try:
@@ -186,6 +189,7 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pic
     assert {reply.id: reply for reply in replies} == expected
     assert len(replies) == len(expected)
     assert engine.max_batch_tokens == 50_000 // 2**4
+    assert kept == [{}]
 
 
 def test_out_of_memory_of_a_single_request_is_an_error_that_names_it(exact, tokenizer, pictures):
