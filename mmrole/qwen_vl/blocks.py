@@ -45,6 +45,7 @@ class QWenAttention(nn.Module):
         self.num_key_value_groups = 1  # transformers' attention functions ask
         self.c_attn = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.c_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=not config.no_bias)
+        self.c_proj.ends_branch = True  # for its initial values
 
     def forward(
         self,
@@ -92,6 +93,7 @@ class QWenMLP(nn.Module):
         self.w1 = nn.Linear(config.hidden_size, width, bias=bias)
         self.w2 = nn.Linear(config.hidden_size, width, bias=bias)
         self.c_proj = nn.Linear(width, config.hidden_size, bias=bias)
+        self.c_proj.ends_branch = True
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[batch, positions, hidden_size] → the same."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +18,8 @@ from mmrole.qwen_vl.image_positions import find_image_positions
 from mmrole.qwen_vl.modeling import QWenModel, QWenPreTrainedModel
 from mmrole.qwen_vl.rotary import at_least_float32
 from mmrole.qwen_vl.rotary import ntk_alpha as ntk_alpha_of
+
+_SAMPLING_ONLY = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
@@ -116,6 +120,22 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
             prompt = torch.ones_like(kwargs.get("input_ids", inputs)) if prompt is None else prompt
             kwargs["ntk_alpha"] = ntk_alpha_of(prompt.sum(dim=-1), self.config.seq_length)
         return super().generate(inputs, generation_config, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """transformers' `save_pretrained`, also after `generation_config.do_sample = False`.
+
+        transformers refuses to save settings of sampling beside greedy decoding, such as the shipped `top_p`: they are
+        left out of the saved generation_config.json then, since they have no effect.
+        """
+        kept = self.generation_config
+        if kept.do_sample is not True:
+            self.generation_config = copy.deepcopy(kept)
+            for name in _SAMPLING_ONLY:
+                setattr(self.generation_config, name, None)
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.generation_config = kept
 
     def prepare_inputs_for_generation(
         self,

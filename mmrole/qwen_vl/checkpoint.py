@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers.modeling_utils import PreTrainedModel
 
 from mmrole.qwen_vl.configuration import QWenConfig
@@ -27,6 +28,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 _AGAIN = "download or copy the checkpoint again."
+_OTHER_FORMS = ("gguf_file", "variant", "quantization_config", "key_mapping")
+_LFS_POINTER = b"version https://git-lfs"
 
 Shape = tuple[int, ...]
 
@@ -60,15 +63,20 @@ def check_checkpoint(
 ) -> None:
     """Compares the headers of a directory's weight files with what `model_class` needs.
 
-    Names that are no directories (a model on the hub) and weights in a form of their own (quantized, GGUF, another
-    variant) are left to transformers.
+    Names that are no directories (a model on the hub), LoRA adapters, and weights in a form of their own (quantized,
+    GGUF, another variant, renamed) are left to transformers.
 
     Raises:
         CheckpointError: one line that names the file and what is wrong with it: missing, truncated or corrupt shard,
             missing weights, shapes that contradict the configuration.
     """
     directory = Path(name_or_path) / subfolder
-    if not directory.is_dir() or any(kwargs.get(key) for key in ("gguf_file", "variant", "quantization_config")):
+    if not directory.is_dir():
+        if _can_only_be_local(str(name_or_path)):
+            raise CheckpointError(f"{directory}: no such directory; give a Qwen-VL checkpoint.")
+        return
+    adapter_only = (directory / "adapter_config.json").is_file() and not (directory / "config.json").exists()
+    if adapter_only or any(kwargs.get(key) for key in _OTHER_FORMS):
         return
     if not isinstance(config, QWenConfig):
         config = read_config(directory)
@@ -102,7 +110,8 @@ def expected_shapes(model_class: type[PreTrainedModel], config: QWenConfig) -> d
     """Names and shapes of the weights of a model with this configuration."""
     with torch.device("meta"):
         model = model_class(config)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = (model._tied_weights_keys or {}) if config.tie_word_embeddings else {}  # not in the files
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 
 
 def read_shapes(directory: Path, use_safetensors: bool | None = None) -> dict[str, Shape]:
@@ -111,7 +120,8 @@ def read_shapes(directory: Path, use_safetensors: bool | None = None) -> dict[st
     Raises:
         CheckpointError: if a file is missing, truncated or corrupt.
     """
-    candidates = [name for name in WEIGHT_FILES if use_safetensors is not False or "bin" in name]
+    kinds = {None: ("bin", "safetensors"), True: ("safetensors",), False: ("bin",)}[use_safetensors]
+    candidates = [name for name in WEIGHT_FILES if any(kind in name for kind in kinds)]
     file = next((directory / name for name in candidates if (directory / name).is_file()), None)
     if file is None:
         raise CheckpointError(f"{directory}: no weights ({', '.join(candidates)}); {_AGAIN}")
@@ -136,26 +146,37 @@ def read_shapes(directory: Path, use_safetensors: bool | None = None) -> dict[st
     return shapes
 
 
+def _can_only_be_local(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or os.path.isfile(name)
+
+
 def _shapes_of_shard(file: Path) -> dict[str, Shape]:
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
                 return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         if not zipfile.is_zipfile(file):
-            raise CheckpointError(f"{file}: truncated or corrupt ({file.stat().st_size:,} bytes); {_AGAIN}")
+            raise ValueError(f"{file.stat().st_size:,} bytes")
         # Tensors on the meta device: the shapes come from the pickle, the data stays on disk.
         tensors = torch.load(file, map_location="meta", weights_only=True, mmap=True)
         return {name: tuple(tensor.shape) for name, tensor in _tensors(tensors)}
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        reason = " ".join(str(error).split()).split(". ")[0][:200]
-        raise CheckpointError(f"{file}: truncated or corrupt ({reason}); {_AGAIN}") from None
+    except Exception as error:  # a damaged pickle may fail in any way
+        raise CheckpointError(f"{file}: {_reason(file, error)}") from None
+
+
+def _reason(file: Path, error: Exception) -> str:
+    with file.open("rb") as start:
+        if start.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            return "is a pointer of Git LFS, not the file itself; run `git lfs pull`."
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and named:
+        return f"refused, for it would run {named[1]}; weights are tensors and nothing else."
+    return f"truncated or corrupt ({' '.join(str(error).split())[:200]}); {_AGAIN}"
 
 
 def _tensors(loaded: object) -> Iterable[tuple[str, torch.Tensor]]:
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise RuntimeError("not a dictionary of tensors")
+        raise ValueError("not a dictionary of tensors")
     return loaded.items()
 
 

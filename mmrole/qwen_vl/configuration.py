@@ -13,8 +13,28 @@ from transformers import PreTrainedConfig
 from mmrole.qwen_vl.errors import CheckpointError
 
 # Keys of a `config.json` that would make transformers fetch or run code which the checkpoint's author chose: remote
-# modules, and attention kernels taken from a hub.
-_KEYS_THAT_NAME_CODE = ("auto_map", "attn_implementation", "experts_implementation")
+# modules, tokenizers of its own, and attention kernels taken from a hub. Private keys are transformers' own state,
+# `_attn_implementation` among them.
+_KEYS_THAT_NAME_CODE = (
+    "auto_map",
+    "custom_pipelines",
+    "tokenizer_class",
+    "attn_implementation",
+    "experts_implementation",
+)
+
+_REMEDY = "give a Qwen-VL checkpoint such as Qwen-VL-Chat or MMRole-Agent."
+
+_POSITIVE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "kv_channels",
+    "intermediate_size",
+    "seq_length",
+)
+_POSITIVE_IN_VISUAL = ("heads", "image_size", "image_start_id", "layers", "output_dim", "patch_size", "width")
 
 QWEN_VL_CHAT_VISUAL: dict[str, Any] = {
     "heads": 16,
@@ -95,33 +115,61 @@ class QWenConfig(PreTrainedConfig):
         return self.visual["image_start_id"]
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Self:
+        """transformers' `from_pretrained`; errors as of `from_dict`."""
+        # The name in the file itself is what its author typed ("./").
+        name = {"name_or_path": str(pretrained_model_name_or_path)}
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **name | kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
         """Builds the configuration of a checkpoint.
 
         Raises:
-            CheckpointError: for a text-only Qwen, for sizes that contradict each other, and for a directory whose
-                tokenizer is declared to be something that only code from the directory could build.
+            CheckpointError: for another model than a Qwen-VL, for sizes that are none or contradict each other, and
+                for a directory whose tokenizer is declared to be something that only its own code could build.
         """
         name = str(kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "config.json")
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise CheckpointError(f"{name}: model_type is {model_type!r}, not {cls.model_type!r}; {_REMEDY}")
         if not isinstance(config_dict.get("visual"), dict):
-            raise CheckpointError(
-                f"{name}: a text-only Qwen (its config.json has no `visual` section); "
-                "give a Qwen-VL checkpoint such as Qwen-VL-Chat or MMRole-Agent."
-            )
+            raise CheckpointError(f"{name}: a text-only Qwen (its config.json has no `visual` section); {_REMEDY}")
         _refuse_foreign_tokenizer(name)
-        config_dict = {key: value for key, value in config_dict.items() if key not in _KEYS_THAT_NAME_CODE}
-        loaded = super().from_dict(config_dict, **kwargs)
+        config_dict = {
+            key: value
+            for key, value in config_dict.items()
+            if key not in _KEYS_THAT_NAME_CODE and (not key.startswith("_") or key == "_name_or_path")
+        }
+        try:
+            loaded = super().from_dict(config_dict, **kwargs)
+        except (AttributeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{name}: config.json holds a value that cannot be used ({reason}).") from error
         (loaded[0] if isinstance(loaded, tuple) else loaded).check_sizes(name)
         return loaded
 
     def check_sizes(self, name: str) -> None:
-        """Raises CheckpointError if two sizes contradict each other; `name` opens the message."""
+        """Raises CheckpointError for what is no size, and for sizes that contradict each other; `name` comes first."""
         visual = self.visual
+        sizes = {key: getattr(self, key) for key in _POSITIVE}
+        sizes |= {f"visual.{key}": visual[key] for key in _POSITIVE_IN_VISUAL}
+        for key, size in sizes.items():
+            if not isinstance(size, int) or size <= 0:
+                raise CheckpointError(f"{name}: {key} in config.json is {size!r}, not a positive whole number.")
+        for key, factor in {"rotary_emb_base": self.rotary_emb_base, "visual.mlp_ratio": visual["mlp_ratio"]}.items():
+            if not isinstance(factor, int | float) or factor <= 0:
+                raise CheckpointError(f"{name}: {key} in config.json is {factor!r}, not a positive number.")
+        heads = visual["output_dim"] // 128
         rules = [
             (
                 self.kv_channels * self.num_attention_heads == self.hidden_size,
                 f"hidden_size {self.hidden_size} is not kv_channels {self.kv_channels} x "
                 f"num_attention_heads {self.num_attention_heads}",
+            ),
+            (
+                0 < self.rotary_pct <= 1 and int(self.kv_channels * self.rotary_pct) % 2 == 0,
+                f"rotary_pct {self.rotary_pct} of kv_channels {self.kv_channels} is not an even number of channels",
             ),
             (self.intermediate_size % 2 == 0, f"intermediate_size {self.intermediate_size} is odd"),
             (
@@ -129,7 +177,7 @@ class QWenConfig(PreTrainedConfig):
                 f"visual.output_dim {visual['output_dim']} is not hidden_size {self.hidden_size}",
             ),
             (
-                visual["output_dim"] >= 128 and visual["output_dim"] % (visual["output_dim"] // 128) == 0,
+                heads > 0 and visual["output_dim"] % heads == 0,
                 f"visual.output_dim {visual['output_dim']} cannot be split into heads of about 128 channels",
             ),
             (

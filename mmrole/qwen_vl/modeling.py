@@ -32,7 +32,7 @@ class QWenPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar = ["QWenBlock", "VisionBlock", "Resampler"]
+    _no_split_modules: ClassVar = ["QWenBlock", "VisionTransformer"]  # the tower has parameters of its own
     _skip_keys_device_placement: ClassVar = ["past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -73,7 +73,9 @@ class QWenPreTrainedModel(PreTrainedModel):
         # transformers' functions leave alone what came from a checkpoint; writing to `.data` would not.
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Conv2d):
-            init.normal_(module.weight, std=std)
+            # GPT-2's rule: the residual stream sums 2 * layers branches.
+            branches = 2 * self.config.num_hidden_layers if getattr(module, "ends_branch", False) else 1
+            init.normal_(module.weight, std=std / branches**0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
@@ -83,11 +85,6 @@ class QWenPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, RMSNorm):
             init.ones_(module.weight)
-        elif isinstance(module, QWenBlock):
-            # GPT-2's rule: the residual stream sums 2 * layers branches.
-            residual_std = std / (2 * self.config.num_hidden_layers) ** 0.5
-            init.normal_(module.attn.c_proj.weight, std=residual_std)
-            init.normal_(module.mlp.c_proj.weight, std=residual_std)
         else:
             for name, value in initial_values(module, std).items():
                 parameter = getattr(module, name)
