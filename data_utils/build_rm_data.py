@@ -1,0 +1,232 @@
+"""Builds training and validation files for a reward model from reviews with scores.
+
+    python -m data_utils.build_rm_data --reviews eval/in-test_reviews --output_dir RM_data --test_from data/test
+
+Every review becomes one conversation: the review prompt with its image, and the review. OUTPUT_DIR/build_info.json,
+written last, tells how the files were made and names the prompts that training, validation and test sets share.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_utils.errors import Problems, UserError, run
+from data_utils.fields import Json
+from data_utils.files import read_records, sha256, write_json, write_json_list
+from data_utils.records import Review, Sample
+from data_utils.review_data import (
+    FACETS,
+    SPLIT_UNITS,
+    ReviewedAnswer,
+    Row,
+    Rows,
+    Shared,
+    balance,
+    make_rows,
+    shared,
+    split_rows,
+)
+from data_utils.test_split import read_test_samples, test_files
+
+TRAIN_FILE = "train/RM-train.json"
+VALIDATION_FILE = "validation/RM-validation.json"
+INFO_FILE = "build_info.json"
+
+_SHOWN_IDS = 5
+_SHOWN_PAIRS = 8
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_utils.build_rm_data",
+        description="Builds training and validation files for a reward model from reviews with scores.",
+    )
+    add = parser.add_argument
+    add(
+        "--reviews",
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders with reviewed answers, <model>/<type>_test.json in or below them, or single files",
+    )
+    add("--output_dir", required=True, metavar="OUT", help="folder for train/ and validation/; made if needed")
+    add(
+        "--split_by",
+        choices=SPLIT_UNITS,
+        default="prompt",
+        help="what is either in training or in validation: single answers, whose prompts other models' answers share; "
+        "prompts with all their answers; or characters with all their prompts (default: %(default)s)",
+    )
+    add(
+        "--validation",
+        type=fraction,
+        default=0.1,
+        metavar="F",
+        help="share of these units that go into validation, 0 for none (default: %(default)s)",
+    )
+    add(
+        "--max_per_pair",
+        type=positive,
+        metavar="N",
+        help="balance: keep at most N training reviews of each score pair, drawn with the seed (default: all)",
+    )
+    add(
+        "--test_from",
+        nargs="+",
+        metavar="DIR",
+        help="test sets to compare with: folders or files of test samples, answers or reviews",
+    )
+    add("--leave_out_test", action="store_true", help="leave out the reviews whose prompt is in --test_from")
+    add("--seed", type=int, default=1234, help="of the split and of the balance (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace the files of an earlier build in OUT")
+    arguments = parser.parse_args(argv)
+    if arguments.leave_out_test and not arguments.test_from:
+        parser.error("--leave_out_test needs --test_from")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads, builds, compares, writes and reports."""
+    arguments = parse_arguments(argv)
+    output_dir = Path(arguments.output_dir)
+    for name in (TRAIN_FILE, VALIDATION_FILE, INFO_FILE):
+        if (output_dir / name).exists() and not arguments.overwrite:
+            raise UserError(f"{output_dir / name} exists already; give another --output_dir, or --overwrite")
+    answers = read_answers(test_files(arguments.reviews))
+    tests = read_test_samples(test_files(arguments.test_from or []))
+    rows = make_rows(answers)
+    _report_rows(answers, rows)
+    usable = _without_tests(rows, tests) if arguments.leave_out_test else rows.usable
+    if not usable:
+        raise UserError("no review is left to learn from; give others")
+    training, validation = split_rows(usable, arguments.split_by, arguments.validation, arguments.seed)
+    if arguments.max_per_pair:
+        training = balance(training, arguments.max_per_pair, arguments.seed)
+    parts = {TRAIN_FILE: training} | ({VALIDATION_FILE: validation} if validation else {})
+    _report_parts(parts, arguments.validation)
+    leaks = _compare(training, validation, tests)
+    _report_leaks(leaks)
+    _write(output_dir, parts, arguments, rows, leaks)
+    print(f"written to {output_dir}")
+
+
+def read_answers(files: Sequence[Path]) -> list[ReviewedAnswer]:
+    """The reviewed answers of some files; the folder of a file is named after the model.
+
+    Raises:
+        UserError: a file cannot be read, or has faulty records.
+    """
+    problems = Problems()
+    answers = []
+    for path in tqdm(files, desc="reviews", unit=" files", disable=None):
+        model = path.resolve().parent.name
+        answers += [ReviewedAnswer(model, review) for review in read_records(path, Review, problems)]
+    problems.raise_if_any("the reviews have faulty records", "correct them, or give other files")
+    return answers
+
+
+def _without_tests(rows: Rows, tests: list[Sample]) -> list[Row]:
+    tested = {(sample.image, sample.question) for sample in tests}
+    usable = [row for row in rows.usable if (row.review.image, row.review.question) not in tested]
+    rows.left_out["reviews of prompts in --test_from"] = len(rows.usable) - len(usable)
+    print(f"  left out: {len(rows.usable) - len(usable):,} reviews of prompts in --test_from")
+    return usable
+
+
+def _compare(training: list[Row], validation: list[Row], tests: list[Sample]) -> dict[str, Shared]:
+    """What each two of the sets share, of those that there are."""
+    sets = {
+        "training": [row.review for row in training],
+        "validation": [row.review for row in validation],
+        "test sets": tests,
+    }
+    names = [name for name, samples in sets.items() if samples]
+    return {
+        f"{one} and {other}": shared(sets[one], sets[other])
+        for place, one in enumerate(names)
+        for other in names[place + 1 :]
+    }
+
+
+def _write(
+    output_dir: Path, parts: dict[str, list[Row]], arguments: argparse.Namespace, rows: Rows, leaks: dict[str, Shared]
+) -> None:
+    """Writes all files, each atomically; what an earlier build told is removed first."""
+    (output_dir / INFO_FILE).unlink(missing_ok=True)
+    if VALIDATION_FILE not in parts:
+        (output_dir / VALIDATION_FILE).unlink(missing_ok=True)
+    files: Json = {}
+    for name, part in parts.items():
+        bar = tqdm(part, desc=Path(name).stem, unit=" reviews", disable=None)
+        count = write_json_list(output_dir / name, (row.to_json() for row in bar))
+        files[name] = {"records": count, "sha256": sha256(output_dir / name)}
+    options = ("reviews", "test_from", "leave_out_test", "split_by", "validation", "max_per_pair", "seed")
+    info = {name: getattr(arguments, name) for name in options} | {
+        "files": files,
+        "left_out": dict(rows.left_out),
+        "shared": {name: found.counts | {"prompt_ids": found.prompt_ids} for name, found in leaks.items()},
+    }
+    write_json(output_dir / INFO_FILE, info)
+
+
+def _report_rows(answers: list[ReviewedAnswer], rows: Rows) -> None:
+    models = len({answer.model for answer in answers})
+    print(f"{len(rows.usable):,} usable reviews of {len(answers):,} answers by {models} models")
+    for reason, count in rows.left_out.items():
+        print(f"  left out: {count:,} {reason}")
+
+
+def _report_parts(parts: dict[str, list[Row]], fraction: float) -> None:
+    for name, part in parts.items():
+        prompts = len({(row.review.image, row.review.question) for row in part})
+        roles = len({row.review.role for row in part})
+        print(f"{name}: {len(part):,} reviews of {prompts:,} prompts to {roles} characters")
+        pairs = Counter(row.score for row in part).most_common()
+        shown = ", ".join(f"({a:g}, {b:g}) {count:,}" for (a, b), count in pairs[:_SHOWN_PAIRS])
+        print(f"  score pairs: {shown}" + (f" and {len(pairs) - _SHOWN_PAIRS} others" if pairs[_SHOWN_PAIRS:] else ""))
+    if fraction and VALIDATION_FILE not in parts:
+        print("no validation file: there is only one unit, which cannot be split")
+
+
+def _report_leaks(leaks: dict[str, Shared]) -> None:
+    if leaks:
+        width = max(map(len, leaks)) + 2
+        print("shared by".ljust(width) + "  ".join(FACETS))
+    for names, found in leaks.items():
+        print(names.ljust(width) + "  ".join(f"{found.counts[facet]:,}".rjust(len(facet)) for facet in FACETS))
+    for names, found in leaks.items():
+        ids = found.prompt_ids
+        if ids:
+            more = f" and {len(ids) - _SHOWN_IDS} more (all of them: {INFO_FILE})" if ids[_SHOWN_IDS:] else ""
+            print(f"{len(ids)} prompts are shared by {names}: {', '.join(ids[:_SHOWN_IDS])}{more}")
+    if "training and validation" in leaks and leaks["training and validation"].prompt_ids:
+        print("  so validation does not tell how new prompts are reviewed: --split_by prompt or character would")
+    if "training and test sets" not in leaks:
+        print("not compared with test sets: name them in --test_from")
+    elif leaks["training and test sets"].prompt_ids:
+        print("  so the reward model will know prompts that it is to score, as the published one appears to")
+        print("  (--leave_out_test leaves their reviews out)")
+
+
+def fraction(text: str) -> float:
+    """A share, as an argument: at least 0 and below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, not {text}")
+    return value
+
+
+def positive(text: str) -> int:
+    """A number of at least 1, as an argument."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return value
+
+
+if __name__ == "__main__":
+    run(main)
