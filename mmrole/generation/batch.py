@@ -13,7 +13,7 @@ from torch import Tensor
 from mmrole.generation.images import ImageFeatures
 from mmrole.generation.planning import PlannedTree, Prompt
 from mmrole.generation.sampling import choose_tokens
-from mmrole.generation.tree_cache import RowCache, TreeCache
+from mmrole.generation.tree_memory import TreeMemory
 from mmrole.prompt_tree.mask import ancestor_rows, dense_mask
 from mmrole.qwen_vl import QWenLMHeadModel
 
@@ -77,12 +77,12 @@ class Batch:
         self.stop_ids = stop_ids
         self.rows: list[Row] = []
         self.finished: list[Leaf] = []
-        self.cache = TreeCache(model)
+        self.memory = TreeMemory(model)
 
     @property
     def needs_rebuild(self) -> bool:
         """Whether the memory is full or many of its leaves have finished (always true of an empty batch)."""
-        if self.cache.is_full:
+        if self.memory.is_full:
             return True
         leaves = sum(len(row.leaves) for row in self.rows)
         return sum(len(row.open_leaves) for row in self.rows) <= (1 - REBUILD_SHARE) * leaves
@@ -92,13 +92,15 @@ class Batch:
 
         Args:
             waiting: trees in the order in which they are to be taken; taken ones are removed.
-            max_tokens: slots that all rows may come to hold, padding included. A single tree is always taken.
+            max_tokens: slots that all rows may come to hold. A single tree is always taken.
         """
         keep = [(place, row.open_leaves) for place, row in enumerate(self.rows) if row.open_leaves]
         self.rows = [Row(self.rows[place].planned, [self.rows[place].leaves[i] for i in kept]) for place, kept in keep]
+        taken = sum(row.positions for row in self.rows)
         entering = []
-        while waiting and self._fits(waiting[0], max_tokens):
+        while waiting and (not self.rows or taken + waiting[0].positions <= max_tokens):
             planned = waiting.popleft()
+            taken += planned.positions
             entering.append(planned)
             self.rows.append(Row(planned, [Leaf(prompt, prompt.request.random_stream()) for prompt in planned.prompts]))
         device = self.model.device
@@ -106,16 +108,9 @@ class Batch:
             ancestor_rows(*(torch.from_numpy(nodes).to(device) for nodes in (planned.tree.last, planned.tree.leaf)))
             for planned in entering
         ]
-        self.cache.rebuild(keep, masks)
+        order = self.memory.rebuild(keep, masks)
+        self.rows = [self.rows[index] for index in order]
         return entering
-
-    def _fits(self, planned: PlannedTree, max_tokens: int) -> bool:
-        """Whether a tree may join: memory for all positions with padding, and no more padding than leaves."""
-        if not self.rows:
-            return True
-        leaves = [len(row.leaves) for row in self.rows] + [len(planned.prompts)]
-        longest = max(planned.positions, *(row.positions for row in self.rows))
-        return len(leaves) * longest <= max_tokens and len(leaves) * max(leaves) <= 2 * sum(leaves)
 
     def prefill(self, planned: PlannedTree) -> None:
         """Reads a tree of the batch in one pass and chooses the first token of each of its leaves."""
@@ -131,7 +126,7 @@ class Batch:
             inputs_embeds=embeddings,
             attention_mask=None if is_chain else dense_mask(torch.from_numpy(tree.last).to(device))[None, None],
             position_ids=torch.from_numpy(tree.depths).to(device)[None],
-            past_key_values=RowCache(self.cache, place),
+            past_key_values=self.memory.row_cache(place),
             use_cache=True,
             ntk_alpha=torch.tensor([planned.alpha], device=device),
             logits_to_keep=torch.from_numpy(tree.leaf).to(device),
@@ -141,33 +136,26 @@ class Batch:
     def step(self) -> None:
         """Generates one token for each open leaf."""
         device = self.model.device
-        mask = self.cache.begin_step()
-        rows, _, columns, _ = mask.shape
-        tokens = torch.zeros(rows, columns, dtype=torch.int64)
-        positions = torch.zeros(rows, columns, dtype=torch.int64)
-        places, leaves = [], []
-        for place, row in enumerate(self.rows):
-            for column in row.open_leaves:
-                leaf = row.leaves[column]
-                tokens[place, column] = leaf.tokens[-1]
-                positions[place, column] = len(leaf.prompt.sequence) + len(leaf.tokens) - 1
-                places.append(place * columns + column)
-                leaves.append(leaf)
+        leaves = [(row, leaf) for row in self.rows for leaf in row.leaves]
+        open_places = [place for place, (_, leaf) in enumerate(leaves) if not leaf.finished]
+        # A finished leaf keeps its place until the next rebuild; what is computed there is thrown away.
+        tokens = [0 if leaf.finished else leaf.tokens[-1] for _, leaf in leaves]
+        positions = [len(leaf.prompt.sequence) + len(leaf.tokens) - 1 for _, leaf in leaves]
+        self.memory.begin_step()
         hidden_states = self.model.transformer(
-            input_ids=tokens.to(device),
-            attention_mask=mask,
-            position_ids=positions.to(device),
-            past_key_values=self.cache,
-            use_cache=True,
-            ntk_alpha=torch.tensor([row.planned.alpha for row in self.rows], device=device),
+            inputs_embeds=self.model.get_input_embeddings()(torch.tensor([tokens], device=device)),
+            position_ids=torch.tensor([positions], device=device),
+            ntk_alpha=torch.tensor([[row.planned.alpha for row, _ in leaves]], device=device),
+            memory=self.memory,
         ).last_hidden_state
-        self.cache.end_step()
-        self._choose(self.model.lm_head(hidden_states.flatten(0, 1)[places]), leaves)
+        self.memory.end_step()
+        chosen = hidden_states[0, torch.tensor(open_places, device=device)]
+        self._choose(self.model.lm_head(chosen), [leaves[place][1] for place in open_places])
 
     def clear(self) -> list[list[Prompt]]:
         """Drops all trees; returns the prompts of each that were not finished."""
         prompts = [[row.leaves[column].prompt for column in row.open_leaves] for row in self.rows]
-        self.rows, self.cache = [], TreeCache(self.model)
+        self.rows, self.memory = [], TreeMemory(self.model)
         return [of_tree for of_tree in prompts if of_tree]
 
     def _choose(self, logits: Tensor, leaves: Sequence[Leaf]) -> None:

@@ -32,10 +32,10 @@ class Engine:
     A reply is what `generate()` gives for the request alone (up to rounding), whatever else runs beside it.
 
     Args:
-        model: its attention implementation must take a mask for each query (eager, SDPA).
+        model: its attention implementation must take a mask for each query (eager, SDPA, FlexAttention).
         tokenizer: that of the model.
-        max_batch_tokens: positions whose keys and values may be in memory at once, padding included; chosen from the
-            free memory by default. A single tree may exceed it.
+        max_batch_tokens: positions whose keys and values may be in memory at once; chosen from the free memory by
+            default. A single tree may exceed it.
         window: requests that are looked at together to find common prefixes and like lengths.
     """
 

@@ -96,16 +96,25 @@ def prepare_mask(
             "use 'sdpa', 'flex_attention' or 'eager'."
         )
     attention_mask = attention_mask.to(inputs_embeds.device)
-    lowest = torch.finfo(inputs_embeds.dtype).min
     if attention_mask.is_floating_point():
         # The lowest float32 is minus infinity in bfloat16, and a row of nothing but that would be NaN.
-        return attention_mask.to(inputs_embeds.dtype).clamp(min=lowest)
-    attention_mask = attention_mask.bool()
+        return attention_mask.to(inputs_embeds.dtype).clamp(min=torch.finfo(inputs_embeds.dtype).min)
+    return boolean_mask_for(implementation, attention_mask.bool(), inputs_embeds.dtype)
+
+
+def boolean_mask_for(implementation: str, mask: Tensor, dtype: torch.dtype) -> Tensor | BlockMask:
+    """A boolean mask [batch, 1, queries, keys] in the form that an attention implementation takes.
+
+    Args:
+        implementation: "sdpa", "flex_attention", or one that adds its mask to the scores ("eager").
+        mask: True where a query may attend.
+        dtype: of the scores.
+    """
     if implementation == "flex_attention":
-        return _block_mask(attention_mask)
+        return _block_mask(mask)
     if implementation == "sdpa":
-        return attention_mask
-    return torch.zeros_like(attention_mask, dtype=inputs_embeds.dtype).masked_fill(~attention_mask, lowest)
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def _block_mask(mask: Tensor) -> BlockMask:

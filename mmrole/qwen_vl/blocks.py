@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
@@ -32,6 +32,13 @@ class RMSNorm(nn.Module):
         return wide.to(hidden_states.dtype) * self.weight
 
 
+class AttentionMemory(Protocol):
+    """Keys and values that are not one tensor, and the attention to them (in place of a transformers Cache)."""
+
+    def attend(self, module: QWenAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Keeps new keys and values, attends; [batch, heads, positions, d] each → [batch, positions, heads, d]."""
+
+
 class QWenAttention(nn.Module):
     """Causal self-attention with rotary positions; queries far out are scaled by the log-n factor."""
 
@@ -54,6 +61,7 @@ class QWenAttention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         logn: Tensor | None,
         past_key_values: Cache | None = None,
+        memory: AttentionMemory | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """[batch, positions, hidden_size] → the same, and the weights if the implementation returns them.
@@ -61,6 +69,7 @@ class QWenAttention(nn.Module):
         Args:
             rotary: cosines and sines [batch, positions, r].
             logn: factors of the queries [batch, positions], or None.
+            memory: takes the place of cache, mask and attention implementation.
         """
         query, key, value = rearrange(
             self.c_attn(hidden_states), "b p (three head d) -> three b head p d", three=3, d=self.head_dim
@@ -68,6 +77,9 @@ class QWenAttention(nn.Module):
         query, key = rotate(query, *rotary), rotate(key, *rotary)
         if logn is not None:
             query = query * logn[:, None, :, None]
+        if memory is not None:
+            output = memory.attend(self, query, key, value)
+            return self.c_proj(rearrange(output, "b p head d -> b p (head d)")), None
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)

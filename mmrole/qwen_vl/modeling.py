@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import can_return_tuple
 
 from mmrole.qwen_vl.attention import prepare_mask
-from mmrole.qwen_vl.blocks import QWenBlock, RMSNorm
+from mmrole.qwen_vl.blocks import AttentionMemory, QWenBlock, RMSNorm
 from mmrole.qwen_vl.checkpoint import check_checkpoint, check_loaded
 from mmrole.qwen_vl.configuration import QWenConfig
 from mmrole.qwen_vl.image_positions import find_image_positions, has_image_span
@@ -128,16 +128,20 @@ class QWenModel(QWenPreTrainedModel):
         pixel_values: Tensor | None = None,
         image_positions: Tensor | None = None,
         ntk_alpha: Tensor | None = None,
+        memory: AttentionMemory | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states of all positions; see `QWenLMHeadModel.forward` for the arguments."""
+        """Hidden states of all positions; see `QWenLMHeadModel.forward` for the arguments.
+
+        `memory` keeps keys and values in place of a cache, and knows who sees what: explicit position ids, no mask.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds.")
         config, training = self.config, self.training
         use_cache = config.use_cache if use_cache is None else use_cache
-        if training and self.gradient_checkpointing:
+        if (training and self.gradient_checkpointing) or memory is not None:
             use_cache = False
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
@@ -150,7 +154,9 @@ class QWenModel(QWenPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=config)
 
-        mask = prepare_mask(config, attention_mask, inputs_embeds, past_key_values, position_ids)
+        mask = None
+        if memory is None:
+            mask = prepare_mask(config, attention_mask, inputs_embeds, past_key_values, position_ids)
         if position_ids is None:
             position_ids = _default_positions(inputs_embeds, attention_mask, past_key_values)
         alpha = self._alpha(ntk_alpha, position_ids, past_key_values, len(inputs_embeds))
@@ -172,9 +178,11 @@ class QWenModel(QWenPreTrainedModel):
                 rotary=rotary,
                 logn=logn,
                 past_key_values=past_key_values if use_cache else None,
+                memory=memory,
                 **kwargs,
             )
-            all_attentions.append(weights)
+            if output_attentions:
+                all_attentions.append(weights)
         hidden_states = self.ln_f(hidden_states)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden_states,

@@ -211,9 +211,8 @@ def test_memory_of_finished_trees_is_freed(exact, tokenizer):
     sizes = []
 
     def note(module, args, kwargs):
-        cache = kwargs["past_key_values"]
-        if hasattr(cache, "visible"):
-            sizes.append(cache.keys[0].shape[0] * cache.length)
+        if kwargs.get("memory") is not None:
+            sizes.append(sum(len(lane.visible) * lane.length for lane in kwargs["memory"].lanes))
 
     hook = exact.transformer.register_forward_pre_hook(note, with_kwargs=True)
     try:

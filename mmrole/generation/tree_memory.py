@@ -1,0 +1,213 @@
+"""Keys and values of the trees that are being decoded: shared nodes once, what the leaves generate after them.
+
+The memory of a tree is a row of slots: first its nodes in depth-first order, then, step by step, one slot for each
+leaf. A mask says which slots a leaf sees: its ancestors, itself, and what it has generated. Rows of like length and
+equal numbers of leaves lie together in a lane, one tensor, so that little memory is read in vain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from mmrole.qwen_vl import QWenLMHeadModel
+from mmrole.qwen_vl.attention import boolean_mask_for, eager_attention_forward
+from mmrole.qwen_vl.blocks import QWenAttention
+
+# Steps of decoding that fit into the memory taken at once: growing copies everything.
+STEPS_AHEAD = 32
+# The shortest row of a lane has at least this share of the longest one's slots.
+LIKE_LENGTH = 0.85
+
+
+class Lane:
+    """Rows with equal numbers of leaves.
+
+    Attributes:
+        visible: bool [rows, leaves, capacity].
+        length: slots in use, the same for all rows; what a shorter row leaves unused is visible to none of its leaves.
+    """
+
+    def __init__(self, model: QWenLMHeadModel, masks: Sequence[Tensor]) -> None:
+        """Takes memory for rows whose leaves see nodes as in `masks`, each bool [leaves, nodes]."""
+        self.length = max(mask.shape[1] for mask in masks)
+        rows, leaves = len(masks), masks[0].shape[0]
+        capacity = self.length + leaves * STEPS_AHEAD
+        config = model.config
+        shape = (rows, config.num_attention_heads, capacity, config.kv_channels)
+        # Per layer [rows, heads, capacity, head_dim], where that layer's weights are.
+        self.keys = [block.attn.c_attn.weight.new_empty(shape) for block in model.transformer.h]
+        self.values = [block.attn.c_attn.weight.new_empty(shape) for block in model.transformer.h]
+        self.visible = torch.zeros(rows, leaves, capacity, dtype=torch.bool, device=masks[0].device)
+        for row, mask in enumerate(masks):
+            nodes = mask.shape[1]
+            self.visible[row, :, :nodes] = mask
+            # Masked slots still enter the weighted sum with weight 0, and 0 * NaN is NaN.
+            for layer in (*self.keys, *self.values):
+                layer[row, :, nodes:] = 0
+        self._mask: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the lane takes at each step, one for each leaf."""
+        return self.visible.shape[0] * self.visible.shape[1]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another step."""
+        return self.length + self.visible.shape[1] > self.visible.shape[2]
+
+    def begin_step(self, implementation: str, dtype: torch.dtype) -> None:
+        """Opens one more slot for each leaf."""
+        leaves = self.visible.shape[1]
+        own = torch.arange(leaves, device=self.visible.device)
+        self.visible[:, own, self.length + own] = True
+        mask = self.visible[:, None, :, : self.length + leaves]
+        self._mask = boolean_mask_for(implementation, mask, dtype)
+
+    def attend(self, module: QWenAttention, implementation: str, states: Sequence[Tensor]) -> Tensor:
+        """Stores the step's keys and values and attends to all that a leaf sees.
+
+        Args:
+            module: the layer's attention.
+            implementation: "eager" or "sdpa".
+            states: query, key and value, each [heads, tokens, head_dim].
+
+        Returns:
+            [tokens, heads, head_dim].
+        """
+        leaves = self.visible.shape[1]
+        query, key, value = (rearrange(each, "head (row leaf) d -> row head leaf d", leaf=leaves) for each in states)
+        stop = self.length + leaves
+        keys, values = self.keys[module.layer_idx], self.values[module.layer_idx]
+        keys[:, :, self.length : stop] = key
+        values[:, :, self.length : stop] = value
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        output, _ = attention(
+            module, query, keys[:, :, :stop], values[:, :, :stop], self._mask.to(query.device), scaling=module.scaling
+        )
+        return rearrange(output, "row leaf head d -> (row leaf) head d")
+
+
+class TreeMemory:
+    """Memory of a batch of trees; the model's attention goes through it while it decodes (`memory=`)."""
+
+    def __init__(self, model: QWenLMHeadModel) -> None:
+        self.model = model
+        self.lanes: list[Lane] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another step before the next `rebuild`."""
+        return any(lane.is_full for lane in self.lanes)
+
+    @property
+    def implementation(self) -> str:
+        """Eager if the model's attention is that; every other one cannot take such masks, or is SDPA's equal."""
+        return "eager" if self.model.config._attn_implementation == "eager" else "sdpa"
+
+    def begin_step(self) -> None:
+        """Opens one more slot for each leaf."""
+        for lane in self.lanes:
+            lane.begin_step(self.implementation, self.model.dtype)
+
+    def attend(self, module: QWenAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """One layer's attention: [1, heads, tokens, head_dim] each → [1, tokens, heads, head_dim].
+
+        The tokens are those of the leaves, row by row in the order of the lanes.
+        """
+        sizes = [lane.tokens for lane in self.lanes]
+        parts = zip(*(states[0].split(sizes, dim=1) for states in (query, key, value)), strict=True)
+        outputs = [
+            lane.attend(module, self.implementation, states) for lane, states in zip(self.lanes, parts, strict=True)
+        ]
+        return torch.cat(outputs)[None]
+
+    def end_step(self) -> None:
+        """Counts the step's slots as used."""
+        for lane in self.lanes:
+            lane.length += lane.visible.shape[1]
+
+    def row_cache(self, row: int) -> RowCache:
+        """Takes in the keys and values of a row's tree when it is prefilled."""
+        return RowCache(*self._find(row))
+
+    def rebuild(self, keep: Sequence[tuple[int, Sequence[int]]], new: Sequence[Tensor]) -> list[int]:
+        """Lays the memory out anew; what only dropped leaves could see is freed.
+
+        Args:
+            keep: rows to keep, and the columns of their leaves that go on.
+            new: masks of trees to add, bool [leaves, nodes]; `row_cache` then takes in their keys and values.
+
+        Returns:
+            The order of the rows now: indices into the list of kept rows followed by new trees.
+        """
+        sources: list[tuple[Lane, int, Tensor] | None] = []
+        masks = []
+        for row, columns in keep:
+            lane, place = self._find(row)
+            mask = lane.visible[place, list(columns), : lane.length]
+            slots = mask.any(0).nonzero().flatten()
+            sources.append((lane, place, slots))
+            masks.append(mask[:, slots])
+        sources += [None] * len(new)
+        masks += new
+
+        order = sorted(range(len(masks)), key=lambda index: tuple(-size for size in masks[index].shape))
+        self.lanes = []
+        for members in _lanes(order, [tuple(mask.shape) for mask in masks]):
+            lane = Lane(self.model, [masks[index] for index in members])
+            for place, index in enumerate(members):
+                if sources[index] is not None:
+                    _copy(*sources[index], lane, place)
+                    sources[index] = None
+            self.lanes.append(lane)
+        return order
+
+    def _find(self, row: int) -> tuple[Lane, int]:
+        for lane in self.lanes:
+            if row < len(lane.visible):
+                return lane, row
+            row -= len(lane.visible)
+        raise IndexError("no such row")
+
+
+class RowCache(DynamicCache):
+    """Takes the keys and values of one forward pass over a tree straight into its row of a lane."""
+
+    def __init__(self, lane: Lane, row: int) -> None:
+        super().__init__()
+        self._lane, self._row = lane, row
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any) -> tuple[Tensor, Tensor]:
+        """Stores [1, heads, nodes, head_dim] of a layer and gives them back to be attended to."""
+        nodes = key_states.shape[2]
+        self._lane.keys[layer_idx][self._row, :, :nodes] = key_states[0]
+        self._lane.values[layer_idx][self._row, :, :nodes] = value_states[0]
+        return key_states, value_states
+
+
+def _lanes(order: list[int], shapes: list[tuple[int, int]]) -> list[list[int]]:
+    """Cuts rows, sorted by shape (leaves, nodes), where the number of leaves changes or the length falls too far."""
+    lanes: list[list[int]] = []
+    for index in order:
+        leaves, nodes = shapes[index]
+        if lanes:
+            first_leaves, first_nodes = shapes[lanes[-1][0]]
+            if leaves == first_leaves and nodes >= LIKE_LENGTH * first_nodes:
+                lanes[-1].append(index)
+                continue
+        lanes.append([index])
+    return lanes
+
+
+def _copy(source: Lane, row: int, slots: Tensor, target: Lane, place: int) -> None:
+    for old, new in ((source.keys, target.keys), (source.values, target.values)):
+        for old_layer, new_layer in zip(old, new, strict=True):
+            new_layer[place, :, : len(slots)] = old_layer[row][:, slots.to(old_layer.device)]
