@@ -59,7 +59,6 @@ def prepare_mask(
     attention_mask: Tensor | BlockMask | None,
     inputs_embeds: Tensor,
     past_key_values: Cache | None,
-    position_ids: Tensor | None,
 ) -> Tensor | BlockMask | None:
     """The mask in the form that the chosen attention implementation takes.
 
@@ -67,7 +66,6 @@ def prepare_mask(
         attention_mask: None; [batch, keys] with 0 at padding (a causal mask is added); [batch, 1, queries, keys],
             boolean or integer (True or 1: may attend) or additive; or a FlexAttention BlockMask.
         inputs_embeds: [batch, queries, hidden_size], for sizes, dtype and device.
-        position_ids: those that the caller gave, or None (transformers reads packed sequences off them).
 
     Raises:
         ValueError: if the implementation cannot take such a mask.
@@ -78,12 +76,12 @@ def prepare_mask(
             raise ValueError(f"a BlockMask needs attn_implementation='flex_attention', not {implementation!r}.")
         return attention_mask
     if attention_mask is None or attention_mask.dim() == 2:
+        # Without position_ids: transformers takes a jump in them for the start of another, packed sequence.
         return create_causal_mask(
             config=config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            position_ids=position_ids,
         )
     if attention_mask.dim() != 4:
         raise ValueError(

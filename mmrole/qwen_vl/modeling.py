@@ -156,7 +156,7 @@ class QWenModel(QWenPreTrainedModel):
 
         mask = None
         if memory is None:
-            mask = prepare_mask(config, attention_mask, inputs_embeds, past_key_values, position_ids)
+            mask = prepare_mask(config, attention_mask, inputs_embeds, past_key_values)
         if position_ids is None:
             position_ids = _default_positions(inputs_embeds, attention_mask, past_key_values)
         alpha = self._alpha(ntk_alpha, position_ids, past_key_values, len(inputs_embeds))

@@ -198,3 +198,15 @@ def test_factors_that_do_not_fit_the_batch_are_refused(models):
         cache.batch_select_indices(torch.tensor([1]))
         with pytest.raises(ValueError, match="give ntk_alpha for this batch of 1"):
             model(ids[None, :1], past_key_values=cache)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("jump", [5, -10])
+def test_positions_that_jump_mask_nothing(models, mini, jump, attention):
+    # transformers would take them for packed sequences, and only without a cache.
+    model, ids = models("mini", attention), random_ids(20)[0][None]
+    positions = torch.cat((torch.arange(10), torch.arange(10, 20) + jump))[None]
+    causal = torch.ones(1, 1, 20, 20, dtype=torch.bool).tril()
+    expected = model(ids, position_ids=positions, attention_mask=causal).logits
+    for use_cache in (True, False):
+        close(model(ids, position_ids=positions, use_cache=use_cache).logits, expected, mini.TIGHT)
