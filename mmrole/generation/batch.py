@@ -138,6 +138,8 @@ class Batch:
         device = self.model.device
         leaves = [(row, leaf) for row in self.rows for leaf in row.leaves]
         open_places = [place for place, (_, leaf) in enumerate(leaves) if not leaf.finished]
+        if not open_places:  # all of them have ended with their first token
+            return
         # A finished leaf keeps its place until the next rebuild; what is computed there is thrown away.
         tokens = [0 if leaf.finished else leaf.tokens[-1] for _, leaf in leaves]
         positions = [len(leaf.prompt.sequence) + len(leaf.tokens) - 1 for _, leaf in leaves]
