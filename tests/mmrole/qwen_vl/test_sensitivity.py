@@ -6,13 +6,15 @@ The mistakes are those of the reference material's SENSITIVITY.md, where the ori
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmrole.qwen_vl import QWenLMHeadModel, blocks, modeling, vision
+from mmrole.qwen_vl import QWenLMHeadModel, blocks, image_processing, modeling, vision
 from mmrole.qwen_vl.attention import attend, eager_attention_forward
 
 Patch = pytest.MonkeyPatch
@@ -205,6 +207,52 @@ def test_a_mistake_is_caught(mini, fresh, monkeypatch, mistake, case):
     assert difference(mini, model, case) < mini.ATOL
     mistake(model, monkeypatch)
     assert difference(mini, model, case) > mini.ATOL
+
+
+def imagenet_normalisation(patch: Patch) -> None:
+    patch.setattr(image_processing, "IMAGE_MEAN", (0.485, 0.456, 0.406))
+    patch.setattr(image_processing, "IMAGE_STD", (0.229, 0.224, 0.225))
+
+
+def bilinear_resize(patch: Patch) -> None:
+    right = Image.Image.resize
+    patch.setattr(Image.Image, "resize", lambda image, size, _: right(image, size, Image.Resampling.BILINEAR))
+
+
+def resize_of_floats(patch: Patch) -> None:
+    def resize(image: Image.Image, size: tuple[int, int], _: object) -> Image.Image:
+        values = rearrange(torch.from_numpy(np.array(image)).float(), "row column d -> 1 d row column")
+        values = F.interpolate(values, size=size, mode="bicubic", antialias=True).clamp(0, 255)[0]
+        return Image.fromarray(values.permute(1, 2, 0).byte().numpy())
+
+    patch.setattr(Image.Image, "resize", resize)
+
+
+def aspect_ratio_kept(patch: Patch) -> None:
+    right = Image.Image.resize
+
+    def resize(image: Image.Image, size: tuple[int, int], method: Image.Resampling) -> Image.Image:
+        side, (width, height) = min(image.size), image.size
+        left, top = (width - side) / 2, (height - side) / 2
+        return right(image, size, method, box=(left, top, left + side, top + side))
+
+    patch.setattr(Image.Image, "resize", resize)
+
+
+@pytest.mark.parametrize(
+    "mistake", [imagenet_normalisation, bilinear_resize, resize_of_floats, aspect_ratio_kept], ids=lambda m: m.__name__
+)
+def test_a_mistake_in_the_pixels_is_caught(repository, mini, models, monkeypatch, mistake):
+    file, expected = repository / "tests/golden/images/files/rgb_80x60.png", mini.tensors["visual/features"]
+
+    def off() -> float:
+        features = models().get_image_features(image_processing.preprocess([file]))[0]
+        return float((features - expected).abs().max())
+
+    assert off() < mini.ATOL
+    with monkeypatch.context() as patch:
+        mistake(patch)
+        assert off() > mini.ATOL
 
 
 def test_an_equal_rearrangement_passes(mini, models, monkeypatch):
