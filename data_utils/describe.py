@@ -1,0 +1,138 @@
+"""Describes a data set in the published layout: characters, images, dialogues, samples, lengths, and what trees save.
+
+    python -m data_utils.describe --data_root . --test_from data/test --tokenizer model_weights/Qwen-VL-Chat \
+        --output_dir data/statistics
+
+The tables are printed; with --output_dir they are written as Markdown and CSV, with figures as PNG and SVG.
+"""
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_utils.dataset import read_dataset
+from data_utils.errors import UserError, run
+from data_utils.files import replacing
+from data_utils.profiles import CATEGORIES
+from data_utils.statistics import character_table, has_trees, image_table, measure, sample_table, tree_table
+from data_utils.tables import Table
+from data_utils.test_split import draw_split, read_test_samples, split_by_ids, test_files
+
+TABLES_FILE = "statistics.md"
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_utils.describe",
+        description="Describes a data set in the published layout: characters, images, dialogues, samples, lengths, "
+        "and what prompt trees save.",
+    )
+    add = parser.add_argument
+    add("--data_root", required=True, metavar="DIR", help="folder that holds dialogues/ and profiles/")
+    add("--output_dir", metavar="OUT", help="write the tables (Markdown, CSV) and figures (PNG, SVG) there")
+    add(
+        "--test_from",
+        nargs="+",
+        metavar="DIR",
+        help="folders or files with the ids of the test samples, as for build_dataset; without it they are drawn",
+    )
+    add("--seed", type=int, default=1234, help="of the draw of test samples (default: %(default)s)")
+    add(
+        "--tokenizer",
+        metavar="PATH",
+        help="checkpoint folder, or a file qwen.tiktoken, to count tokens with; without it lengths are in characters",
+    )
+    add(
+        "--max_len",
+        type=int,
+        default=3072,
+        metavar="N",
+        help="tokens that training pads samples to, to compare with (default: %(default)s)",
+    )
+    add(
+        "--category",
+        action="append",
+        default=[],
+        metavar="SERIES=CATEGORY",
+        help=f"the category of a series whose name does not tell it: {', '.join(CATEGORIES)}; can be repeated",
+    )
+    add("--no_figures", action="store_true", help="write no figures (they need matplotlib)")
+    add("--overwrite", action="store_true", help="replace what is in OUT")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads, measures, prints and writes."""
+    arguments = parse_arguments(argv)
+    overrides = dict(_override(text) for text in arguments.category)
+    output_dir = Path(arguments.output_dir) if arguments.output_dir else None
+    figures = output_dir is not None and not arguments.no_figures
+    if output_dir is not None and (output_dir / TABLES_FILE).exists() and not arguments.overwrite:
+        raise UserError(f"{output_dir / TABLES_FILE} exists already; give another --output_dir, or --overwrite")
+    if figures and importlib.util.find_spec("matplotlib") is None:
+        raise UserError("matplotlib is not installed, which draws the figures: pip install matplotlib, or --no_figures")
+    published = read_test_samples(test_files(arguments.test_from or []))
+    dataset = read_dataset(arguments.data_root)
+    encoder = None
+    if arguments.tokenizer:
+        from data_utils.sample_tokens import SampleEncoder, load_tokenizer  # loads transformers
+
+        encoder = SampleEncoder(load_tokenizer(arguments.tokenizer))
+    ids = [sample.id for sample in published]
+    split = split_by_ids(dataset, ids) if arguments.test_from else draw_split(dataset, arguments.seed)
+    groups = measure(dataset, split, encoder)
+    if not any(group.samples for group in groups.values()):
+        raise UserError(f"{arguments.data_root} has no samples to describe: every dialogue's generation failed")
+    characters = character_table(dataset, overrides)
+    tables = [characters, image_table(dataset), sample_table(groups, arguments.max_len)]
+    notes = _notes(arguments, sum(placed.dialogue.failed for placed in dataset.dialogues), split.left_out)
+    if has_trees(groups):
+        tables.append(tree_table(groups, arguments.max_len))
+    print("\n\n".join([*(table.text() for table in tables), "\n".join(notes)]))
+    if output_dir is None:
+        return
+    _write_tables(output_dir, tables, notes)
+    if figures:
+        from data_utils.figures import draw_figures  # loads matplotlib
+
+        draw_figures(output_dir, groups, characters, arguments.max_len)
+    print(f"written to {output_dir}")
+
+
+def _override(text: str) -> tuple[str, str]:
+    series, _, name = text.rpartition("=")
+    if name not in CATEGORIES or not series:
+        raise UserError(f"--category must be SERIES=CATEGORY with one of {', '.join(CATEGORIES)}, not {text!r}")
+    return series, name
+
+
+def _notes(arguments: argparse.Namespace, n_failed: int, left_out: dict[str, list[str]]) -> list[str]:
+    notes = [f"{n_failed:,} dialogues whose generation failed are left out."]
+    if arguments.test_from:
+        notes += [f"{len(ids)} test samples are left out: {reason}." for reason, ids in left_out.items()]
+    else:
+        notes.append(f"Test samples are drawn with seed {arguments.seed}; --test_from takes published ones.")
+    if arguments.tokenizer:
+        notes.append(
+            "Tokens are those of training samples; an image counts as 256. A tree holds one dialogue's samples."
+        )
+    else:
+        notes.append("Tokens are not counted, and trees not measured, without --tokenizer.")
+    return notes
+
+
+def _write_tables(output_dir: Path, tables: list[Table], notes: list[str]) -> None:
+    for table in tables:
+        with replacing(output_dir / f"{table.name}.csv") as file:
+            file.write(table.csv().encode())
+    page = "\n\n".join(
+        ["# Statistics", *(table.markdown() for table in tables), "\n".join(f"- {note}" for note in notes)]
+    )
+    with replacing(output_dir / TABLES_FILE) as file:
+        file.write(f"{page}\n".encode())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,52 @@
+"""Small tables as aligned text, Markdown and CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+Cell = str | int | float | None
+
+
+class Table(NamedTuple):
+    """A titled table; rows are as long as the header. A float is shown with one decimal, None as an empty cell."""
+
+    name: str
+    """For the names of files."""
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def text(self) -> str:
+        """The table with aligned columns: texts to the left, numbers to the right."""
+        lines = [self.header, *(list(map(_shown, row)) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        right = self._numeric()
+        shown = ["  ".join(_padded(*cell) for cell in zip(line, widths, right, strict=True)) for line in lines]
+        return "\n".join([self.title, *("  " + line.rstrip() for line in shown)])
+
+    def markdown(self) -> str:
+        """The table in Markdown, under a heading."""
+        rule = ["---:" if right else "---" for right in self._numeric()]
+        lines = [self.header, rule, *(list(map(_shown, row)) for row in self.rows)]
+        return "\n".join([f"## {self.title}", "", *("| " + " | ".join(line) + " |" for line in lines)])
+
+    def csv(self) -> str:
+        """The table with plain numbers, of four decimals at most."""
+        file = io.StringIO()
+        rows = [[round(cell, 4) if isinstance(cell, float) else cell for cell in row] for row in self.rows]
+        csv.writer(file, lineterminator="\n").writerows([self.header, *rows])
+        return file.getvalue()
+
+    def _numeric(self) -> list[bool]:
+        return [all(not isinstance(cell, str) for cell in column) for column in zip(*self.rows, strict=True)]
+
+
+def _shown(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    return cell if isinstance(cell, str) else f"{cell:,.1f}" if isinstance(cell, float) else f"{cell:,}"
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    return text.rjust(width) if right else text.ljust(width)
