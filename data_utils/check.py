@@ -1,0 +1,151 @@
+"""Checks files of MMRole's data, and answers and reviews from elsewhere; repairs what is mechanical.
+
+    python -m data_utils.check PATH... [--image_dir DIR] [--data_root DIR] [--tokenizer DIR --max_length N]
+    python -m data_utils.check FILE --fix REPAIRED_FILE
+
+A PATH is a file or a folder. Every problem is listed by its kind, with file, index and id; docs/data_check.md tells
+what the kinds mean. Exit status: 0 if there is no error, 1 if there is, 2 for bad usage.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_utils.checks.checker import Checker
+from data_utils.checks.context import load_lengths
+from data_utils.checks.forms import Form, find_files
+from data_utils.checks.loading import load
+from data_utils.checks.problems import ERROR, WARNING, Place
+from data_utils.checks.repairs import repair
+from data_utils.checks.report import Report, as_json, as_text
+from data_utils.errors import UserError, run
+from data_utils.files import replacing, write_json
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if (args.tokenizer is None) != (args.max_length is None):
+        parser.error("--tokenizer and --max_length need each other")
+    if args.drop and not args.fix:
+        parser.error("--drop needs --fix")
+    if args.fix and len(args.paths) > 1:
+        parser.error("--fix takes one PATH")
+    for folder in (args.data_root, args.image_dir):
+        if folder and not folder.is_dir():
+            raise UserError(f"{folder} is not a folder")
+    checker = Checker(
+        data_root=args.data_root,
+        image_dir=args.image_dir,
+        form=args.form,
+        lengths=load_lengths(args.tokenizer, args.max_length) if args.tokenizer else None,
+        look_at_images=not args.no_images,
+    )
+    copies, repaired = {file: file for file in _find_all(args.paths)}, Counter()
+    if args.fix:
+        copies, repaired = _fix(args.paths[0], list(copies), args.fix, checker, args.drop)
+    bar = tqdm(copies.items(), desc="checking", unit="file", disable=None)
+    report = Report([checker.check_file(copy, file) for copy, file in bar], checker.not_checked, repaired)
+    for line in [as_json(report)] if args.format == "json" else as_text(report):
+        print(line.encode("utf-8", "backslashreplace").decode())  # file names may hold what is not UTF-8
+    return int(bool(report.count(ERROR) or (args.strict and report.count(WARNING))))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_utils.check",
+        description="Checks files of MMRole's data, and answers and reviews from elsewhere. Lists every problem by its "
+        "kind, with file, index and id; docs/data_check.md tells what the kinds mean.",
+        epilog="Exit status: 0 if there is no error, 1 if there is, 2 for bad usage.",
+    )
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="+", type=Path, help="file, or folder: then the files of the layout in it"
+    )
+    what = parser.add_argument_group("what is checked")
+    what.add_argument(
+        "--form",
+        type=Form,
+        choices=list(Form),
+        metavar="FORM",
+        help=f"what the files are: {', '.join(Form)} (default: told from folder and content)",
+    )
+    what.add_argument(
+        "--data_root",
+        type=Path,
+        metavar="DIR",
+        help="folder with profiles/ (who there is) and data/test/ (what answers must belong to); default: the nearest "
+        "one around each file that has profiles/, else the current one",
+    )
+    what.add_argument("--image_dir", type=Path, metavar="DIR", help="image folder (default: images/ in the data root)")
+    what.add_argument("--no_images", action="store_true", help="do not open image files")
+    what.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FILE_OR_DIR",
+        help="qwen.tiktoken, or a checkpoint with it: count the tokens of samples",
+    )
+    what.add_argument("--max_length", type=_positive, metavar="N", help="most tokens of a sample, with --tokenizer")
+    repairs = parser.add_argument_group("repairs")
+    repairs.add_argument(
+        "--fix",
+        type=Path,
+        metavar="OUT",
+        help="write the file (or the files of the folder) with repairs to OUT, which must not exist, and check that",
+    )
+    repairs.add_argument("--drop", action="store_true", help="with --fix: leave out records that still have errors")
+    report = parser.add_argument_group("report")
+    report.add_argument("--format", choices=["text", "json"], default="text", help="for people or for programs (text)")
+    report.add_argument("--strict", action="store_true", help="exit status 1 for warnings, too")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _find_all(paths: Sequence[Path]) -> list[Path]:
+    """The files to check, each once."""
+    files = {file.resolve(): file for path in reversed(paths) for file in reversed(find_files(path))}
+    return list(reversed(files.values()))
+
+
+def _fix(
+    path: Path, files: Sequence[Path], out: Path, checker: Checker, drop: bool
+) -> tuple[dict[Path, Path], Counter[str]]:
+    """Writes repaired copies of the files: the file of each copy, and the repairs by kind.
+
+    Raises:
+        UserError: `out` is there, or cannot be written.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists; give the name of a new {'folder' if path.is_dir() else 'file'}")
+    copies, repaired = {}, Counter()
+    for file in tqdm(files, desc="repairing", unit="file", disable=None):
+        place = Place(str(file))
+        loaded = load(file, file, checker.form, place)
+        if loaded.form is None and file == path:
+            return {file: file}, repaired  # there is nothing to repair: its problem is reported
+        value, counts = loaded.value, Counter(problem.kind for problem in loaded.problems if problem.fix)
+        if loaded.form is not None:
+            value, more = repair(value, checker.source(file, loaded.form), place, checker, drop)
+            counts += more
+        target = out / file.relative_to(path) if path.is_dir() else out
+        if counts:
+            write_json(target, value)
+        else:
+            with replacing(target) as copy:
+                copy.write(file.read_bytes())
+        copies[target] = file
+        repaired += counts
+    return copies, repaired
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,171 @@
+"""Checks files: which checks a form has, and what one run of them finds."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_utils.checks.characters import check_object, check_raw_text
+from data_utils.checks.context import Lengths, Source, Surroundings, find_root, read_surroundings
+from data_utils.checks.copies import Copies
+from data_utils.checks.dialogues import check_dialogue, check_still
+from data_utils.checks.forms import SAMPLES, Form
+from data_utils.checks.loading import load
+from data_utils.checks.pictures import ImageFiles, Picture, check_paths
+from data_utils.checks.problems import Place, Problem
+from data_utils.checks.reviews import check_results, check_review, check_rm_sample
+from data_utils.checks.samples import check_sample, check_training_sample, missing_samples
+from data_utils.checks.shape import check_shape
+from data_utils.dialogues import Dialogue, Still
+from data_utils.errors import RecordError, Where
+from data_utils.records import Answer, Review, Sample, TrainSample
+
+Json = Any
+
+_RECORDS: dict[Form, tuple[type, Callable[[Any, Place, Source], Iterator[Problem]]]] = {
+    Form.DIALOGUES: (Dialogue, check_dialogue),
+    Form.ANNOTATIONS: (Still, check_still),
+    Form.TEST: (Sample, check_sample),
+    Form.ANSWERS: (Answer, check_sample),
+    Form.REVIEWS: (Review, check_review),
+    Form.TRAINING: (TrainSample, check_training_sample),
+    Form.RM_TRAINING: (TrainSample, check_rm_sample),
+}
+"""How the records of a list are read, and what is checked then."""
+
+
+class FileReport(NamedTuple):
+    """What was found in a file."""
+
+    file: str
+    form: Form | None
+    """None if the file could not be checked."""
+    records: int
+    """Records of a list, entries of an object, 1 for a text."""
+    problems: list[Problem]
+
+
+@dataclass
+class Checker:
+    """One run of checks: what they look up is read once."""
+
+    data_root: Path | None = None
+    """The folder of `profiles/` and `data/`; None to look for one around every file."""
+    image_dir: Path | None = None
+    """The image folder; None for `images/` in the data root, if it is there."""
+    form: Form | None = None
+    """What all files are; None to recognise each."""
+    lengths: Lengths | None = None
+    """The limit for the lengths of samples, if there is one."""
+    look_at_images: bool = True
+    """Whether image files are opened."""
+    not_checked: Counter[str] = field(default_factory=Counter)
+    """For what could not be checked, and why: the number of files."""
+
+    def __post_init__(self) -> None:
+        self._surroundings: dict[Path | None, Surroundings] = {}
+        self._images: dict[Path | None, ImageFiles | None] = {}
+        self._dialogues: dict[Path | None, Copies] = {}
+
+    def check_file(self, path: Path, home: Path | None = None) -> FileReport:
+        """Checks a file. Nothing that is in it raises an error.
+
+        Args:
+            path: the file.
+            home: where it belongs, if that is elsewhere: its place in the layout and what is around it count.
+        """
+        home, place = home or path, Place(str(path))
+        loaded = load(path, home, self.form, place)
+        if loaded.form is None:
+            return FileReport(str(path), None, 0, loaded.problems)
+        source = self.source(home, loaded.form)
+        copies = Copies()
+        if source.form == Form.DIALOGUES:  # their ids name samples, in whichever file they are
+            copies = self._dialogues.setdefault(source.around.root, copies)
+        problems = [*loaded.problems, *self.check_value(loaded.value, source, place, copies)]
+        self._note_unchecked(source)
+        records = len(loaded.value) if isinstance(loaded.value, (dict, list)) else 1
+        return FileReport(str(path), loaded.form, records, problems)
+
+    def source(self, path: Path, form: Form) -> Source:
+        """What is known about a file from its path and the folder around it."""
+        root = self.data_root or find_root(path)
+        if root not in self._surroundings:
+            self._surroundings[root] = read_surroundings(root)
+        return Source(path, form, self._surroundings[root], self.lengths)
+
+    def check_value(self, value: Json, source: Source, place: Place, copies: Copies) -> list[Problem]:
+        """Checks the content of a file.
+
+        Args:
+            value: the JSON value, or the text of a table or a text file.
+            source: where it is from.
+            place: the file, as problems name it.
+            copies: the records that came before, in this file or others.
+        """
+        if source.form == Form.RESULTS:
+            return list(check_results(value, place)) if isinstance(value, str) else [_wrong_top(place, "a table")]
+        if source.form == Form.RAW_INFO:
+            return list(check_raw_text(value, place, source)) if isinstance(value, str) else [_wrong_top(place, "text")]
+        wanted, name = (list, "a list") if source.form in _RECORDS else (dict, "an object")
+        if not isinstance(value, wanted):
+            return [_wrong_top(place, name)]
+        if not value:
+            return [Problem("no_records", place, "there is nothing in it")]
+        if wanted is dict:
+            return list(check_object(value, place, source))
+        return self._check_records(value, source, place, copies)
+
+    def _check_records(self, records: list[Json], source: Source, place: Place, copies: Copies) -> list[Problem]:
+        problems, pictures, ids = [], [], set()
+        for index, record in enumerate(records):
+            where = place._replace(index=index, id=_id(record, source.form))
+            ids.add(where.id)
+            for found in _check_record(record, source, where, copies):
+                (pictures if isinstance(found, Picture) else problems).append(found)
+        if source.form in SAMPLES[1:]:
+            problems += missing_samples(ids, place, source)
+        images = self._image_files(source)
+        return problems + (list(images.check(pictures)) if images else [])
+
+    def _image_files(self, source: Source) -> ImageFiles | None:
+        folder = self.image_dir or (source.around.root and source.around.root / "images")
+        if not self.look_at_images or folder is None:
+            return None
+        if folder not in self._images:
+            self._images[folder] = ImageFiles(folder) if folder.is_dir() else None
+        return self._images[folder]
+
+    def _note_unchecked(self, source: Source) -> None:
+        if source.form in _RECORDS and self._image_files(source) is None:
+            why = "no images/ in the data root; give --image_dir" if self.look_at_images else "--no_images"
+            self.not_checked[f"image files ({why})"] += 1
+        if source.form != Form.RESULTS and not source.around.series_of:
+            self.not_checked["names of characters (no profiles/*/roles.json; give --data_root)"] += 1
+
+
+def _check_record(record: Json, source: Source, place: Place, copies: Copies) -> Iterator[Problem | Picture]:
+    faults = list(check_shape(record, source.form, place))
+    yield from faults
+    if faults:
+        return
+    record_type, check = _RECORDS[source.form]
+    try:
+        read = record_type.from_json(record, Where(place.file, place.index))
+    except RecordError as error:  # what a script would refuse is never passed over
+        yield Problem("wrong_type", place, str(error))
+        return
+    yield from check(read, place, source)
+    yield from check_paths(record, place, source.around)
+    yield from copies.check(record, source.form, place)
+
+
+def _id(record: Json, form: Form) -> str | None:
+    """The id of a record that may be anything."""
+    id_ = record.get("image" if form == Form.ANNOTATIONS else "id") if isinstance(record, dict) else None
+    return str(id_) if isinstance(id_, (str, int)) else None
+
+
+def _wrong_top(place: Place, wanted: str) -> Problem:
+    return Problem("wrong_type", place, f"the file does not hold {wanted}")

@@ -1,0 +1,184 @@
+"""Which form a file has, told from its place in the layout and its content; and which files of a folder are checked."""
+
+import enum
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_utils.dialogues import DISTRIBUTIONS
+from data_utils.errors import UserError
+from data_utils.profiles import DETAILED_FIELDS, META_FIELDS
+
+Json = Any
+
+QUESTION_MARK = "## **[Question Start]**"
+"""How a review prompt begins."""
+
+TURN_NAMES = {
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+"""The speakers of a training conversation as this data set and others name them, and as this one does."""
+
+
+class Form(enum.StrEnum):
+    """What a file holds. The value is its name for `--form` and in reports."""
+
+    DIALOGUES = "dialogues"
+    ROLES = "roles"
+    PROFILES = "profiles"
+    DETAILED_PROFILE = "detailed_profile"
+    META_INFO = "meta_info"
+    RAW_INFO = "raw_info"
+    ANNOTATIONS = "annotations"
+    TEST = "test_samples"
+    ANSWERS = "answers"
+    REVIEWS = "reviews"
+    RESULTS = "results"
+    TRAINING = "training"
+    RM_TRAINING = "rm_training"
+
+
+SAMPLES = (Form.TEST, Form.ANSWERS, Form.REVIEWS)
+"""The forms of a test sample: each is the one before it with something added."""
+
+OBJECTS = (Form.ROLES, Form.PROFILES, Form.DETAILED_PROFILE, Form.META_INFO)
+"""The forms of one JSON object; the others of JSON are lists of records."""
+
+# A file that its folder and its content tell apart within a family has the form of its folder, and what that lacks.
+_FAMILIES = (OBJECTS, (*SAMPLES, Form.TRAINING, Form.RM_TRAINING))
+_FOLDERS = {
+    "detailed_profiles": Form.DETAILED_PROFILE,
+    "meta_info_hypo": Form.META_INFO,
+    "raw_info_en": Form.RAW_INFO,
+    "raw_info_zh": Form.RAW_INFO,
+    "RM_data": Form.RM_TRAINING,
+    "data/train": Form.TRAINING,
+    "data/test": Form.TEST,
+    **{f"dialogues/{distribution}": Form.DIALOGUES for distribution in DISTRIBUTIONS},
+    **{f"{split}-test_{form}": form for split in ("in", "out") for form in (Form.ANSWERS, Form.REVIEWS, Form.RESULTS)},
+}
+_NAMES = {"roles.json": Form.ROLES, "profiles.json": Form.PROFILES, "annotations.json": Form.ANNOTATIONS}
+_LAYOUT = (
+    "data/train/**/*.json",
+    "data/test/**/*.json",
+    "dialogues/**/*.json",
+    "images/annotations.json",
+    "profiles/**/*.json",
+    "profiles/**/raw_info_*/*.txt",
+    "RM_data/**/*.json",
+    "eval/*-test_answers/**/*.json",
+    "eval/*-test_reviews/**/*.json",
+    "eval/*-test_results/**/*.csv",
+)
+_NOTES = {"build_info.json", "download.json"}  # what the other commands of this package write about themselves
+
+
+class Recognised(NamedTuple):
+    """The form of a file."""
+
+    form: Form | None
+    """None if it has none of the forms."""
+    expected: Form | None = None
+    """The form that its folder is for, if that is quite another."""
+
+
+def find_files(path: Path) -> list[Path]:
+    """The file itself, or the files of a folder that can be checked, sorted.
+
+    In a folder with parts of the published layout these are the files of the layout. In any other they are all its
+    JSON files, those in subfolders included, without hidden ones.
+
+    Raises:
+        UserError: there is nothing to check.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path} does not exist; give files or folders of data")
+    files = _matching(path, _LAYOUT) or _matching(path, ("**/*.json",))
+    if not files:
+        raise UserError(f"{path} has no JSON file; give a folder with files of the published layout")
+    return files
+
+
+def recognise(path: Path, value: Json) -> Recognised:
+    """The form of a JSON file with the content `value`."""
+    expected, found = form_of_path(path), _form_of_value(value)
+    if found is None:
+        fits = isinstance(value, dict if expected in OBJECTS else list)
+        return Recognised(expected if fits else None)
+    if expected is None or expected == found:
+        return Recognised(found)
+    if any(expected in family and found in family for family in _FAMILIES):
+        return Recognised(expected)
+    return Recognised(found, expected)
+
+
+def form_of_path(path: Path) -> Form | None:
+    """The form that a file's name and folders ask for in the published layout; None if they say nothing."""
+    folders = path.absolute().parent.parts[-3:]  # no published file lies deeper
+    for number in range(len(folders), 0, -1):
+        form = _FOLDERS.get(folders[number - 1]) or _FOLDERS.get("/".join(folders[max(number - 2, 0) : number]))
+        if form:
+            return form
+    return Form.RESULTS if path.suffix == ".csv" else _NAMES.get(path.name)
+
+
+def _matching(folder: Path, patterns: Collection[str]) -> list[Path]:
+    found = {file for pattern in patterns for file in folder.glob(pattern)}
+    files = [file for file in found if file.is_file() and file.name not in _NOTES]
+    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+
+
+def _form_of_value(value: Json) -> Form | None:
+    if isinstance(value, dict):
+        return _form_of_object(value)
+    if not isinstance(value, list):
+        return None
+    votes = Counter(_form_of_record(record) for record in value)
+    del votes[None]
+    if not votes:
+        return None
+    form = max(votes, key=votes.__getitem__)
+    # The last of the forms that any record has: in a file of answers, a sample without one is what is wrong.
+    return max((other for other in SAMPLES if votes[other]), key=SAMPLES.index) if form in SAMPLES else form
+
+
+def _form_of_object(value: dict[str, Json]) -> Form | None:
+    if sum(isinstance(entry, list) for entry in value.values()) * 2 > len(value):
+        return Form.ROLES
+    if sum(isinstance(entry, str) for entry in value.values()) * 2 <= len(value):
+        return None
+    fields = {Form.DETAILED_PROFILE: DETAILED_FIELDS, Form.META_INFO: META_FIELDS}
+    found = {form: sum(name in value for name in names) for form, names in fields.items()}
+    likely = max(found, key=found.__getitem__)
+    return likely if found[likely] >= 3 else Form.PROFILES
+
+
+def _form_of_record(record: Json) -> Form | None:
+    if not isinstance(record, dict):
+        return None
+    if "rm_review" in record:
+        return Form.REVIEWS
+    turns = record.get("conversations")
+    if not isinstance(turns, list):
+        return Form.ANNOTATIONS if "image" in record and "scene_info" in record else None
+    turns = [turn for turn in turns if isinstance(turn, dict)]
+    if any("answer" in turn for turn in turns):
+        return Form.ANSWERS
+    if len(turns) < 2 or any("role" in turn and "content" not in turn for turn in turns):
+        return Form.DIALOGUES
+    words = turns[0].get("value", turns[0].get("content"))
+    if isinstance(words, str) and QUESTION_MARK in words:
+        return Form.RM_TRAINING
+    marked = isinstance(words, str) and words.startswith("Picture 1: <img>")
+    if marked or "type" in record or "script" not in record:
+        return Form.TRAINING
+    return Form.TEST

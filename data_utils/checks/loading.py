@@ -1,0 +1,88 @@
+"""Reads a file to check, whatever is in it."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_utils.checks.forms import Form, recognise
+from data_utils.checks.problems import Fix, Place, Problem
+from data_utils.errors import UserError, reason
+from data_utils.files import read_json
+
+Json = Any
+
+_DEEPEST = 50  # levels of nesting; published files have six
+
+_TEXT_FORMS = (Form.RAW_INFO, Form.RESULTS)
+
+
+class Loaded(NamedTuple):
+    """The content of a file, as far as it can be used."""
+
+    form: Form | None
+    """None if the file cannot be read, or has none of the forms."""
+    value: Json
+    """The JSON value, or the text of a table or a text file."""
+    problems: list[Problem]
+
+
+def load(path: Path, home: Path, form: Form | None, place: Place) -> Loaded:
+    """Reads a file.
+
+    Args:
+        path: the file.
+        home: where it belongs: its place in the layout counts.
+        form: what it is to be checked as; None to recognise it.
+        place: what problems name.
+    """
+    by_name = {".csv": Form.RESULTS, ".txt": Form.RAW_INFO}.get(path.suffix)
+    if form in _TEXT_FORMS or (form is None and by_name):
+        return _load_text(path, form or by_name, place)
+    problems = []
+    try:
+        value = read_json(path, object)
+    except UserError as error:
+        value = _json_lines(path)
+        if value is None:
+            return Loaded(None, None, [Problem("unreadable", place, str(error))])
+        problems.append(Problem("json_lines", place, f"{len(value)} lines of one object each", Fix((), value)))
+    if _is_deeper(value, _DEEPEST):
+        return Loaded(None, None, [Problem("unreadable", place, f"nested deeper than {_DEEPEST} levels")])
+    recognised = recognise(home, value) if form is None else None
+    form = form or recognised.form
+    if form is None:
+        return Loaded(None, None, [Problem("unknown_form", place, f"none of the forms {', '.join(Form)}")])
+    if recognised and recognised.expected:
+        text = f"the file holds {form}, its folder is for {recognised.expected}"
+        problems.append(Problem("misplaced", place, text))
+    return Loaded(form, value, problems)
+
+
+def _load_text(path: Path, form: Form, place: Place) -> Loaded:
+    try:
+        return Loaded(form, path.read_bytes().decode("utf-8-sig"), [])
+    except OSError as error:
+        return Loaded(None, None, [Problem("unreadable", place, f"cannot be read: {reason(error)}")])
+    except UnicodeDecodeError as error:
+        return Loaded(None, None, [Problem("unreadable", place, f"not UTF-8 at byte {error.start}; save it as UTF-8")])
+
+
+def _json_lines(path: Path) -> list[dict[str, Json]] | None:
+    """The objects of a file of JSON Lines, if it is one of at least two."""
+    try:
+        lines = [line for line in path.read_bytes().decode("utf-8-sig").splitlines() if line.strip()]
+        values = [json.loads(line) for line in lines] if len(lines) > 1 else []
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values if values and all(isinstance(value, dict) for value in values) else None
+
+
+def _is_deeper(value: Json, most: int) -> bool:
+    level = [value]
+    for _ in range(most):
+        level = [item for part in level if isinstance(part, (dict, list)) for item in _items(part)]
+    return any(isinstance(part, (dict, list)) for part in level)
+
+
+def _items(part: Json) -> list[Json]:
+    return [item for item in (part.values() if isinstance(part, dict) else part) if isinstance(item, (dict, list))]

@@ -1,0 +1,156 @@
+"""Checks of test samples, answers and training samples of the agent."""
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from typing import Any, TypeVar
+
+from data_utils.checks.context import Source, Surroundings, partner_name
+from data_utils.checks.names import check_names
+from data_utils.checks.problems import Fix, Path, Place, Problem
+from data_utils.checks.texts import bare, check_reply, check_text
+from data_utils.errors import shown
+from data_utils.prompts import ROLE_PLAY_SYSTEM, language, role_play_prompt, split_pictures
+from data_utils.records import Answer, Sample, TrainSample
+
+QUESTION, REFERENCE, ANSWER = (("conversations", *path) for path in ((0, "value"), (1, "value"), (1, "answer")))
+"""Where the texts of a test sample are."""
+
+TRAINING_SYSTEM = "You are a helpful assistant."
+"""The system message that training uses, whatever the sample says."""
+
+AnyRecord = TypeVar("AnyRecord", Sample, TrainSample)
+
+_COMPARED: dict[str, Path] = {
+    "image": ("image",),
+    "role": ("role",),
+    "script": ("script",),
+    "other_role": ("other_role",),
+    "question": QUESTION,
+    "reference": REFERENCE,
+}
+
+
+def check_sample(record: Sample, place: Place, source: Source) -> Iterator[Problem]:
+    """What is wrong with a test sample or an answer, image and copies apart."""
+    yield from check_names(place, record.role, record.script, record.other_role, source.around)
+    record = with_right_names(record, source.around)
+    yield from _prompt(place, record.question, record.role, record.script, record.other_role)
+    if record.system != ROLE_PLAY_SYSTEM:
+        text = f"system is {shown(record.system)}; every published sample has {shown(ROLE_PLAY_SYSTEM)}"
+        yield Problem("system_message", place, text, Fix(("system",), ROLE_PLAY_SYSTEM))
+    yield from check_text(place, QUESTION, record.question)
+    yield from check_text(place, REFERENCE, record.reference)
+    yield from check_reply(place, REFERENCE, record.reference, record.script, (record.role, record.other_role))
+    reply = record.reference
+    if isinstance(record, Answer):
+        reply = record.answer
+        yield from _answer(record, place)
+        yield from _changes(record, place, source)
+    chat = [("system", record.system, 0), ("user", record.question, 1), ("assistant", reply, 0)]
+    yield from check_length(chat, place, source)
+
+
+def check_training_sample(record: TrainSample, place: Place, source: Source) -> Iterator[Problem]:
+    """What is wrong with a training sample of the agent, image and copies apart."""
+    yield from check_names(place, record.role, record.script, record.other_role, source.around)
+    record = with_right_names(record, source.around)
+    pictures = [split_pictures(turn.value) for turn in record.turns]
+    if record.role and record.script and record.other_role and len(record.turns) == 2:
+        yield from _prompt(place, pictures[0][1], record.role, record.script, record.other_role)
+    if not record.image and not any(images for images, _ in pictures):
+        yield Problem("no_picture", place, "there is neither markup (Picture 1: <img>…</img>) nor an image field")
+    chat = [("system", TRAINING_SYSTEM, 0)]
+    for number, (turn, (images, text)) in enumerate(zip(record.turns, pictures, strict=True)):
+        path: Path = ("conversations", number, "value")
+        if turn.speaker == "assistant":
+            yield from check_text(place, path, turn.value)
+            names = (record.role or "", record.other_role or "")
+            yield from check_reply(place, path, turn.value, record.script, names)
+            chat.append(("assistant", turn.value, 0))
+        else:
+            yield from check_behind_pictures(place, path, turn.value, text)
+            chat.append(("user", text, len(images)))
+    yield from _leak(record, place, source)
+    yield from check_length(chat, place, source)
+
+
+def with_right_names(record: AnyRecord, around: Surroundings) -> AnyRecord:
+    """The record with its names as `roles.json` spells them, so that a spelling is reported once."""
+    role, script, partner = record.role, record.script, record.other_role
+    return dataclasses.replace(
+        record,
+        role=role and around.name(role),
+        script=script and around.series_name(script),
+        other_role=partner and partner_name(partner, around),
+    )
+
+
+def check_length(chat: list[tuple[str, str, int]], place: Place, source: Source) -> Iterator[Problem]:
+    """Whether a chat of (speaker, text, number of images) has more tokens than it may, if there is a limit."""
+    if source.lengths is None:
+        return
+    tokens = source.lengths.tokens(chat)
+    if tokens > source.lengths.most:
+        yield Problem("too_long", place, f"{tokens} tokens; at most {source.lengths.most} are wanted")
+
+
+def missing_samples(ids: Collection[str], place: Place, source: Source) -> Iterator[Problem]:
+    """Samples of the test files that a file of answers or reviews belongs to, and does not have."""
+    for file, samples in source.around.test_files.items():
+        missing = [id_ for id_ in samples if id_ not in ids]
+        if 0 < len(missing) < len(samples):
+            first = ", ".join(map(shown, missing[:3])) + (", …" if len(missing) > 3 else "")
+            yield Problem("missing_samples", place, f"{len(missing)} of {len(samples)} samples of {file}: {first}")
+
+
+def _prompt(place: Place, question: str, role: str, script: str, other_role: str) -> Iterator[Problem]:
+    profiles = {role: "", other_role: ""}
+    wanted = role_play_prompt(role=role, series=script, other_role=other_role, profiles=profiles, last_utterance=None)
+    opening = wanted.split("\n\n\n", 1)[0]
+    manner = f"in {language(script)} using the distinctive tone, manner and vocabulary of {role}"
+    if not question.startswith(opening):
+        yield Problem("prompt_mismatch", place, f"the prompt does not begin with {shown(opening)}")
+    elif manner not in question[len(opening) :]:
+        yield Problem("prompt_mismatch", place, f"the prompt does not ask for a reply {manner}")
+
+
+def _answer(record: Answer, place: Place) -> Iterator[Problem]:
+    if not record.answer.strip():
+        yield Problem("empty_answer", place, f"the answer is {'blank' if record.answer else 'empty'}")
+        return
+    names = (record.role, record.other_role)
+    yield from check_text(place, ANSWER, record.answer)
+    yield from check_reply(place, ANSWER, record.answer, record.script, names)
+    if bare(record.answer) in {name.casefold() for name in names}:
+        yield Problem("bare_name", place, f"the answer is {shown(record.answer)}")
+
+
+def _changes(record: Answer, place: Place, source: Source) -> Iterator[Problem]:
+    test = source.around.test_samples.get(record.id)
+    if test is None:
+        return
+    changed = [name for name, path in _COMPARED.items() if _value(test, path) != getattr(record, name)]
+    if changed:
+        yield Problem("changed_sample", place, f"not those of the test sample: {', '.join(changed)}")
+
+
+def _value(value: Any, path: Path) -> Any:
+    try:
+        for key in path:
+            value = value[key]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return value
+
+
+def check_behind_pictures(place: Place, path: Path, value: str, text: str) -> Iterator[Problem]:
+    """What is wrong with the text of a turn behind its picture markup; `value` is both."""
+    markup = value[: len(value) - len(text)]
+    for problem in check_text(place, path, text):
+        yield problem._replace(fix=problem.fix and Fix(path, markup + problem.fix.value))
+
+
+def _leak(record: TrainSample, place: Place, source: Source) -> Iterator[Problem]:
+    dialogue = (record.id or "").rpartition("_")[0]
+    if dialogue in source.around.test_dialogues:
+        yield Problem("test_leak", place, f"test samples are cut from the dialogue {shown(dialogue)}")

@@ -1,0 +1,28 @@
+"""Files with nothing wrong in them: the checks are silent, wherever the files lie."""
+
+import shutil
+
+import pytest
+
+from data_utils import check
+from data_utils.checks.checker import Checker
+from data_utils.checks.forms import Form, find_files
+
+
+def test_nothing_is_reported(clean_root, capsys):
+    assert check.main([str(clean_root), "--strict"]) == 0
+    assert "0 errors, 0 warnings in 48 files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".json"])
+def test_forms_are_told_from_content_alone(clean_root, tmp_path, suffix):
+    checker = Checker(data_root=clean_root)
+    forms = set()
+    for number, file in enumerate(find_files(clean_root)):
+        if file.suffix == suffix:
+            elsewhere = tmp_path / f"{number}.json"
+            shutil.copyfile(file, elsewhere)
+            report = checker.check_file(elsewhere)
+            assert report.form == checker.check_file(file).form
+            forms.add(report.form)
+    assert forms == set(Form) - {Form.RESULTS, Form.RAW_INFO}
