@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # torch's own compiler
+
 ATTENTIONS = ("eager", "sdpa")
 PREFIX, LEFT, RIGHT = 30, 12, 9
 

@@ -11,6 +11,8 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig
 
 from mmrole.qwen_vl import QWenLMHeadModel, QWenModel
 
+pytestmark = pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing:FutureWarning")  # peft asks for it
+
 LORA_TARGETS = ["c_attn", "attn.c_proj", "w1", "w2"]  # the published ones
 
 
