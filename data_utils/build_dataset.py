@@ -135,14 +135,14 @@ def _write_info(output_dir: Path, arguments: argparse.Namespace, counts: Counter
 def _describe(dataset: Dataset) -> str:
     usable = sum(not placed.dialogue.failed for placed in dataset.dialogues)
     lines = [
-        f"{len(dataset.characters):,} characters, {usable:,} dialogues "
-        f"({len(dataset.dialogues) - usable:,} failed generations left out)"
+        f"characters: {len(dataset.characters):,}, dialogues: {usable:,} "
+        f"(besides {len(dataset.dialogues) - usable:,} failed generations, which are left out)"
     ]
     for kind in TYPES:
         owners = {dialogue.owner for name in DISTRIBUTIONS for dialogue in dataset.usable(name, kind)}
         without = [name for name in dataset.characters if name not in owners]
         if without:
-            lines.append(f"  {len(without)} of them have no {kind} dialogues of their own: {_first(without)}")
+            lines.append(f"  no {kind} dialogues of their own ({len(without)}): {_first(without)}")
     return "\n".join(lines)
 
 

@@ -88,8 +88,8 @@ def test_a_small_world(small_world: Path, tmp_path: Path, capsys: pytest.Capture
     }
     assert info["training_samples"] == {"comment": 4, "human-role": 12, "inter-role": 10}
     printed = capsys.readouterr().out
-    assert "6 characters, 32 dialogues (10 failed generations left out)" in printed
-    assert "2 of them have no inter-role dialogues of their own: Cai, 小船" in printed
+    assert "characters: 6, dialogues: 32 (besides 10 failed generations, which are left out)" in printed
+    assert "no inter-role dialogues of their own (2): Cai, 小船" in printed
     for sample in read_records(tmp_path / "out/train/train.json", TrainSample):
         assert sample.turns[0].value.startswith(f"Picture 1: <img>images/{sample.image}</img>\nPlease step into the")
         assert (sample.type in sample.id) or sample.type == "inter-role"
