@@ -20,7 +20,7 @@ from data_utils.errors import UserError, run
 from data_utils.fields import Json
 from data_utils.files import sha256, write_json, write_json_list
 from data_utils.records import Sample
-from data_utils.test_split import TestSplit, draw_split, read_test_samples, split_by_ids, test_files
+from data_utils.splits import Split, draw_split, find_test_files, read_test_samples, split_by_ids
 
 TRAIN_FILE = "train/train.json"
 TEST_FILES = {
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     earlier = [name for name in (TRAIN_FILE, *TEST_FILES.values(), INFO_FILE) if (output_dir / name).exists()]
     if earlier and not arguments.overwrite:
         raise UserError(f"{output_dir / earlier[0]} exists already; give another --output_dir, or --overwrite")
-    given = test_files(arguments.test_from or [])
+    given = find_test_files(arguments.test_from or [])
     own = {(output_dir / name).resolve() for name in TEST_FILES.values()}
     if replaced := [path for path in given if path.resolve() in own]:
         raise UserError(f"{replaced[0]} of --test_from would be replaced by the output; give another --output_dir")
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"written to {output_dir}")
 
 
-def training_samples(dataset: Dataset, split: TestSplit) -> Iterator[Json]:
+def training_samples(dataset: Dataset, split: Split) -> Iterator[Json]:
     """The training samples, by type, in the order of the dialogues; none of a dialogue that is tested."""
     for kind in TYPES:
         for dialogue in dataset.usable(IN_DISTRIBUTION, kind):
@@ -102,7 +102,7 @@ def _remove(output_dir: Path, stale: list[str]) -> None:
         (output_dir / name).unlink()
 
 
-def _write(output_dir: Path, dataset: Dataset, split: TestSplit, tests: dict[tuple[str, str], list[Json]]) -> Counter:
+def _write(output_dir: Path, dataset: Dataset, split: Split, tests: dict[tuple[str, str], list[Json]]) -> Counter:
     """Writes all files but the last, each atomically; the counts are by file and, for training, also by type."""
     counts: Counter = Counter()
 
@@ -119,7 +119,7 @@ def _write(output_dir: Path, dataset: Dataset, split: TestSplit, tests: dict[tup
     return counts
 
 
-def _write_info(output_dir: Path, arguments: argparse.Namespace, counts: Counter, split: TestSplit) -> None:
+def _write_info(output_dir: Path, arguments: argparse.Namespace, counts: Counter, split: Split) -> None:
     names = [name for name in counts if isinstance(name, str)]
     info = {
         "data_root": arguments.data_root,
@@ -146,7 +146,7 @@ def _describe(dataset: Dataset) -> str:
     return "\n".join(lines)
 
 
-def _report_tests(tests: dict[tuple[str, str], list[Json]], split: TestSplit, published: list[Sample]) -> None:
+def _report_tests(tests: dict[tuple[str, str], list[Json]], split: Split, published: list[Sample]) -> None:
     for distribution, name in zip(DISTRIBUTIONS, ("In-Test", "Out-Test"), strict=True):
         sizes = [len(tests[distribution, kind]) for kind in TYPES]
         parts = ", ".join(f"{kind} {size}" for kind, size in zip(TYPES, sizes, strict=True))

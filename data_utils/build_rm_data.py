@@ -29,7 +29,7 @@ from data_utils.review_data import (
     shared,
     split_rows,
 )
-from data_utils.test_split import read_test_samples, test_files
+from data_utils.splits import find_test_files, read_test_samples
 
 TRAIN_FILE = "train/RM-train.json"
 VALIDATION_FILE = "validation/RM-validation.json"
@@ -96,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in (TRAIN_FILE, VALIDATION_FILE, INFO_FILE):
         if (output_dir / name).exists() and not arguments.overwrite:
             raise UserError(f"{output_dir / name} exists already; give another --output_dir, or --overwrite")
-    answers = read_answers(test_files(arguments.reviews))
-    tests = read_test_samples(test_files(arguments.test_from or []))
+    answers = read_answers(find_test_files(arguments.reviews))
+    tests = read_test_samples(find_test_files(arguments.test_from or []))
     rows = make_rows(answers)
     _report_rows(answers, rows)
     usable = _without_tests(rows, tests) if arguments.leave_out_test else rows.usable

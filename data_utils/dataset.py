@@ -1,7 +1,7 @@
 """A data set of dialogues and characters in the published layout, and the samples that are cut from it.
 
-The rules are those of MMRole-Data (paper, section 3): every utterance of a character is the answer of one sample, whose
-prompt holds the profiles, what is known about the image, and everything that was said before.
+The rules are those of MMRole-Data: every utterance of a character is the answer of one sample, whose prompt holds the
+profiles, what is known about the image, and everything that was said before.
 """
 
 import os

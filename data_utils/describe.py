@@ -15,9 +15,9 @@ from data_utils.dataset import read_dataset
 from data_utils.errors import UserError, run
 from data_utils.files import replacing
 from data_utils.profiles import CATEGORIES
+from data_utils.splits import draw_split, find_test_files, read_test_samples, split_by_ids
 from data_utils.statistics import character_table, has_trees, image_table, measure, sample_table, tree_table
 from data_utils.tables import Table
-from data_utils.test_split import draw_split, read_test_samples, split_by_ids, test_files
 
 TABLES_FILE = "statistics.md"
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{output_dir / TABLES_FILE} exists already; give another --output_dir, or --overwrite")
     if figures and importlib.util.find_spec("matplotlib") is None:
         raise UserError("matplotlib is not installed, which draws the figures: pip install matplotlib, or --no_figures")
-    published = read_test_samples(test_files(arguments.test_from or []))
+    published = read_test_samples(find_test_files(arguments.test_from or []))
     dataset = read_dataset(arguments.data_root)
     encoder = None
     if arguments.tokenizer:

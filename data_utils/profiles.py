@@ -1,20 +1,19 @@
 """Characters: their series, their profiles, and the categories of the paper."""
 
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from data_utils.dialogues import DISTRIBUTIONS
 from data_utils.errors import Problems, RecordError, UserError, Where, shown
-from data_utils.fields import Json, read_object, read_text
+from data_utils.fields import read_text
 from data_utils.files import read_json
 from data_utils.prompts import HYPOTHETICAL_SERIES
 
 CATEGORIES = ("fictional", "historical and public", "hypothetical")
-"""The paper's kinds of character (section 3.1)."""
+"""The paper's kinds of character."""
 
 DETAILED_FIELDS = ("introduction", "personality", "experience", "relationship", "catchphrase")
 """What a file of `detailed_profiles` tells about a character."""
@@ -35,24 +34,6 @@ class Character(NamedTuple):
     """One of `DISTRIBUTIONS`: the folder whose `roles.json` names the character."""
     profile: str
     """The description that goes into prompts, as in `profiles.json`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Details:
-    """A file of `detailed_profiles` or of `meta_info_hypo`: named texts about one character."""
-
-    texts: dict[str, str]
-    json: Json = field(repr=False)
-
-    @classmethod
-    def from_json(cls, obj: object, fields: Collection[str], where: Where) -> Self:
-        """Reads an object that must have all of `fields`, as texts.
-
-        Raises:
-            RecordError: `obj` is not such an object.
-        """
-        obj = read_object(obj, where)
-        return cls({key: read_text(obj, key, where, empty=True) for key in fields}, obj)
 
 
 def category(series: str, overrides: Mapping[str, str] = MappingProxyType({})) -> str:

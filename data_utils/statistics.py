@@ -10,8 +10,8 @@ from tqdm import tqdm
 from data_utils.dataset import Dataset, make_sample
 from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES
 from data_utils.profiles import CATEGORIES, category
+from data_utils.splits import Split
 from data_utils.tables import Table
-from data_utils.test_split import TestSplit
 from mmrole.prompt_tree import build_tree
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ Groups = dict[tuple[str, str], Group]
 """Groups by (split, type)."""
 
 
-def measure(dataset: Dataset, split: TestSplit, encoder: "SampleEncoder | None" = None) -> Groups:
+def measure(dataset: Dataset, split: Split, encoder: "SampleEncoder | None" = None) -> Groups:
     """Measures all samples of a data set.
 
     Args:

@@ -17,7 +17,7 @@ from data_utils.files import read_json, read_records, write_json
 from data_utils.profiles import Character
 from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER
 from data_utils.records import Sample, TrainSample
-from data_utils.test_split import draw_split, split_by_ids
+from data_utils.splits import draw_split, find_test_files, read_test_samples, split_by_ids
 
 IN, OUT = "in-distribution", "out-of-distribution"
 
@@ -290,8 +290,11 @@ def test_a_new_character_moves_at_most_one_other_draw_of_a_type(world: Dataset, 
         assert len(set(before[distribution, kind]) - set(targets)) <= added
 
 
-def test_published_answers_layout_and_test_layout_name_the_same_ids(shared: Path, rebuilt: Path, tmp_path: Path):
-    every_model = shared / "mmrole/eval"
-    info = build(shared / "mmrole", tmp_path / "out", "--test_from", every_model)
-    expected = read_json(rebuilt / "build_info.json", dict)
-    assert (info["files"], info["test_ids_left_out"]) == (expected["files"], expected["test_ids_left_out"])
+def test_published_answers_and_reviews_name_the_same_ids(shared: Path):
+    folder = shared / "mmrole/eval"
+    of_one_model = read_test_samples(find_test_files([folder / "in-test_answers/yi-vl-6b"]))
+    of_all = read_test_samples(find_test_files([folder]))
+    reviewed = read_test_samples(find_test_files(sorted((folder / "in-test_reviews/gpt-4-turbo").glob("*.json"))))
+    assert [sample.id for sample in reviewed] == [sample.id for sample in of_one_model]
+    assert {sample.id for sample in of_all} == {sample.id for sample in of_one_model}
+    assert len(of_all) == 216

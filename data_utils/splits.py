@@ -22,10 +22,8 @@ class Target(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TestSplit:
+class Split:
     """The test samples by (distribution, type), in the order of their files, and what must not be trained on."""
-
-    __test__ = False  # not a class of tests, for pytest
 
     targets: dict[tuple[str, str], list[Target]]
     held_out: frozenset[str]
@@ -34,7 +32,7 @@ class TestSplit:
     """Ids of test samples that cannot be made, by reason."""
 
 
-def test_files(places: Iterable[str | os.PathLike]) -> list[Path]:
+def find_test_files(places: Iterable[str | os.PathLike]) -> list[Path]:
     """The files `<type>_test.json` in or below the given folders; a file that is given is taken as it is.
 
     Raises:
@@ -48,9 +46,6 @@ def test_files(places: Iterable[str | os.PathLike]) -> list[Path]:
             raise UserError(f"{place} holds no test files; give a folder with {', '.join(names)} in it or below it")
         files += found
     return list(dict.fromkeys(files))
-
-
-test_files.__test__ = False
 
 
 def read_test_samples(files: Iterable[str | os.PathLike]) -> list[Sample]:
@@ -68,10 +63,10 @@ def read_test_samples(files: Iterable[str | os.PathLike]) -> list[Sample]:
     return list(samples.values())
 
 
-def split_by_ids(dataset: Dataset, ids: Sequence[str]) -> TestSplit:
+def split_by_ids(dataset: Dataset, ids: Sequence[str]) -> Split:
     """The test samples with the given ids, `<dialogue id>_<index of the utterance>`, in the order given."""
     by_id = {placed.dialogue.id: placed for placed in dataset.dialogues}
-    split = TestSplit(_empty_targets(), frozenset(id_.rpartition("_")[0] for id_ in ids))
+    split = Split(_empty_targets(), frozenset(id_.rpartition("_")[0] for id_ in ids))
     for id_ in ids:
         name, _, number = id_.rpartition("_")
         placed = by_id.get(name)
@@ -88,7 +83,7 @@ def split_by_ids(dataset: Dataset, ids: Sequence[str]) -> TestSplit:
     return split
 
 
-def draw_split(dataset: Dataset, seed: int) -> TestSplit:
+def draw_split(dataset: Dataset, seed: int) -> Split:
     """Draws test samples by the published rule.
 
     In distribution: one dialogue for each character and type. Out of distribution, where nothing is kept for training:
@@ -108,7 +103,7 @@ def draw_split(dataset: Dataset, seed: int) -> TestSplit:
         for pool, candidates in pools.items():
             drawn.append(_draw(dataset, candidates, pool in first, chances[pool]))
     held_out = frozenset(target.placed.dialogue.id for drawn in targets.values() for target in drawn)
-    return TestSplit(targets, held_out)
+    return Split(targets, held_out)
 
 
 def _empty_targets() -> dict[tuple[str, str], list[Target]]:
