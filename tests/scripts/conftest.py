@@ -183,7 +183,13 @@ def inference(repository: Path) -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session")
+def make_job(inference: ModuleType) -> Callable[..., Job]:
+    """Makes calls of inference.py with a folder, a checkpoint and images of the test's own."""
+    return functools.partial(Job, inference.main)
+
+
 @pytest.fixture
-def job(inference: ModuleType, tiny: Path, image_dir: Path, tmp_path: Path) -> Job:
+def job(make_job: Callable[..., Job], tiny: Path, image_dir: Path, tmp_path: Path) -> Job:
     """Calls of inference.py with the tiny checkpoint."""
-    return Job(inference.main, tmp_path, tiny, image_dir)
+    return make_job(tmp_path, tiny, image_dir)
