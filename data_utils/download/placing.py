@@ -1,0 +1,82 @@
+"""How downloads come to lie where they belong: one process at a time, each file whole, its checksum known."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_utils.disk import open_locked, sync_folder
+from data_utils.errors import UserError, reason
+from data_utils.files import replacing
+
+SHA256_DIGITS, SHA1_DIGITS = 64, 40
+
+_LOCK = ".download.lock"
+
+
+def checksum(path: Path, digits: int) -> str:
+    """The checksum of a file as the hub gives it, in hexadecimal: SHA-256, or (40 digits) the SHA-1 of a git blob."""
+    with open(path, "rb") as file:
+        if digits == SHA256_DIGITS:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size, usedforsecurity=False)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+def put(source: Path, target: Path, sync: bool = True) -> None:
+    """Moves a file, which has been forced to the disk, to its place, atomically; also to another file system.
+
+    Args:
+        source: the file.
+        target: its place; folders are made as needed.
+        sync: force its new name to the disk; else the caller does (`disk.sync_folder`).
+
+    Raises:
+        UserError: the place cannot be written.
+    """
+    target = Path(os.path.realpath(target))  # a link stays a link
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)
+        if sync:
+            sync_folder(target.parent)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise not_writable(target, error) from error
+        with replacing(target) as file, open(source, "rb") as content:
+            shutil.copyfileobj(content, file, 1 << 20)
+        source.unlink()
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds `folder` (made as needed) against other downloads.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    lock = folder / _LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = open_locked(lock, os.O_RDWR)
+    except OSError as error:
+        raise not_writable(folder, error) from error
+    if descriptor is None:
+        raise UserError(f"another download is writing into {folder}; wait for it, or stop it")
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def not_writable(path: Path, error: OSError) -> UserError:
+    """The error of a file or folder that cannot be written."""
+    return UserError(
+        f"cannot write {path}: {reason(error)}; make room, or make it writable, and run the same command again"
+    )
