@@ -1,0 +1,287 @@
+"""Brings a repository of the hub into its place: lists it, compares it with the disk, fetches, moves and unpacks."""
+
+import contextlib
+import hashlib
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from data_utils.disk import sync_folder
+from data_utils.download import archives, hub
+from data_utils.download.hub import HubFile, Repository, Snapshot
+from data_utils.download.layout import TOP_FOLDERS, in_layout, member_in_layout, safe_path
+from data_utils.download.outcome import Outcome, Progress, fetch_all, kept_text, listed, size_text
+from data_utils.download.placing import alone, put
+from data_utils.download.record import Record, State
+from data_utils.download.web import Failure, Pace, Patience, retrying
+from data_utils.errors import UserError, reason
+
+RECORD = "download.json"
+STAGING = ".download"
+
+_SHOWN = 10
+
+
+class Step(NamedTuple):
+    """A file of the hub, and what is on disk of it."""
+
+    file: HubFile
+    target: str | None
+    """Its place below the root; None for an archive of the data set, which is unpacked."""
+    state: State
+    others: list[str]
+    """What is kept in its place, if the state is OTHER: one file, or some that the archive has other versions of."""
+
+
+class Plan(NamedTuple):
+    """What is to be done for a repository."""
+
+    snapshot: Snapshot
+    folder: Path
+    """Of the record."""
+    record: Record
+    replaced: str
+    """The commit of the download before, if it was another one."""
+    steps: list[Step]
+    code: list[str]
+    """Files of code. They are not fetched: checkpoints load without running code from them."""
+    aside: list[str]
+    """Other files that have no place here: hidden ones, and those of a data set outside of its layout."""
+
+    def wanted(self, overwrite: bool) -> list[Step]:
+        """What has to be fetched."""
+        states = {State.MISSING, State.OURS} | ({State.OTHER} if overwrite else set())
+        return [step for step in self.steps if step.state in states]
+
+    def kept(self, overwrite: bool) -> list[str]:
+        """Files on disk that are not as published, and are not replaced."""
+        return [] if overwrite else [name for step in self.steps if step.state is State.OTHER for name in step.others]
+
+
+def make_plan(repository: Repository, data_root: Path, patience: Patience, verify: bool = False) -> Plan:
+    """Lists a repository and compares it with what is on disk.
+
+    Args:
+        repository: of the hub.
+        data_root: the root of the published layout.
+        patience: for the listing.
+        verify: compute the checksums even of files that look untouched since they were downloaded.
+
+    Raises:
+        UserError: the hub cannot be reached or does not have it, or nothing of it fits the layout.
+    """
+    folder = data_root / repository.folder
+    in_folders = repository.type == "dataset"
+    record = Record(folder / RECORD, data_root if in_folders else folder)
+    snapshot = _list_offline(repository, record) if hub.is_offline() else _list(repository, patience)
+    before, steps, code, aside = record.about["commit"], [], [], []
+    for file in snapshot.files:
+        path = safe_path(file.path)
+        if path is not None and path.suffix == ".py":
+            code.append(file.path)
+        elif path is not None and in_folders and archives.is_archive(path):
+            steps.append(_archive_step(file, record, verify))
+        elif path is not None and (target := in_layout(path) if in_folders else path) is not None:
+            steps.append(_file_step(file, str(target), record, verify))
+        else:
+            aside.append(file.path)
+    if not steps:
+        found = listed(aside + code, _SHOWN) or "no files"
+        raise UserError(f"{repository.id} at commit {snapshot.commit} has nothing that fits the layout, but {found}")
+    named = {"repository": repository.id, "revision": repository.revision, "endpoint": hub.endpoint()}
+    record.about = {**named, "commit": snapshot.commit}
+    replaced = before if before != snapshot.commit else ""
+    return Plan(snapshot, folder, record, replaced, steps, code, aside)
+
+
+def describe(target: str, plan: Plan, overwrite: bool) -> str:
+    """What would be fetched, and how large it is."""
+    wanted = sorted(plan.wanted(overwrite), key=lambda step: -step.file.size)
+    lines = [
+        headline(target, plan),
+        f"  {len(plan.steps):,} files, {_size(plan.steps)}; to fetch: {len(wanted):,} files, {_size(wanted)}, into "
+        + (", ".join(TOP_FOLDERS) if plan.snapshot.repository.type == "dataset" else str(plan.folder)),
+        *(f"    {size_text(step.file.size):>9}  {step.file.path}" for step in wanted[:_SHOWN]),
+    ]
+    if rest := wanted[_SHOWN:]:
+        lines.append(f"    {_size(rest):>9}  in {len(rest):,} more")
+    if kept := plan.kept(overwrite):
+        lines.append(f"  {kept_text(kept)}")
+    return "\n".join(lines)
+
+
+def headline(target: str, plan: Plan) -> str:
+    """Which repository and commit it is, and what of it is left aside."""
+    snapshot = plan.snapshot
+    source = "from the hub's cache" if snapshot.offline else f"from {hub.endpoint()}"
+    lines = [
+        f"{target}: {snapshot.repository.id} at {snapshot.repository.revision}, commit {snapshot.commit}, {source}"
+    ]
+    if plan.replaced:
+        lines.append(f"  instead of commit {plan.replaced}, which is there")
+    if plan.code:
+        lines.append(f"  code, which is never run here, is not fetched: {listed(plan.code, _SHOWN)}")
+    if plan.aside:
+        lines.append(f"  left aside: {listed(plan.aside, _SHOWN)}")
+    return "\n".join(lines)
+
+
+def carry_out(plan: Plan, outcome: Outcome, patience: Patience, workers: int, overwrite: bool = False) -> None:
+    """Fetches what a plan wants, and puts it into its place. The record is written whatever happens.
+
+    Raises:
+        UserError: the disk is full or cannot be written, or another process is fetching the same.
+    """
+    snapshot, record, staging = plan.snapshot, plan.record, plan.folder / STAGING
+    wanted = {step.file.path: step for step in plan.wanted(overwrite)}
+    outcome.present = sum(step.state is State.SAME for step in plan.steps)
+    outcome.kept += plan.kept(overwrite)
+    total = sum(step.file.size for step in wanted.values())
+    _check_room(plan.folder, total - sum(_size_on_disk(staging / _part(step.file)) for step in wanted.values()))
+    pace = Pace()
+
+    def fetch(name: str) -> int:
+        file, target = wanted[name].file, wanted[name].target
+        part = staging / _part(file)
+        retrying(lambda: hub.fetch(snapshot, file, part, progress.add_bytes), patience, pace)
+        if target is None:
+            _unpack(part, file, record, outcome, overwrite)
+        else:
+            put(part, record.root / target)
+            record.note(target, file.path, file.oid)
+        return file.size
+
+    if not wanted:
+        _finish(plan, outcome.complete)
+        return
+    with alone(staging):
+        try:
+            with Progress(outcome.target, len(wanted), total) as progress:
+                fetch_all(wanted, fetch, outcome, progress, pace, workers)
+        finally:
+            _finish(plan, outcome.complete and outcome.fetched == len(wanted))
+        if outcome.complete:  # what is left over belongs to other commits
+            for part in staging.glob("*.part"):
+                part.unlink()
+    with contextlib.suppress(OSError):  # not empty
+        staging.rmdir()
+
+
+def _finish(plan: Plan, complete: bool) -> None:
+    if complete:
+        plan.record.forget_others({step.file.path for step in plan.steps})
+    plan.record.write(complete)
+
+
+def _list(repository: Repository, patience: Patience) -> Snapshot:
+    def list_once() -> Snapshot:
+        try:
+            return hub.list_files(repository, patience)
+        except Failure as failure:
+            if failure.status is None:  # no network: said at once, without retries
+                raise UserError(
+                    f"cannot list {repository.id} at {hub.endpoint()}: {failure}; check the network, or name another "
+                    "hub in HF_ENDPOINT"
+                ) from None
+            raise
+
+    try:
+        return retrying(list_once, patience, Pace())
+    except Failure as failure:
+        raise UserError(f"cannot list {repository.id} at revision {repository.revision}: {failure}") from None
+
+
+def _list_offline(repository: Repository, record: Record) -> Snapshot:
+    if record.complete and repository.revision in (record.about["revision"], record.about["commit"]):
+        return _recorded(repository, record)
+    snapshot = hub.list_cached(repository)
+    if snapshot is None:
+        raise UserError(
+            f"{repository.id} at revision {repository.revision} is not in the hub's cache, and HF_HUB_OFFLINE is set; "
+            "unset it, or name the cache in HF_HOME"
+        )
+    return snapshot
+
+
+def _recorded(repository: Repository, record: Record) -> Snapshot:
+    """The files that an earlier download has fetched completely."""
+    commit = record.about["commit"]
+    whole = [(known.source, known) for known in record.files.values() if known.source not in record.archives]
+    files = [
+        HubFile(path, known.size, known.oid, hub.cached_copy(repository, commit, path))
+        for path, known in [*whole, *record.archives.items()]
+    ]
+    return Snapshot(repository, commit, files, offline=True)
+
+
+def _file_step(file: HubFile, target: str, record: Record, verify: bool) -> Step:
+    state = record.state(target, file.oid, file.size, verify)
+    if state is State.SAME:
+        record.note(target, file.path, file.oid)
+    return Step(file, target, state, [target])
+
+
+def _archive_step(file: HubFile, record: Record, verify: bool) -> Step:
+    """An archive has to be fetched (MISSING or OURS) for any file that came from it."""
+    known = record.archives.get(file.path)
+    if known is None or known.oid != file.oid:
+        return Step(file, None, State.MISSING, [])
+    members = record.members(file.path)
+    states = {name: record.state(name, member.oid, member.size, verify) for name, member in members.items()}
+    order = (State.MISSING, State.OURS, State.OTHER)
+    state = next((state for state in order if state in states.values()), State.SAME)
+    return Step(file, None, state, [name for name in states if states[name] is State.OTHER])
+
+
+def _unpack(archive: Path, file: HubFile, record: Record, outcome: Outcome, overwrite: bool) -> None:
+    """Puts the members of an archive into the layout: names those without a place there, and keeps what differs."""
+    aside, folders = [], set()
+    part = archive.with_suffix(".member.part")
+    for member in archives.members(archive, file.path):
+        place = member.path and member_in_layout(PurePosixPath(file.path), member.path)
+        if place is None:
+            aside.append(member.name)
+            continue
+        folders.add((record.root / place).parent)
+        oid, size = archives.extract(member, part)
+        state = record.state(str(place), oid, size)
+        if state is State.OTHER and not overwrite:
+            outcome.kept.append(str(place))
+            record.note_kept(str(place), file.path, oid, size)
+            continue
+        if state is not State.SAME:
+            put(part, record.root / place, sync=False)
+        record.note(str(place), file.path, oid)
+    if not folders:
+        raise Failure(f"nothing in the archive belongs into {', '.join(TOP_FOLDERS)}, but {listed(aside, _SHOWN)}")
+    if aside:
+        outcome.notes.append(f"left aside of {file.path}: {listed(aside, _SHOWN)}")
+    for folder in folders:
+        sync_folder(folder)
+    record.note_archive(file.path, file.oid, file.size)
+    record.write(complete=False)  # before the archive goes: killed now, it need not be fetched again
+    part.unlink(missing_ok=True)
+    archive.unlink()
+
+
+def _part(file: HubFile) -> str:
+    """The name of a file while it grows. Another version of the file has another name."""
+    return f"{hashlib.sha256(file.path.encode()).hexdigest()[:16]}-{file.oid[:16]}.part"
+
+
+def _size(steps: list[Step]) -> str:
+    return size_text(sum(step.file.size for step in steps))
+
+
+def _size_on_disk(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _check_room(folder: Path, size: int) -> None:
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        raise UserError(f"cannot use {folder}: {reason(error)}") from None
+    if size > free:
+        raise UserError(f"{size_text(size)} to fetch, but only {size_text(free)} are free in {existing}; make room")
