@@ -184,8 +184,8 @@ def test_interrupted_and_terminated(steady, expected, repository):
         out, err = process.communicate()
         assert (process.returncode, err) == (status, "")
         assert f"interrupted: {done(steady)} replies are kept, and the same command goes on" in out
-    out, _ = start(steady, repository).communicate()
-    assert "12 records, 0 of them" not in out
+    assert 0 < done(steady) < RECORDS
+    assert steady.run("--no_random") == 0
     assert steady.output.read_bytes() == expected
 
 
@@ -205,12 +205,7 @@ def test_a_failure_in_the_very_end_costs_nothing(steady, expected, monkeypatch):
     assert steady.output.read_bytes() == expected
 
 
-def test_two_processes_give_the_same_file_and_fail_together(steady, expected, repository):
-    process = start(steady, repository, processes=2)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert steady.output.read_bytes() == expected
-    assert out.count(f"{RECORDS} records written") == 1
+def test_a_mistake_is_reported_once_by_two_processes(steady, repository):
     steady.write([steady.sample(0, image="missing.png")])
     process = start(steady, repository, processes=2)
     _, err = process.communicate()
@@ -219,19 +214,18 @@ def test_two_processes_give_the_same_file_and_fail_together(steady, expected, re
     assert "(exitcode: 2)" in err  # in torchrun's report, which is not for us to shorten
 
 
-@pytest.mark.parametrize("kind", ["full disk", "file size limit"])
-def test_a_full_disk_ends_with_a_clear_line_and_loses_nothing(steady, expected, repository, tmp_path, kind):
+def test_a_full_disk_ends_with_a_clear_line_and_loses_nothing(steady, expected, repository, tmp_path):
     """Runs twice: on a disk with room for a few records, and with room made."""
     disk = steady.output_dir
     disk.mkdir()
     command = [sys.executable, "inference.py", *steady.flags("--no_random", "--max_batch_tokens", 1)]
     report = tmp_path / "report"
-    if kind == "full disk":
-        full = 'mount -t tmpfs -o size=48k tmpfs "$disk"; head -c 44k /dev/zero > "$disk/ballast"'
-        room = 'rm "$disk/ballast"'
-        prefix = ["unshare", "--map-root-user", "--mount"]
-    else:
-        full, room, prefix = "ulimit -S -f 4", "ulimit -S -f unlimited", []
+    prefix = ["unshare", "--map-root-user", "--mount"]
+    full = f"mount -t tmpfs -o size=48k tmpfs {disk} && head -c 44k /dev/zero > {disk}/ballast"
+    room = f"rm {disk}/ballast"
+    if subprocess.run([*prefix, "sh", "-c", full], capture_output=True).returncode:
+        # No small file system can be mounted here: no file larger than 4 kB then.
+        prefix, full, room = [], "ulimit -S -f 4", "ulimit -S -f unlimited"
     script = f"""
         set -e; disk=$1; report=$2; shift 2
         {full}
@@ -241,8 +235,6 @@ def test_a_full_disk_ends_with_a_clear_line_and_loses_nothing(steady, expected, 
         "$@"
         cp -r "$disk" "$report.second"
     """
-    if prefix and subprocess.run([*prefix, "sh", "-c", f"disk={disk}; {full}"], capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here")
     run = [*prefix, "bash", "-c", script, "bash", disk, report, *command]
     second = subprocess.run(run, cwd=repository, env=ENVIRONMENT, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
