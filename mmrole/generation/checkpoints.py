@@ -12,12 +12,8 @@ from data_utils.errors import UserError, reason
 from data_utils.files import read_json
 from mmrole.generation.requests import GenerationSettings
 
-PUBLISHED = {
-    "MMRole-Agent": "YanqiDai/MMRole-Agent",
-    "MMRole-Eval_RM": "YanqiDai/MMRole-Eval_RM",
-    "Qwen-VL-Chat": "Qwen/Qwen-VL-Chat",
-}
-"""Directory names of the published checkpoints, and their names on the model hub."""
+PUBLISHED = {"MMRole-Agent": "agent", "MMRole-Eval_RM": "rm", "Qwen-VL-Chat": "base"}
+"""Directory names of the published checkpoints, and what `scripts/download.sh` calls them."""
 
 VOCABULARY = "qwen.tiktoken"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -91,7 +87,7 @@ def find_checkpoint(model_path: Path, use_lora: bool) -> Checkpoint:
     if not base.is_dir():
         raise UserError(
             f"{model_path / ADAPTER_CONFIG}: its base_model_name_or_path, {base}, is no directory here; "
-            f"{_how_to_get(base)}, and write its path there"
+            f"{_how_to_get(base)}, and write that path there"
         )
     _require_model(base)
     return Checkpoint(base, model_path)
@@ -137,14 +133,18 @@ def generation_settings(
 def _require_model(directory: Path) -> None:
     for name in ("config.json", VOCABULARY):
         if not (directory / name).is_file():
-            raise UserError(f"{directory / name} is missing; give a complete checkpoint, or {_how_to_get(directory)}")
+            raise UserError(f"{directory / name} is missing; {_how_to_get(directory)}")
     if not _weight_files(directory):
         raise UserError(f"{directory} has no weights (.safetensors or .bin); {_how_to_get(directory)}")
 
 
 def _how_to_get(directory: Path) -> str:
-    name = PUBLISHED.get(directory.name, "NAME")
-    return f"download it (hf download {name} --local-dir {directory}), or give another --model_path"
+    if directory.name in PUBLISHED:
+        return (
+            f"bash scripts/download.sh {PUBLISHED[directory.name]} fetches it into model_weights/{directory.name}, "
+            "or give another directory"
+        )
+    return "give the directory of a checkpoint (from the model hub: hf download NAME --local-dir DIRECTORY)"
 
 
 def _weight_files(directory: Path) -> list[Path]:

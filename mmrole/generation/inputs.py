@@ -66,8 +66,8 @@ def read_inputs(
     """
     if not input_dir.is_dir():
         raise UserError(
-            f"the input folder {input_dir} does not exist; give another --input_dir, or download the data set "
-            "(hf download YanqiDai/MMRole_dataset --repo-type dataset --local-dir .)"
+            f"the input folder {input_dir} does not exist; give another --input_dir "
+            "(bash scripts/download.sh data fetches the published data)"
         )
     if output_dir.resolve() == input_dir.resolve():
         raise UserError(f"{output_dir} is the input folder; give another --output_dir")
@@ -84,8 +84,8 @@ def read_inputs(
     remedy = "correct the input and run the same command again"
     if missing and not skip_missing_images:
         remedy = (
-            f"the image files of {missing} records are missing: put them below {image_dir}, "
-            "or leave these records out with --skip_missing_images"
+            f"the image files of {missing} records are missing: put them below {image_dir} (bash scripts/download.sh "
+            "images fetches those of COCO), or leave these records out with --skip_missing_images"
         )
     problems.raise_if_any("the input cannot be used", remedy)
     return files

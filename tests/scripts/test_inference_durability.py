@@ -170,6 +170,7 @@ def test_killed_four_times(steady, expected, repository, processes):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("expected", [24], indirect=True)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_twenty_times(steady, expected, repository, processes):

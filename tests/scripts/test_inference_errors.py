@@ -45,7 +45,7 @@ def one_line(message: str) -> str:
 
 
 def test_input_folder(job, refused):
-    assert "hf download YanqiDai/MMRole_dataset" in one_line(refused())
+    assert "bash scripts/download.sh data fetches" in one_line(refused())
     job.write([job.sample(0)])
     assert "is the input folder" in one_line(refused("--output_dir", job.input_dir / "."))
 
@@ -123,10 +123,12 @@ def test_records_without_image_are_left_out_and_listed(job, refused, capsys):
 
 def test_model_directory(job, refused, tmp_path):
     job.write([job.sample(0)])
-    assert "hf download YanqiDai/MMRole-Agent --local-dir" in one_line(
-        refused("--model_path", tmp_path / "MMRole-Agent")
+    missing = tmp_path / "MMRole-Agent"
+    assert f"{missing}: no such directory; bash scripts/download.sh agent fetches" in one_line(
+        refused("--model_path", missing)
     )
-    assert "hf download Qwen/Qwen-VL-Chat --local-dir" in one_line(refused("--model_path", "Qwen/Qwen-VL-Chat"))
+    assert "bash scripts/download.sh base fetches" in one_line(refused("--model_path", "Qwen/Qwen-VL-Chat"))
+    assert "from the model hub: hf download NAME" in one_line(refused("--model_path", "me/agent"))
     assert "config.json is missing" in one_line(refused("--model_path", tmp_path))
 
 
