@@ -205,6 +205,8 @@ class QWenModel(QWenPreTrainedModel):
             unknown = input_ids is not None and image_positions is None and at_prompt
             if unknown and has_image_span(input_ids, self.config.image_start_id):
                 raise ValueError("input_ids hold an image span (<img> … </img>), but there are no pixel_values.")
+            if image_positions is not None and bool((image_positions >= 0).any()):
+                raise ValueError("image_positions name image features, but there are no pixel_values.")
             if self.training:
                 # ZeRO-3 waits for a gradient of every parameter on every rank, images or not (spec §4).
                 size = QUERIES_PER_SIDE * self.config.visual["patch_size"]

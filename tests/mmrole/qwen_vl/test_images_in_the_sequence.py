@@ -81,9 +81,12 @@ def test_an_image_span_without_pixels_is_refused(models):
     for given in (None, torch.zeros(0, 3, 448, 448)):
         with pytest.raises(ValueError, match=r"hold an image span .* but there are no pixel_values"):
             models()(ids, pixel_values=given)
+    with pytest.raises(ValueError, match="image_positions name image features, but there are no pixel_values"):
+        models()(ids, image_positions=find_image_positions(ids, IMG, 1))
     assert not has_image_span(ids[:, :257], IMG)
     assert not has_image_span(torch.tensor([[IMG, 5, END]]), IMG)
-    assert models()(torch.tensor([[IMG, 5, END]])).logits.isfinite().all()
+    text = torch.tensor([[IMG, 5, END]])
+    assert models()(text, image_positions=torch.full_like(text, -1)).logits.isfinite().all()
 
 
 def test_embeddings_with_pixels_need_positions(models):
