@@ -20,6 +20,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from PIL import Image
 
+from data_utils import errors
+from data_utils.download.__main__ import main
+
 
 class Request(NamedTuple):
     """A request that the server got."""
@@ -152,6 +155,7 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in (self.extra | (headers or {})).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -159,6 +163,7 @@ class Handler(BaseHTTPRequestHandler):
     def send_partly(self, content: bytes, announced: int, sent: int) -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(announced))
+        self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(content[:sent])
         self.wfile.flush()
@@ -301,13 +306,28 @@ def start(repository: Path, tmp_path: Path) -> Iterator[Command]:
         process.communicate()
 
 
-@pytest.fixture
-def download(start: Command) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the command to its end; see `start`."""
+Outcome = subprocess.CompletedProcess[str]
 
-    def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+
+@pytest.fixture
+def download(start: Command) -> Callable[..., Outcome]:
+    """Runs the command to its end: for images, which need no environment, in this process; see `start`."""
+
+    def run_process(*arguments: str | Path, **environment: str) -> Outcome:
         process = start(*arguments, **environment)
         stdout, stderr = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        return Outcome(process.args, process.returncode, stdout, stderr)
+
+    def run_here(*arguments: str | Path) -> Outcome:
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as stdout,
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+            pytest.raises(SystemExit) as caught,
+        ):
+            errors.run(lambda: main(list(map(str, arguments))))
+        return Outcome(arguments, caught.value.code, stdout.getvalue(), stderr.getvalue())
+
+    def run(*arguments: str | Path, **environment: str) -> Outcome:
+        return run_here(*arguments) if arguments[0] == "images" else run_process(*arguments, **environment)
 
     return run
