@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_utils.checks.checker import Checker
-from data_utils.checks.context import load_lengths
+from data_utils.checks.context import Lengths
 from data_utils.checks.forms import Form, find_files
 from data_utils.checks.loading import load
 from data_utils.checks.problems import ERROR, WARNING, Place
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data_root=args.data_root,
         image_dir=args.image_dir,
         form=args.form,
-        lengths=load_lengths(args.tokenizer, args.max_length) if args.tokenizer else None,
+        lengths=_lengths(args.tokenizer, args.max_length),
         look_at_images=not args.no_images,
     )
     copies, repaired = {file: file for file in _find_all(args.paths)}, Counter()
@@ -108,6 +108,14 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
+
+
+def _lengths(tokenizer: Path | None, most: int | None) -> Lengths | None:
+    if tokenizer is None:
+        return None
+    from data_utils.checks.lengths import load_lengths  # takes seconds: it imports torch
+
+    return load_lengths(tokenizer, most)
 
 
 def _find_all(paths: Sequence[Path]) -> list[Path]:

@@ -1,6 +1,5 @@
 """What a check may consult besides the record: the characters and test samples around a file, and the tokenizer."""
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ class Lengths(NamedTuple):
     """How long a sample may be."""
 
     tokens: Callable[[list[tuple[str, str, int]]], int]
-    """The number of tokens of a chat of (speaker, text, number of images)."""
+    """The number of tokens of a chat of (speaker, text, number of images before it)."""
     most: int
 
 
@@ -142,33 +141,6 @@ def read_surroundings(root: Path | None) -> Surroundings:
         pairs = [(role, series) for series, names in lists if isinstance(names, list) for role in names]
         roles[folder] = {role: series for role, series in pairs if isinstance(role, str)}
     return Surroundings(root, roles)
-
-
-def load_lengths(tokenizer: str | os.PathLike, most: int) -> Lengths:
-    """Loads a tokenizer.
-
-    Args:
-        tokenizer: `qwen.tiktoken`, or a checkpoint with it.
-        most: the most tokens that a sample may have.
-
-    Raises:
-        UserError: the vocabulary cannot be used.
-    """
-    from mmrole.qwen_vl.chat_format import encode_message
-    from mmrole.qwen_vl.errors import CheckpointError
-    from mmrole.qwen_vl.tokenization import QWenTokenizer
-
-    path = Path(tokenizer)
-    try:
-        loaded = QWenTokenizer(path / "qwen.tiktoken" if path.is_dir() else path)
-    except CheckpointError as error:
-        raise UserError(str(error)) from None
-
-    def tokens(chat: list[tuple[str, str, int]]) -> int:
-        # A newline ends every message, as in training.
-        return sum(len(encode_message(loaded, speaker, text, images)) + 1 for speaker, text, images in chat)
-
-    return Lengths(tokens, most)
 
 
 def _plain(name: str) -> str:

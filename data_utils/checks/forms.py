@@ -66,8 +66,8 @@ _FOLDERS = {
 }
 _NAMES = {"roles.json": Form.ROLES, "profiles.json": Form.PROFILES, "annotations.json": Form.ANNOTATIONS}
 _LAYOUT = (
-    "data/train/**/*.json",
-    "data/test/**/*.json",
+    "data/**/train/*.json",
+    "data/**/test/**/*.json",
     "dialogues/**/*.json",
     "images/annotations.json",
     "profiles/**/*.json",
@@ -77,6 +77,7 @@ _LAYOUT = (
     "eval/*-test_reviews/**/*.json",
     "eval/*-test_results/**/*.csv",
 )
+_SHORTEST_PROFILE = 20  # characters; what is shorter is no description but a setting
 _NOTES = {"build_info.json", "download.json"}  # what the other commands of this package write about themselves
 
 
@@ -154,12 +155,15 @@ def _form_of_value(value: Json) -> Form | None:
 def _form_of_object(value: dict[str, Json]) -> Form | None:
     if sum(isinstance(entry, list) for entry in value.values()) * 2 > len(value):
         return Form.ROLES
-    if sum(isinstance(entry, str) for entry in value.values()) * 2 <= len(value):
+    texts = [entry for entry in value.values() if isinstance(entry, str)]
+    if len(texts) * 2 <= len(value):
         return None
     fields = {Form.DETAILED_PROFILE: DETAILED_FIELDS, Form.META_INFO: META_FIELDS}
     found = {form: sum(name in value for name in names) for form, names in fields.items()}
     likely = max(found, key=found.__getitem__)
-    return likely if found[likely] >= 3 else Form.PROFILES
+    if found[likely] >= 3:
+        return likely
+    return Form.PROFILES if sum(len(text) >= _SHORTEST_PROFILE for text in texts) * 2 > len(texts) else None
 
 
 def _form_of_record(record: Json) -> Form | None:

@@ -1,0 +1,177 @@
+"""Files damaged at random: there is always a report, what passes can be read, and repairs come to an end."""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_utils import check
+from data_utils.checks.forms import find_files
+from data_utils.checks.problems import KINDS
+from data_utils.dialogues import Dialogue, Still
+from data_utils.files import read_json, read_records, write_json
+from data_utils.records import Answer, Review, Sample, TrainSample
+
+Json = Any
+
+READERS = {
+    "dialogues": Dialogue,
+    "annotations": Still,
+    "test_samples": Sample,
+    "answers": Answer,
+    "reviews": Review,
+    "training": TrainSample,
+    "rm_training": TrainSample,
+}
+MOST_RECORDS = 3
+
+texts = st.text(st.characters(codec=None), max_size=20) | st.sampled_from(
+    ["", " ", "human", "user", "<|im_end|>", "</img>", "images/", "../x", "\x00", "\ud800", "Ada Nova:", "ada nova"]
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def paths(value: Json, path: tuple = ()) -> list[tuple]:
+    """The paths of everything in a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(deeper for key, item in items for deeper in paths(item, (*path, key)))]
+
+
+def at(value: Json, path: tuple) -> Json:
+    """What is at a path."""
+    for key in path:
+        value = value[key]
+    return value
+
+
+def nested(value: Json, depth: int) -> Json:
+    """A value inside of many lists."""
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@st.composite
+def broken_values(draw: st.DrawFn, value: Json) -> Json:
+    """A JSON value with one to three faults."""
+    holder = [copy.deepcopy(value)]
+    for _ in range(draw(st.integers(1, 3))):
+        found = paths(holder)[1:]
+        if not found:
+            break
+        *outer, last = draw(st.sampled_from(found))
+        inner = at(holder, tuple(outer))
+        action = draw(st.sampled_from(["delete", "replace", "swap", "copy", "nest", "null", "insert", "rename"]))
+        if action == "delete":
+            del inner[last]
+        elif action == "replace":
+            inner[last] = draw(values)
+        elif action == "null":
+            inner[last] = None
+        elif action == "nest":
+            inner[last] = nested(inner[last], draw(st.sampled_from([1, 3, 60, 300])))
+        elif action == "swap":
+            other = draw(st.sampled_from(found))
+            inner[last] = copy.deepcopy(at(holder, other))
+        elif action == "copy" and isinstance(inner, list):
+            inner.append(copy.deepcopy(inner[last]))
+        elif action == "insert" and isinstance(inner[last], str):
+            place = draw(st.integers(0, len(inner[last])))
+            inner[last] = inner[last][:place] + draw(texts) + inner[last][place:]
+        elif action == "rename" and isinstance(inner, dict):
+            inner[draw(texts)] = inner.pop(last)
+    return holder[0] if holder else None
+
+
+@st.composite
+def broken_bytes(draw: st.DrawFn, data: bytes) -> bytes:
+    """Bytes with one fault."""
+    place = draw(st.integers(0, len(data)))
+    action = draw(st.sampled_from(["truncate", "insert", "overwrite", "encode"]))
+    if action == "truncate":
+        return data[:place]
+    if action == "encode":
+        return data.decode().encode(draw(st.sampled_from(["utf-16", "utf-8-sig", "gb18030"])), "replace")
+    more = draw(st.binary(min_size=1, max_size=5))
+    return data[:place] + more + data[place + (len(more) if action == "overwrite" else 0) :]
+
+
+@pytest.fixture(scope="module")
+def damaged_root(clean_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small copy of the data set, whose files are damaged in turn."""
+    root = Path(shutil.copytree(clean_root, tmp_path_factory.mktemp("damaged") / "root"))
+    for file in find_files(root):
+        if file.suffix == ".json" and isinstance(value := read_json(file, object), list):
+            write_json(file, value[:MOST_RECORDS])
+    return root
+
+
+@pytest.fixture(scope="module")
+def run_check(damaged_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[int, dict]]:
+    """Runs the command: its exit status and its report."""
+    printed = tmp_path_factory.mktemp("printed") / "report.json"
+
+    def run(*args: object) -> tuple[int, dict]:
+        with pytest.MonkeyPatch.context() as patch, printed.open("w", encoding="utf-8") as stream:
+            patch.setattr("sys.stdout", stream)
+            status = check.main([*map(str, args), "--format", "json"])
+        return status, json.loads(printed.read_text(encoding="utf-8"))
+
+    return run
+
+
+def kinds_of_files(root: Path) -> list[Path]:
+    """One file of every form, and of every type of dialogue."""
+    chosen = {}
+    for file in find_files(root):
+        parts = file.relative_to(root).parts
+        chosen.setdefault(
+            (parts[0], parts[-2] if parts[0] in ("profiles", "dialogues") else parts[1], file.suffix), file
+        )
+        if file.parent.name == "in-distribution":
+            chosen[file.name] = file
+    return list(chosen.values())
+
+
+@settings(max_examples=1000)
+@given(data=st.data())
+def test_any_damage_gives_a_report(data, damaged_root, run_check):
+    file = data.draw(st.sampled_from(kinds_of_files(damaged_root)), label="file")
+    whole = file.read_bytes()
+    if file.suffix == ".json" and data.draw(st.integers(0, 3), label="damage"):
+        file.write_text(json.dumps(data.draw(broken_values(json.loads(whole)))))
+    else:
+        file.write_bytes(data.draw(broken_bytes(whole)))
+    try:
+        status, report = run_check(file)
+        assert status == (1 if report["errors"] else 0)
+        assert report["counts"].keys() <= KINDS.keys()
+        assert len(report["problems"]) == sum(report["counts"].values()) == report["errors"] + report["warnings"]
+        form = report["files"][0]["form"]
+        if status == 0 and form in READERS:
+            read_records(file, READERS[form])
+        if form is None:
+            return
+        others = [damaged_root / "dialogues", damaged_root / "eval"] if file.name == "roles.json" else []
+        assert run_check(*others, file)[0] in (0, 1)  # what is damaged is around other files, too
+
+        fixed = damaged_root.parent / f"fixed{file.suffix}"
+        fixed.unlink(missing_ok=True)
+        status, report = run_check(file, "--fix", fixed, "--drop")
+        assert not any(problem["fixable"] for problem in report["problems"])
+        if form in READERS:
+            assert all(problem["index"] is None for problem in report["problems"] if problem["level"] == "error")
+            if status == 0:
+                read_records(fixed, READERS[form])
+    finally:
+        file.write_bytes(whole)

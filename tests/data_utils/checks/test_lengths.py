@@ -1,0 +1,37 @@
+"""The lengths of samples: those of the whole message encoded at once."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_utils.checks.lengths import load_lengths
+from data_utils.files import read_json
+from data_utils.sample_tokens import SampleEncoder, load_tokenizer
+from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, encode_message
+
+
+@pytest.fixture(scope="module")
+def tokenizer(mini_vocabulary):
+    return load_tokenizer(mini_vocabulary)
+
+
+@pytest.fixture(scope="module")
+def lengths(mini_vocabulary):
+    return load_lengths(mini_vocabulary, most=3072)
+
+
+@given(
+    speaker=st.sampled_from(["system", "user", "assistant"]),
+    text=st.text(st.sampled_from("ab ,.\n\r\t1号\u0301'")),
+    images=st.integers(0, 2),
+)
+def test_messages_are_counted_as_encoded(tokenizer, lengths, speaker, text, images):
+    assert lengths.tokens([(speaker, text, images)]) == len(encode_message(tokenizer, speaker, text, images)) + 1
+
+
+def test_published_samples_are_counted_as_for_training(shared, tokenizer, lengths):
+    encoder = SampleEncoder(tokenizer)
+    for sample in read_json(shared / "mmrole/eval/in-test_answers/gpt-4-turbo/inter-role_test.json")[:12]:
+        question, answer = (turn["value"] for turn in sample["conversations"])
+        chat = [("system", DEFAULT_SYSTEM, 0), ("user", question, 1), ("assistant", answer, 0)]
+        assert lengths.tokens(chat) == encoder.encode(sample)[1].total
