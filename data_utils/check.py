@@ -8,6 +8,7 @@ what the kinds mean. Exit status: 0 if there is no error, 1 if there is, 2 for b
 """
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         copies, repaired = _fix(args.paths[0], list(copies), args.fix, checker, args.drop)
     bar = tqdm(copies.items(), desc="checking", unit="file", disable=None)
     report = Report([checker.check_file(copy, file) for copy, file in bar], checker.not_checked, repaired)
+    encoding = sys.stdout.encoding or "utf-8"
     for line in [as_json(report)] if args.format == "json" else as_text(report):
-        print(line.encode("utf-8", "backslashreplace").decode())  # file names may hold what is not UTF-8
+        print(line.encode(encoding, "backslashreplace").decode(encoding))  # names of files can hold any bytes
     return int(bool(report.count(ERROR) or (args.strict and report.count(WARNING))))
 
 

@@ -105,12 +105,12 @@ class Checker:
             copies: the records that came before, in this file or others.
         """
         if source.form == Form.RESULTS:
-            return list(check_results(value, place)) if isinstance(value, str) else [_wrong_top(place, "a table")]
+            return list(check_results(value, place))
         if source.form == Form.RAW_INFO:
-            return list(check_raw_text(value, place, source)) if isinstance(value, str) else [_wrong_top(place, "text")]
+            return list(check_raw_text(value, place, source))
         wanted, name = (list, "a list") if source.form in _RECORDS else (dict, "an object")
         if not isinstance(value, wanted):
-            return [_wrong_top(place, name)]
+            return [Problem("wrong_type", place, f"the file does not hold {name}")]
         if not value:
             return [Problem("no_records", place, "there is nothing in it")]
         if wanted is dict:
@@ -165,7 +165,3 @@ def _id(record: Json, form: Form) -> str | None:
     """The id of a record that may be anything."""
     id_ = record.get("image" if form == Form.ANNOTATIONS else "id") if isinstance(record, dict) else None
     return str(id_) if isinstance(id_, (str, int)) else None
-
-
-def _wrong_top(place: Place, wanted: str) -> Problem:
-    return Problem("wrong_type", place, f"the file does not hold {wanted}")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_utils.checks.forms import Form, recognise
+from data_utils.checks.forms import Form, form_of_path, recognise
 from data_utils.checks.problems import Fix, Place, Problem
 from data_utils.errors import UserError, reason
 from data_utils.files import read_json
@@ -35,9 +35,9 @@ def load(path: Path, home: Path, form: Form | None, place: Place) -> Loaded:
         form: what it is to be checked as; None to recognise it.
         place: what problems name.
     """
-    by_name = {".csv": Form.RESULTS, ".txt": Form.RAW_INFO}.get(path.suffix)
-    if form in _TEXT_FORMS or (form is None and by_name):
-        return _load_text(path, form or by_name, place)
+    wanted = form or form_of_path(home)
+    if wanted in _TEXT_FORMS:
+        return _load_text(path, wanted, place)
     problems = []
     try:
         value = read_json(path, object)
