@@ -15,6 +15,7 @@ from data_utils.download.layout import safe_path
 from data_utils.download.placing import SHA1_DIGITS, SHA256_DIGITS, checksum, not_writable
 from data_utils.download.web import Failure, Patience, is_transient, retry_after
 from data_utils.errors import UserError
+from data_utils.files import read_json
 
 
 class Repository(NamedTuple):
@@ -138,6 +139,8 @@ def list_cached(repository: Repository) -> Snapshot | None:
             blob = path.resolve()  # the cache names blobs by checksum; a file system without links has none
             oid = blob.name if _is_checksum(blob.name) else checksum(path, SHA256_DIGITS)
             files.append(HubFile(path.relative_to(folder).as_posix(), path.stat().st_size, oid, path))
+    if repository.type == "model" and not _has_weights(Path(folder)):
+        return None
     return Snapshot(repository, Path(folder).name, files, offline=True)
 
 
@@ -158,8 +161,12 @@ def fetch(snapshot: Snapshot, file: HubFile, partial: Path, count: Callable[[int
         partial.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "ab") as raw:
             content = _Growing(raw, file.size, count)
-            if content.size < file.size:
-                _complete(snapshot, file, content)
+            try:
+                if content.size < file.size:
+                    _complete(snapshot, file, content)
+            except BaseException:
+                count(-content.size)  # the next try counts what is there
+                raise
             os.fsync(raw.fileno())
             if checksum(partial, len(file.oid)) == file.oid:
                 return
@@ -254,6 +261,13 @@ def _failure(error: Exception) -> Failure:
     else:
         text = f"HTTP {status} {response.reason_phrase}".rstrip()
     return Failure(text, is_transient(status), retry_after(response.headers), status)
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether weights are there, and all that an index names: programs often cache only a model's settings."""
+    weights = {path.name for suffix in ("bin", "safetensors") for path in folder.glob(f"*.{suffix}")}
+    indices = [read_json(path, dict) for path in folder.glob("*.index.json")]
+    return bool(weights) and all(weights >= set(index.get("weight_map", {}).values()) for index in indices)
 
 
 def _is_checksum(name: str) -> bool:

@@ -4,7 +4,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
@@ -40,11 +40,6 @@ class Outcome:
     def complete(self) -> bool:
         """Whether every file is there, as it is published."""
         return not (self.failed or self.kept or self.stopped)
-
-    def add_fetched(self, size: int) -> None:
-        """Counts one file of `size` bytes."""
-        self.fetched += 1
-        self.fetched_bytes += size
 
     def summary(self) -> str:
         """One line with the counts, and the names of what failed, grouped by reason."""
@@ -131,20 +126,30 @@ def fetch_all(
         pace: is stopped when the download ends early.
         workers: threads.
     """
-    in_a_row = 0
-    with _threads(workers, pace) as pool:
-        futures: dict[Future[int], str] = {pool.submit(fetch, name): name for name in names}
-        for future in as_completed(futures):
-            try:
-                outcome.add_fetched(future.result())
-                in_a_row = 0
-            except Failure as failure:
-                outcome.failed[futures[future]] = str(failure)
+    lock, in_a_row = threading.Lock(), 0
+
+    def fetch_one(name: str) -> None:
+        nonlocal in_a_row
+        try:
+            size = fetch(name)
+        except Failure as failure:
+            with lock:
+                outcome.failed[name] = str(failure)
                 in_a_row += 1
                 if in_a_row == _IN_A_ROW:
                     outcome.stopped = f"stopped: {in_a_row} files in a row failed, the last with: {failure}"
-                    break
-            progress.add_file()
+        else:
+            with lock:
+                outcome.fetched += 1
+                outcome.fetched_bytes += size
+                in_a_row = 0
+        progress.add_file()
+
+    with _threads(workers, pace) as pool:
+        for future in as_completed([pool.submit(fetch_one, name) for name in names]):
+            future.result()
+            if outcome.stopped:
+                break
 
 
 def kept_text(names: list[str]) -> str:

@@ -137,7 +137,7 @@ def carry_out(plan: Plan, outcome: Outcome, patience: Patience, workers: int, ov
     outcome.present = sum(step.state is State.SAME for step in plan.steps)
     outcome.kept += plan.kept(overwrite)
     total = sum(step.file.size for step in wanted.values())
-    _check_room(plan.folder, total - sum(_size_on_disk(staging / _part(step.file)) for step in wanted.values()))
+    _check_room(plan.folder, sum(_room(step, staging / _part(step.file)) for step in wanted.values()))
     pace = Pace()
 
     def fetch(name: str) -> int:
@@ -273,8 +273,10 @@ def _size(steps: list[Step]) -> str:
     return size_text(sum(step.file.size for step in steps))
 
 
-def _size_on_disk(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _room(step: Step, part: Path) -> int:
+    """The bytes that a file still takes on the disk; an archive lies beside what comes out of it for a while."""
+    there = part.stat().st_size if part.exists() else 0
+    return step.file.size * (1 if step.target else 2) - there
 
 
 def _check_room(folder: Path, size: int) -> None:
@@ -284,4 +286,4 @@ def _check_room(folder: Path, size: int) -> None:
     except OSError as error:
         raise UserError(f"cannot use {folder}: {reason(error)}") from None
     if size > free:
-        raise UserError(f"{size_text(size)} to fetch, but only {size_text(free)} are free in {existing}; make room")
+        raise UserError(f"{size_text(size)} needed, but only {size_text(free)} are free in {existing}; make room")

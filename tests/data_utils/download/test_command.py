@@ -1,8 +1,10 @@
 """The command and its shell script: usage, help, all targets together, the bar on a terminal."""
 
+import contextlib
 import json
 import os
 import pty
+import random
 import re
 import shutil
 import subprocess
@@ -146,31 +148,39 @@ def test_the_script(repository, tmp_path):
         (clone / ".venv/bin/python").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("target", ["images", "agent"])
-def test_a_bar_on_a_terminal(everything, server, repository, tmp_path, target):
-    (tmp_path / "x.json").write_text('"COCO/train2017/000000000001.jpg COCO/train2017/000000000002.jpg"')
-    command = [sys.executable, "-m", "data_utils.download", target, "--data_root", str(tmp_path)]
-    if target == "images":
-        command += ["--names_from", str(tmp_path / "x.json"), "--coco_url", server.url]
+def on_terminal(command: list[str], **environment: str) -> str:
+    """Runs a command whose stderr is a terminal: what it writes there."""
     controller, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 150))
-    environment = os.environ | {"HF_ENDPOINT": everything.url, "HF_HOME": str(tmp_path)}
-    process = subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.DEVNULL, stderr=terminal)
+    process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=terminal)
     os.close(terminal)
     shown = b""
-    while True:
-        try:
+    with contextlib.suppress(OSError):  # the other end is closed
+        while True:
             shown += os.read(controller, 4096)
-        except OSError:  # the other end is closed
-            break
     os.close(controller)
     assert process.wait() == 0
-    bar = shown.decode().replace("\r", "\n")
-    if target == "images":
-        assert re.search(r"images: 100%.* 2/2 .*file/s, [\d.]+ kB, [\d.]+ [kM]?B/s", bar)
-    else:
-        assert re.search(r"agent: 100%.* 2.00k/2.00k .*B/s, 2/2 files", bar)
-    assert "bin:" not in bar  # none of the hub client's own
+    return shown.decode().replace("\r", "\n")
+
+
+def test_a_bar_of_files(server, photo, tmp_path):
+    server.files = {f"/{number:012}.jpg": photo(number) for number in (1, 2)}
+    (tmp_path / "x.json").write_text(" ".join(f"COCO/train2017/{number:012}.jpg" for number in (1, 2)))
+    options = ["--data_root", str(tmp_path), "--names_from", str(tmp_path / "x.json"), "--coco_url", server.url]
+    bar = on_terminal([sys.executable, "-m", "data_utils.download", "images", *options])
+    assert re.search(r"images: 100%.* 2/2 .*file/s, [\d.]+ kB, [\d.]+ [kM]?B/s", bar)
+
+
+def test_a_bar_of_bytes(hub, tmp_path):
+    """What has to come again counts once, and the hub's client shows no bars of its own."""
+    repository = REPOSITORIES["agent"].id
+    hub.put(repository, "model", {"model.bin": random.Random(0).randbytes(3_000_000), "config.json": b"{}"}, COMMIT)
+    hub.faults = {f"/{repository}/resolve/{COMMIT}/model.bin": ["truncate", "truncate", "damage"]}
+    options = ["--data_root", str(tmp_path), "--retry_wait", "0.01"]
+    command = [sys.executable, "-m", "data_utils.download", "agent", *options]
+    bar = on_terminal(command, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf_home"))
+    assert re.search(r"agent: 100%.* 3.00M/3.00M .*B/s, 2/2 files", bar)
+    assert "bin:" not in bar
 
 
 def test_texts():

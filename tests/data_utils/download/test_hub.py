@@ -302,7 +302,7 @@ def test_no_room(agent, root, fetch):
         info["siblings"][-1]["size"] = 10**16
     done = fetch()
     assert done.returncode == 2
-    assert done.stderr.startswith("error: 10000000.0 GB to fetch, but only ")
+    assert done.stderr.startswith("error: 10000000.0 GB needed, but only ")
     assert not (root / "model_weights").exists()
 
 
@@ -324,14 +324,16 @@ run(lambda: main(["agent", "--data_root", str(folder)]))
 
 
 def test_two_at_once_are_refused(agent, root, folder, hub_env, start, fetch):
-    agent.delay = 0.3
-    first = start("agent", "--data_root", root, "--workers", "1", **hub_env)
-    while len(agent.fetched()) < 2:
+    agent.faults[resolve("config.json")] = ["silence"]
+    first = start("agent", "--data_root", root, **hub_env, HF_HUB_DOWNLOAD_TIMEOUT="600")
+    while resolve("config.json") not in agent.fetched():
         time.sleep(0.01)
     second = fetch()
     assert second.returncode == 2
     assert second.stderr.startswith("error: another download is writing into ")
-    assert first.wait() == 0
+    first.kill()
+    first.wait()
+    assert fetch().returncode == 0
     assert content(folder) == {name: WEIGHTS[name] for name in FETCHED}
     assert record(folder)["complete"] is True
 
@@ -387,6 +389,18 @@ def test_offline_from_the_cache(agent, folder, fetch):
     assert content(folder) == {name: WEIGHTS[name] for name in FETCHED}
     assert record(folder)["commit"] == FIRST
     assert "0 files fetched, 6 already there" in fetch(HF_HUB_OFFLINE="1").stdout
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize("lost", ["pytorch_model-00002-of-00002.bin", "pytorch_model*.bin"])
+def test_offline_with_half_a_cache(folder, fetch, tmp_path, lost):
+    snapshot = next((tmp_path / "hf_home/hub").glob("*/snapshots/*"))
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}}
+    (snapshot / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    for path in snapshot.glob(lost):
+        path.unlink()
+    one_line(fetch(HF_HUB_OFFLINE="1"), f"{AGENT} at revision main is not in the hub's cache")
+    assert not folder.exists()
 
 
 def test_offline_without_cache(agent, folder, fetch, tmp_path):

@@ -13,7 +13,7 @@ from data_utils.download import web
 from data_utils.download.web import Failure, Pace, Patience, Stopped, get, retry_after, retrying, size_of
 
 CONTENT = bytes(range(256)) * 40
-QUICK = Patience(retries=2, wait=0.01, timeout=0.3)
+QUICK = Patience(retries=2, wait=0.01, timeout=1)
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def test_a_file(server, url):
     ],
 )
 def test_faults(server, url, monkeypatch, fault, transient, text):
-    monkeypatch.setattr(web, "_SLOWEST", 3)
+    monkeypatch.setattr(web, "_SLOWEST", 1)
     server.faults["/file"] = [fault] * (20 if fault == "redirect /file" else 1)
-    failure = fail(lambda: get(url, 0.3))
+    failure = fail(lambda: get(url, 1))
     assert re.match(text, str(failure)), str(failure)
     assert failure.transient == transient
     assert failure.wait == (7 if fault == "429 7" else None)
@@ -70,9 +70,9 @@ def test_faults(server, url, monkeypatch, fault, transient, text):
 def test_no_server():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        failure = fail(lambda: get(f"http://127.0.0.1:{free.getsockname()[1]}/file", 0.3))
+        failure = fail(lambda: get(f"http://127.0.0.1:{free.getsockname()[1]}/file", 1))
     assert (str(failure), failure.status) == ("no connection: Connection refused", None)
-    assert "no connection" in str(fail(lambda: get("http://nowhere.invalid/file", 0.3)))
+    assert "no connection" in str(fail(lambda: get("http://nowhere.invalid/file", 1)))
 
 
 def test_tries_again_and_then_not(server, url):
