@@ -29,13 +29,15 @@ class Leaf:
     stream: np.random.Generator
     tokens: list[int] = field(default_factory=list)
     stopped: bool = False
+    seen: list[int] = field(default_factory=list)
+    """Tokens of prompt and reply, each once, where a setting looks back."""
 
-    @property
-    def history(self) -> list[int]:
-        """Prompt and generated tokens; empty where no setting looks back."""
-        if self.prompt.request.settings.repetition_penalty == 1:
-            return []
-        return [*self.prompt.sequence.input_ids.tolist(), *self.tokens]
+    @classmethod
+    def of(cls, prompt: Prompt) -> Leaf:
+        """A reply without tokens."""
+        looks_back = prompt.request.settings.repetition_penalty != 1
+        seen = np.unique(prompt.sequence.input_ids).tolist() if looks_back else []
+        return cls(prompt, prompt.request.random_stream(), seen=seen)
 
     @property
     def finished(self) -> bool:
@@ -102,7 +104,7 @@ class Batch:
             planned = waiting.popleft()
             taken += planned.positions
             entering.append(planned)
-            self.rows.append(Row(planned, [Leaf(prompt, prompt.request.random_stream()) for prompt in planned.prompts]))
+            self.rows.append(Row(planned, [Leaf.of(prompt) for prompt in planned.prompts]))
         device = self.model.device
         masks = [
             ancestor_rows(*(torch.from_numpy(nodes).to(device) for nodes in (planned.tree.last, planned.tree.leaf)))
@@ -161,16 +163,22 @@ class Batch:
         return [of_tree for of_tree in prompts if of_tree]
 
     def _choose(self, logits: Tensor, leaves: Sequence[Leaf]) -> None:
+        broken = logits.isnan().any(-1).tolist()
+        if any(broken):
+            name = leaves[broken.index(True)].prompt.request.id
+            raise FloatingPointError(f"request {name!r}: the model computes NaN; try another dtype than {logits.dtype}")
         tokens = choose_tokens(
             logits,
             [leaf.prompt.request.settings for leaf in leaves],
             [leaf.stream for leaf in leaves],
-            [leaf.history for leaf in leaves],
+            [leaf.seen for leaf in leaves],
         )
         for leaf, token in zip(leaves, tokens, strict=True):
             if token in self.stop_ids:
                 leaf.stopped = True
             else:
                 leaf.tokens.append(token)
+                if leaf.prompt.request.settings.repetition_penalty != 1:
+                    leaf.seen.append(token)
             if leaf.finished:
                 self.finished.append(leaf)

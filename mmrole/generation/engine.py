@@ -36,7 +36,8 @@ class Engine:
         tokenizer: that of the model.
         max_batch_tokens: positions whose keys and values may be in memory at once; chosen from the free memory by
             default. A single tree may exceed it.
-        window: requests that are looked at together to find common prefixes and like lengths.
+        window: requests that are looked at together to find common prefixes and like lengths. So many are taken from
+            the stream before the first reply, and again whenever all of them are at work.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class Engine:
                     waiting.extend(self._plan(islice(requests, self.window), images))
                 if not waiting and not batch.rows:
                     return
-                failure = self._advance(batch, waiting, images)
-                if failure is not None:
-                    self._shrink(batch, waiting, images, failure)
+                failure, error = self._advance(batch, waiting, images)
                 yield from map(self._reply, batch.finished)
                 batch.finished.clear()
+                if error is not None:
+                    raise error
+                if failure is not None:
+                    self._shrink(batch, waiting, images, failure)
         finally:
             images.close()
 
@@ -82,7 +85,7 @@ class Engine:
         return plan_trees([self._encode(request, images) for request in requests], self.model.config.seq_length)
 
     def _encode(self, request: ChatRequest, images: ImageFeatures) -> Prompt:
-        image = None if request.image is None else images.acquire(request)
+        image = None if request.image is None else images.acquire(request.image)
         turn = ChatTurn(request.text, images=() if image is None else (image,))
         chat = encode_chat(self.tokenizer, [turn], request.system)
         keys = None
@@ -92,8 +95,10 @@ class Engine:
             keys[span.start : span.start + FEATURES_PER_IMAGE] = images.keys(image)
         return Prompt(request, TokenSequence(np.array(chat.input_ids), keys), image)
 
-    def _advance(self, batch: Batch, waiting: deque[PlannedTree], images: ImageFeatures) -> str | None:
-        """Lets trees in and takes a step; returns the message if memory ran out."""
+    def _advance(
+        self, batch: Batch, waiting: deque[PlannedTree], images: ImageFeatures
+    ) -> tuple[str | None, BaseException | None]:
+        """Lets trees in and takes a step; returns the message if memory ran out, or what else went wrong."""
         try:
             if batch.needs_rebuild:
                 self._admit(batch, waiting, images)
@@ -101,8 +106,10 @@ class Engine:
                 batch.step()
         except torch.OutOfMemoryError as error:
             # The exception holds the frames that hold the tensors: only its text leaves the handler.
-            return str(error)
-        return None
+            return str(error), None
+        except BaseException as error:  # an unreadable image, Ctrl-C: after the replies that are finished
+            return None, error
+        return None, None
 
     def _admit(self, batch: Batch, waiting: deque[PlannedTree], images: ImageFeatures) -> None:
         """Fills the room that finished leaves have left with waiting trees."""
@@ -110,9 +117,7 @@ class Engine:
         for place, planned in enumerate(entering):
             images.read_ahead(images_of(entering[place : place + READ_AHEAD]))
             batch.prefill(planned)
-            for prompt in planned.prompts:
-                if prompt.image is not None:
-                    images.release(prompt.request)
+            _release(planned.prompts, images)
 
     def _shrink(self, batch: Batch, waiting: deque[PlannedTree], images: ImageFeatures, failure: str) -> None:
         """After running out of memory: the open requests start again, with half the budget, or as smaller trees."""
@@ -132,6 +137,7 @@ class Engine:
             f"out of memory ({reason}); going on with batches of {self.max_batch_tokens:,} tokens", stacklevel=3
         )
         for prompts in reversed(trees):
+            _release(prompts, images)
             again = [self._encode(prompt.request, images) for prompt in prompts]
             waiting.extendleft(plan_trees(again, self.model.config.seq_length))
 
@@ -151,3 +157,11 @@ class Engine:
         except (KeyError, ValueError):
             # A model may generate `<img>` or an id without a token; that must not cost the other replies.
             return decode_answer(self.tokenizer, [token for token in tokens if token < self.tokenizer.eod_id])
+
+
+def _release(prompts: list[Prompt], images: ImageFeatures) -> None:
+    """Lets go of images: keys and values are all that decoding needs."""
+    for prompt in prompts:
+        if prompt.image is not None:
+            images.release(prompt.image)
+            prompt.image = None

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrole.generation.requests import ChatRequest
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.image_processing import preprocess
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
@@ -24,7 +23,7 @@ ImageSource = Path | Image.Image
 @dataclass
 class _Entry:
     source: ImageSource
-    users: set[ChatRequest]
+    users: int = 0
     pixels: Future[Tensor] | None = None
     features: Tensor | None = None
 
@@ -43,22 +42,21 @@ class ImageFeatures:
         self._entries: dict[int, _Entry] = {}
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="image")
 
-    def acquire(self, request: ChatRequest) -> int:
-        """The number of a request's image, which is kept until the request releases it."""
-        identity = _identity(request.image)
+    def acquire(self, source: ImageSource) -> int:
+        """The number of an image, which is kept until it has been released as often as acquired."""
+        identity = _identity(source)
         if identity not in self._numbers:
             self._numbers[identity] = next(self._next_number)
         number = self._numbers[identity]
-        self._entries.setdefault(number, _Entry(request.image, users=set())).users.add(request)
+        self._entries.setdefault(number, _Entry(source)).users += 1
         return number
 
-    def release(self, request: ChatRequest) -> None:
-        """Nothing is kept for an image that no request needs any more."""
-        identity = _identity(request.image)
-        entry = self._entries[self._numbers[identity]]
-        entry.users.discard(request)
-        if not entry.users:
-            del self._entries[self._numbers.pop(identity)]
+    def release(self, number: int) -> None:
+        """One user less; nothing is kept for an image without users."""
+        entry = self._entries[number]
+        entry.users -= 1
+        if entry.users == 0:
+            del self._entries[self._numbers.pop(_identity(entry.source))]
 
     @staticmethod
     def keys(number: int) -> np.ndarray:

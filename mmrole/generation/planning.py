@@ -19,7 +19,7 @@ MAX_LEAVES = 16
 
 @dataclass(eq=False)
 class Prompt:
-    """A request with its token ids; `image` is its image's number in `ImageFeatures`, if it has one."""
+    """A request with its token ids; `image` is the number in `ImageFeatures` of the image that it holds, if any."""
 
     request: ChatRequest
     sequence: TokenSequence

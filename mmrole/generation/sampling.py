@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -71,12 +72,13 @@ def choose_tokens(
         scores: [sequences, vocabulary] logits of the last positions.
         settings: of each sequence.
         streams: of each sequence; one number is drawn from it where the sequence samples.
-        histories: prompt and generated tokens of each sequence (read for the repetition penalty only).
+        histories: tokens of prompt and reply of each sequence, for the repetition penalty; may be empty without it.
     """
     scores = scores.float()
     tokens = [0] * len(settings)
-    for kind in dict.fromkeys(settings):
-        rows = [row for row, other in enumerate(settings) if other == kind]
+    kinds = [replace(each, seed=0, max_new_tokens=1) for each in settings]  # neither changes the scores
+    for kind in dict.fromkeys(kinds):
+        rows = [row for row, other in enumerate(kinds) if other == kind]
         if kind.repetition_penalty == 1:
             warped = warp(scores[rows], kind)
         else:

@@ -34,24 +34,27 @@ class Lane:
         length: slots in use, the same for all rows; what a shorter row leaves unused is visible to none of its leaves.
     """
 
-    def __init__(self, model: QWenLMHeadModel, masks: Sequence[Tensor]) -> None:
-        """Takes memory for rows whose leaves see nodes as in `masks`, each bool [leaves, nodes]."""
-        self.length = max(mask.shape[1] for mask in masks)
+    def __init__(self, masks: Sequence[Tensor]) -> None:
+        """A lane, without memory as yet, for rows whose leaves see nodes as in `masks`, each bool [leaves, nodes]."""
+        self.lengths = [mask.shape[1] for mask in masks]
+        self.length = max(self.lengths)
         rows, leaves = len(masks), masks[0].shape[0]
-        capacity = self.length + leaves * STEPS_AHEAD
-        config = model.config
-        shape = (rows, config.num_attention_heads, capacity, config.kv_channels)
-        # Per layer [rows, heads, capacity, head_dim], where that layer's weights are.
-        self.keys = [block.attn.c_attn.weight.new_empty(shape) for block in model.transformer.h]
-        self.values = [block.attn.c_attn.weight.new_empty(shape) for block in model.transformer.h]
-        self.visible = torch.zeros(rows, leaves, capacity, dtype=torch.bool, device=masks[0].device)
+        self.visible = masks[0].new_zeros(rows, leaves, self.length + leaves * STEPS_AHEAD)
         for row, mask in enumerate(masks):
-            nodes = mask.shape[1]
-            self.visible[row, :, :nodes] = mask
-            # Masked slots still enter the weighted sum with weight 0, and 0 * NaN is NaN.
-            for layer in (*self.keys, *self.values):
-                layer[row, :, nodes:] = 0
+            self.visible[row, :, : mask.shape[1]] = mask
+        self.keys: list[Tensor] = []  # per layer [rows, heads, capacity, head_dim]
+        self.values: list[Tensor] = []
         self._mask: Tensor | None = None
+
+    def take_memory(self, module: QWenAttention) -> Tensor:
+        """Memory for a layer's keys or values, [rows, heads, capacity, head_dim], where its weights are."""
+        config = module.config
+        rows, _, capacity = self.visible.shape
+        memory = module.c_attn.weight.new_empty(rows, config.num_attention_heads, capacity, config.kv_channels)
+        for row, length in enumerate(self.lengths):
+            # Masked slots still enter the weighted sum with weight 0, and 0 * NaN is NaN.
+            memory[row, :, length:] = 0
+        return memory
 
     @property
     def tokens(self) -> int:
@@ -160,14 +163,21 @@ class TreeMemory:
         masks += new
 
         order = sorted(range(len(masks)), key=lambda index: tuple(-size for size in masks[index].shape))
-        self.lanes = []
-        for members in _lanes(order, [tuple(mask.shape) for mask in masks]):
-            lane = Lane(self.model, [masks[index] for index in members])
-            for place, index in enumerate(members):
-                if sources[index] is not None:
-                    _copy(*sources[index], lane, place)
-                    sources[index] = None
-            self.lanes.append(lane)
+        lanes = _lanes(order, [tuple(mask.shape) for mask in masks])
+        old, self.lanes = self.lanes, [Lane([masks[index] for index in members]) for members in lanes]
+        # Layer by layer, so that at most one of them exists twice.
+        for block in self.model.transformer.h:
+            for name in ("keys", "values"):
+                for lane, members in zip(self.lanes, lanes, strict=True):
+                    memory = lane.take_memory(block.attn)
+                    for place, index in enumerate(members):
+                        if sources[index] is not None:
+                            source, row, slots = sources[index]
+                            kept = getattr(source, name)[0]  # the layers before it are gone
+                            memory[place, :, : len(slots)] = kept[row][:, slots.to(kept.device)]
+                    getattr(lane, name).append(memory)
+                for lane in old:
+                    del getattr(lane, name)[0]
         return order
 
     def _find(self, row: int) -> tuple[Lane, int]:
@@ -205,9 +215,3 @@ def _lanes(order: list[int], shapes: list[tuple[int, int]]) -> list[list[int]]:
                 continue
         lanes.append([index])
     return lanes
-
-
-def _copy(source: Lane, row: int, slots: Tensor, target: Lane, place: int) -> None:
-    for old, new in ((source.keys, target.keys), (source.values, target.values)):
-        for old_layer, new_layer in zip(old, new, strict=True):
-            new_layer[place, :, : len(slots)] = old_layer[row][:, slots.to(old_layer.device)]

@@ -9,6 +9,7 @@ from PIL import Image
 
 from mmrole.generation import ChatReply, ChatRequest, Engine, GenerationSettings
 from mmrole.generation.images import ImageFeatures
+from mmrole.generation.tree_memory import Lane, TreeMemory
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 
 GREEDY = GenerationSettings(max_new_tokens=64, do_sample=False)
@@ -248,3 +249,47 @@ def test_an_answer_with_broken_markup_is_still_a_reply(make_model, tokenizer):
     )
     assert reply.token_ids == (tokenizer.img_start_id,) * 4
     assert reply.text == ""
+
+
+def test_replies_that_are_finished_come_before_an_error(exact, tokenizer, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"not an image")
+    one = GenerationSettings(1, do_sample=False)
+    requests = [ChatRequest(str(n), SYSTEM, words(300 - n, n), None, one) for n in range(9)]
+    replies = Engine(exact, tokenizer).generate([*requests, ChatRequest("bad", SYSTEM, "x", bad, one)])
+    assert len([next(replies) for _ in requests]) == 9
+    with pytest.raises(OSError, match=r"bad\.png"):
+        next(replies)
+
+
+def test_a_request_may_come_twice(exact, tokenizer, pictures):
+    request = ChatRequest("a", SYSTEM, "hello", pictures[0], GREEDY)
+    first, second = Engine(exact, tokenizer).generate([request, request])
+    assert first == second
+
+
+def test_not_a_number_is_an_error_that_names_the_request(make_model, tokenizer):
+    model = make_model(torch.float32)
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="'sick'"):
+        list(Engine(model, tokenizer).generate([ChatRequest("sick", SYSTEM, "hello", None, GREEDY)]))
+
+
+def test_rebuilding_holds_one_layer_twice_at_the_most(exact, tokenizer):
+    memory = TreeMemory(exact)
+    masks = [torch.ones(1, 500 + n, dtype=torch.bool) for n in range(12)]
+    memory.rebuild([], masks)
+    layer = memory.lanes[0].keys[0].nbytes
+    most = []
+    taken = Lane.take_memory
+
+    def note(lane, module):
+        most.append(sum(each.nbytes for old in (first, lane) for each in (*old.keys, *old.values)))
+        return taken(lane, module)
+
+    first = memory.lanes[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lane, "take_memory", note)
+        memory.rebuild([(row, [0]) for row in range(12)], [])
+    assert max(most) + layer <= (2 * exact.config.num_hidden_layers + 2) * layer
