@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_utils.errors import Problems, UserError
+from data_utils.errors import Problems, UserError, shown
 from data_utils.files import read_records
 from data_utils.images import Selection, select_images
 from data_utils.records import Sample
@@ -30,9 +30,13 @@ class InputFile:
     records: list[Sample]
     left_out: list[Sample]
 
+    def why_empty(self) -> str:
+        """Why a file without records to work on has none."""
+        return "none of its records has its image file" if self.left_out else "it holds no records"
+
     def describe_left_out(self) -> str:
         """What is left out and what that means; the first ten ids."""
-        ids = ", ".join(record.id for record in self.left_out[:_LISTED])
+        ids = ", ".join(shown(record.id) for record in self.left_out[:_LISTED])
         more = f" … and {len(self.left_out) - _LISTED} more" if len(self.left_out) > _LISTED else ""
         return (
             f"{self.path}: {len(self.left_out)} of {len(self.left_out) + len(self.records)} records have no image file "
@@ -77,9 +81,15 @@ def read_inputs(
     files = []
     for name in names:
         path = input_dir / name
+        output = output_dir / path.name
+        if output.exists() and path.exists() and output.samefile(path):
+            raise UserError(f"{output} is the input; give another --output_dir")
         selection = _select(path, record_type, image_dir, problems, limit, skip_missing_images)
-        files.append(InputFile(path, output_dir / path.name, selection.usable, selection.missing))
+        files.append(InputFile(path, output, selection.usable, selection.missing))
     _check_ids(files, problems)
+    if not problems and not any(file.records for file in files):
+        for file in files:
+            problems.add(f"{file.path}: nothing to do, {file.why_empty()}")
     missing = sum(len(file.left_out) for file in files)
     remedy = "correct the input and run the same command again"
     if missing and not skip_missing_images:
@@ -99,7 +109,6 @@ def _select(
     limit: int | None,
     skip_missing: bool,
 ) -> Selection:
-    before = len(problems)
     try:
         records = read_records(path, record_type, problems)[:limit]
     except UserError as error:
@@ -107,11 +116,7 @@ def _select(
         return Selection([], [])
     if not image_dir.is_dir():
         return Selection(records, [])
-    selection = select_images(records, image_dir, problems, skip_missing)
-    if not selection.usable and len(problems) == before:
-        cause = "none of its records has its image file" if selection.missing else "it holds no records"
-        problems.add(f"{path}: nothing to do, {cause}")
-    return selection
+    return select_images(records, image_dir, problems, skip_missing)
 
 
 def _check_ids(files: Sequence[InputFile], problems: Problems) -> None:

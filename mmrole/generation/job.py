@@ -8,6 +8,7 @@ output lies `<output>.settings`, which says what it was made with.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,8 +57,16 @@ class Task:
 
     file: InputFile
     requests: list[list[ChatRequest]]
+    images: Mapping[str, str]
+    """Hash of each record's image, by record id."""
     fingerprint: Json
     journal: Journal
+
+    @property
+    def image_of(self) -> dict[str, str]:
+        """Hash of the image that a request shows, by request id."""
+        records = zip(self.file.records, self.requests, strict=True)
+        return {request.id: self.images[record.id] for record, of_record in records for request in of_record}
 
     @property
     def pending(self) -> list[ChatRequest]:
@@ -95,7 +104,7 @@ def _prepare(
     program: Program, options: argparse.Namespace, processes: Processes, tasks: list[Task], journals: ExitStack
 ) -> Model:
     """Checks everything, opens the journals of what is not finished, and says what there is to do."""
-    files = read_inputs(
+    given = read_inputs(
         options.input_dir,
         TEST_FILES if options.input_file is None else [options.input_file],
         options.output_dir,
@@ -104,20 +113,25 @@ def _prepare(
         limit=options.limit,
         skip_missing_images=options.skip_missing_images,
     )
+    files = [file for file in given if file.records]
     model = find_model(options, processes.local_rank, processes.local_world_size)
     common = {"program": program.name, **model.fingerprint()}
     fingerprints = [{**common, "input": sha256(file.path)} for file in files]
-    finished = _finished(files, fingerprints, options.overwrite)
+    images = [_image_hashes(file, options.image_dir) for file in files]
+    finished = _finished(files, fingerprints, images, options.overwrite)
     if len(finished) < len(files):
         check_checkpoint(model.checkpoint)
         processes.say(str(model))
-    for file, fingerprint in zip(files, fingerprints, strict=True):
+    for file in given:
         if file.left_out:
             processes.say(file.describe_left_out())
+        if not file.records:
+            processes.say(f"{file.path}: nothing to do, {file.why_empty()}; no output is written")
+    for file, fingerprint, shown_images in zip(files, fingerprints, images, strict=True):
         if file.output in finished:
             processes.say(f"{file.output}: finished before, {len(file.records)} records; --overwrite starts anew")
             continue
-        task = _open(program, file, fingerprint, model.settings, options, processes, journals)
+        task = _open(program, file, fingerprint, shown_images, model.settings, options, processes, journals)
         tasks.append(task)
         processes.say(f"{file.path}: {len(file.records)} records, {task.done} of them done before")
         if options.overwrite:
@@ -125,28 +139,45 @@ def _prepare(
     return model
 
 
-def _finished(files: Sequence[InputFile], fingerprints: Sequence[Json], overwrite: bool) -> set[Path]:
+def _image_hashes(file: InputFile, image_dir: Path) -> dict[str, str]:
+    """SHA-256 of each record's image file, by record id."""
+    hashes = {image: sha256(resolve_image(image_dir, image)) for image in {record.image for record in file.records}}
+    return {record.id: hashes[record.image] for record in file.records}
+
+
+def _made_with(fingerprint: Json, images: Mapping[str, str]) -> Json:
+    """What an output was made with: the fingerprint, and one hash of all images in the order of the records."""
+    return {**fingerprint, "images": hashlib.sha256("".join(images.values()).encode()).hexdigest()}
+
+
+def _finished(
+    files: Sequence[InputFile], fingerprints: Sequence[Json], images: Sequence[Mapping[str, str]], overwrite: bool
+) -> set[Path]:
     """The outputs that are complete, and what this run would make.
 
     Raises:
         UserError: an output is there, but is not what this run would make.
     """
     finished, problems = set(), Problems()
-    for file, fingerprint in zip(files, fingerprints, strict=True):
+    for file, fingerprint, shown_images in zip(files, fingerprints, images, strict=True):
         if overwrite or state(file.output) is not State.FINISHED:
             continue
         finished.add(file.output)
         settings = _settings_file(file.output)
-        made_with = read_json(settings, dict) if settings.is_file() else fingerprint
+        if not settings.is_file():
+            problems.add(f"{file.output} is not known to be this program's work (there is no {settings.name})")
+            continue
+        if [_id(obj) for obj in read_json(file.output)] != [record.id for record in file.records]:
+            problems.add(f"{file.output} holds other records than the {len(file.records)} of this run")
+            continue
+        made_with, expected = read_json(settings, dict), _made_with(fingerprint, shown_images)
         changes = [
-            f"{name} was {shown(made_with.get(name))}, is {shown(fingerprint.get(name))}"
-            for name in fingerprint | made_with
-            if made_with.get(name) != fingerprint.get(name)
+            f"{name} was {shown(made_with.get(name))}, is {shown(expected.get(name))}"
+            for name in expected | made_with
+            if made_with.get(name) != expected.get(name)
         ]
         if changes:
             problems.add(f"{file.output} was made with other settings: {', '.join(changes)}")
-        elif [_id(obj) for obj in read_json(file.output)] != [record.id for record in file.records]:
-            problems.add(f"{file.output} holds other records than the {len(file.records)} of this run")
     problems.raise_if_any("the output is there already", "give another --output_dir, or start anew with --overwrite")
     return finished
 
@@ -163,6 +194,7 @@ def _open(
     program: Program,
     file: InputFile,
     fingerprint: Json,
+    image_hashes: Mapping[str, str],
     settings: GenerationSettings,
     options: argparse.Namespace,
     processes: Processes,
@@ -181,16 +213,27 @@ def _open(
             f"{file.output}: its journal has {len(lost)} replies to records that this run leaves out (first "
             f"{shown(lost[0])}); leave --limit out and put missing images back, or start anew with --overwrite"
         )
-    return Task(file, requests, fingerprint, journal)
+    task = Task(file, requests, image_hashes, fingerprint, journal)
+    now = task.image_of
+    changed = [id_ for id_, payload in journal.done.items() if payload.get("image") != now[id_]]
+    if changed:
+        raise UserError(
+            f"{file.output}: {len(changed)} journaled replies were about other images than those there now (first "
+            f"{shown(changed[0])}); put the images back, or start anew with --overwrite"
+        )
+    return task
 
 
 def _work(
     program: Program, options: argparse.Namespace, model: Model, tasks: Sequence[Task], processes: Processes
 ) -> None:
     """Generates what is pending; the first process then writes the output files."""
-    pending = {request.id: task.journal for task in tasks for request in task.pending}
+    pending = {request.id: task for task in tasks for request in task.pending}
+    images = {id_: image for task in tasks for id_, image in task.image_of.items()}
     requests = share((request for task in tasks for request in task.pending), processes.rank, processes.world_size)
-    began = _generate(model, requests, pending, options.max_batch_tokens, processes) if requests else time.monotonic()
+    began = time.monotonic()
+    if requests:
+        began = _generate(model, requests, pending, images, options.max_batch_tokens, processes)
     if not processes.is_first:
         for task in tasks:
             task.journal.close()
@@ -217,7 +260,8 @@ def _work(
 def _generate(
     model: Model,
     requests: Sequence[ChatRequest],
-    journals: Mapping[str, Journal],
+    tasks: Mapping[str, Task],
+    images: Mapping[str, str],
     max_batch_tokens: int | None,
     processes: Processes,
 ) -> float:
@@ -234,13 +278,13 @@ def _generate(
         # tqdm's None: no bar where stderr is not a terminal.
         with tqdm(total=len(requests), unit=" replies", disable=None if processes.is_first else True) as bar:
             for reply in engine.generate(requests):
-                journals[reply.id].append(reply.id, _payload(reply))
+                tasks[reply.id].journal.append(reply.id, {**_payload(reply), "image": images[reply.id]})
                 new_tokens += reply.new_tokens
                 bar.set_postfix_str(f"{new_tokens / (time.monotonic() - began):.0f} tokens/s", refresh=False)
                 bar.update()
     except OutOfMemoryError as error:
         raise UserError(
-            f"the GPU's memory is full ({str(error).splitlines()[0]}); free it, or lower --max_new_tokens; what is "
+            f"the GPU's memory is full ({str(error).splitlines()[0]}); free it, or lower --max_batch_tokens; what is "
             "finished is kept: run the same command again to go on"
         ) from None
     except OSError as error:
@@ -257,7 +301,7 @@ def _finish(program: Program, task: Task, replies: Mapping[str, ChatReply]) -> N
         for record, requests in zip(task.file.records, task.requests, strict=True)
     ]
     write_json(task.file.output, results)
-    write_json(_settings_file(task.file.output), task.fingerprint)
+    write_json(_settings_file(task.file.output), _made_with(task.fingerprint, task.images))
     task.journal.remove()
 
 
@@ -266,4 +310,5 @@ def _payload(reply: ChatReply) -> Json:
 
 
 def _reply(id_: str, payload: Json) -> ChatReply:
-    return ChatReply(**{**payload, "id": id_, "token_ids": tuple(payload["token_ids"])})
+    fields = {name: value for name, value in payload.items() if name != "image"}
+    return ChatReply(**{**fields, "id": id_, "token_ids": tuple(payload["token_ids"])})

@@ -1,6 +1,7 @@
 """inference.py refuses what cannot be done, in one line, before a model is loaded; and it never overwrites silently."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_utils.errors import UserError
+from data_utils.files import sha256
 from data_utils.journal import Journal, State, state
 from mmrole.generation.options import TEST_FILES
 
@@ -234,15 +236,47 @@ def test_a_finished_file_of_another_run_is_refused(job, copy_of_tiny, refused):
     assert json.loads(Path(f"{job.output}.settings").read_text())["seed"] == 4
 
 
-def test_a_file_from_elsewhere_is_left_alone(job, refused):
+def test_a_file_from_elsewhere_is_not_taken_for_this_models_answers(job, refused):
     records = job.write([job.sample(0), job.sample(1)])
     job.output_dir.mkdir()
     job.output.write_bytes(job.with_answers(records, ["Aye.", ""]))
     before = version(job.output)
-    assert job.run() == 0
+    message = one_line(refused())
+    assert "is not known to be this program's work (there is no comment_test.json.settings)" in message
+    assert "--overwrite" in message
     assert version(job.output) == before
-    job.output.write_text("[]")
-    assert "holds other records" in one_line(refused())
+
+
+def test_the_input_is_never_overwritten(job, refused):
+    job.write([job.sample(0)])
+    job.output_dir.mkdir()
+    job.output.hardlink_to(job.input_dir / job.output.name)
+    before = version(job.output)
+    assert "is the input; give another --output_dir" in one_line(refused("--overwrite"))
+    assert version(job.output) == before
+
+
+def test_other_pictures_under_the_same_names_are_another_input(job, refused, tmp_path):
+    job.write([job.sample(0)])
+    assert job.run("--no_random") == 0
+    other = shutil.copytree(job.image_dir, tmp_path / "other")
+    picture = other / job.sample(0)["image"]
+    picture.write_bytes(picture.read_bytes() + b" ")
+    assert "was made with other settings: images was" in one_line(refused("--no_random", "--image_dir", other))
+
+
+def test_a_file_without_work_does_not_stop_the_others(job, capsys):
+    for number, name in enumerate(TEST_FILES):
+        job.write([job.sample(number)] if number else [], name)
+    assert job.run("--no_random", one_file=False) == 0
+    assert "nothing to do, it holds no records; no output is written" in capsys.readouterr().out
+    assert [name for name in TEST_FILES if (job.output_dir / name).exists()] == list(TEST_FILES[1:])
+
+
+def test_left_out_records_with_odd_ids_are_listed(job, capsys):
+    job.write([job.sample(0), job.sample(1, id="miss\ud801\n\x1b[31m", image="nope.png")])
+    assert job.run("--no_random", "--skip_missing_images") == 0
+    assert r"'miss\ud801\n\x1b[31m'" in capsys.readouterr().out
 
 
 def test_limit(job, refused):
@@ -261,11 +295,12 @@ def test_an_interrupted_run_goes_on_with_more_records_but_not_with_fewer(job, re
     assert job.run("--no_random") == 0
     expected = job.answers()
     fingerprint = json.loads(Path(f"{job.output}.settings").read_text())
+    del fingerprint["images"]
     job.output.unlink()
     kept = {"text": "kept", "token_ids": [1], "finish_reason": "stop", "prompt_tokens": 1, "new_tokens": 2}
     with Journal.open(job.output, fingerprint) as journal:
         for record in records[1:3]:
-            journal.append(record["id"], kept)
+            journal.append(record["id"], {**kept, "image": sha256(job.image_dir / record["image"])})
     message = one_line(refused("--no_random", "--limit", 2))
     assert "has 1 replies to records that this run leaves out (first 'Captain_comment_2')" in message
     assert "max_new_tokens was 6, is 7" in one_line(refused("--no_random", "--max_new_tokens", 7))
