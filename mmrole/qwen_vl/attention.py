@@ -76,6 +76,12 @@ def prepare_mask(
             raise ValueError(f"a BlockMask needs attn_implementation='flex_attention', not {implementation!r}.")
         return attention_mask
     if attention_mask is None or attention_mask.dim() == 2:
+        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        if past and attention_mask is not None and attention_mask.shape[1] < past + inputs_embeds.shape[1]:
+            raise ValueError(
+                f"attention_mask has {attention_mask.shape[1]} columns; with a cache it covers all positions, "
+                f"{past} past and {inputs_embeds.shape[1]} new ones."
+            )
         # Without position_ids: transformers takes a jump in them for the start of another, packed sequence.
         return create_causal_mask(
             config=config,

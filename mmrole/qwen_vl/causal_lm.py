@@ -184,7 +184,7 @@ def causal_lm_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | 
         labels: int [batch, positions].
         num_items_in_batch: divisor of the sum in place of the number of labels.
     """
-    targets = labels[:, 1:].to(logits.device).flatten()
+    targets = labels[:, 1:].to(logits.device).flatten().long()
     logits = logits[:, :-1].flatten(0, 1)
     logits = logits.to(at_least_float32(logits.dtype))
     if num_items_in_batch is None:

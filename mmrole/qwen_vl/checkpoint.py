@@ -29,6 +29,8 @@ WEIGHT_FILES = (
 )
 _AGAIN = "download or copy the checkpoint again."
 _OTHER_FORMS = ("gguf_file", "variant", "quantization_config", "key_mapping")
+_LAYERS = re.compile(r"(^|\.)(h\.\d+|visual)\.")
+_LEFTOVERS = re.compile(r"\.(masked_bias|bias|inv_freq)$")
 _LFS_POINTER = b"version https://git-lfs"
 
 Shape = tuple[int, ...]
@@ -90,6 +92,16 @@ def check_checkpoint(
     missing = sorted(set(expected) - set(found))
     if missing:
         raise CheckpointError(f"{directory}: {_count(missing, 'weight')} missing, first {missing[0]!r}; {_AGAIN}")
+    # The base model may be read out of a whole one; but blocks or parts of the tower that are left over mean that
+    # config.json belongs to a smaller model.
+    surplus = sorted(
+        name for name in set(found) - set(expected) if _LAYERS.search(name) and not _LEFTOVERS.search(name)
+    )
+    if surplus:
+        raise CheckpointError(
+            f"{directory}: config.json has no place for {_count(surplus, 'weight')}, first {surplus[0]!r}; "
+            "copy the config.json that belongs to these weights."
+        )
     different = sorted(name for name, shape in expected.items() if found[name] != shape)
     if different and not ignore_mismatched_sizes:
         name = different[0]
@@ -155,10 +167,9 @@ def _shapes_of_shard(file: Path) -> dict[str, Shape]:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
                 return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{file.stat().st_size:,} bytes")
-        # Tensors on the meta device: the shapes come from the pickle, the data stays on disk.
-        tensors = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+        # Tensors on the meta device: the shapes come from the pickle, the data stays on disk. Files from before
+        # PyTorch 1.6 are no archives and cannot be mapped.
+        tensors = torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))
         return {name: tuple(tensor.shape) for name, tensor in _tensors(tensors)}
     except Exception as error:  # a damaged pickle may fail in any way
         raise CheckpointError(f"{file}: {_reason(file, error)}") from None

@@ -135,6 +135,9 @@ class QWenConfig(PreTrainedConfig):
             raise CheckpointError(f"{name}: model_type is {model_type!r}, not {cls.model_type!r}; {_REMEDY}")
         if not isinstance(config_dict.get("visual"), dict):
             raise CheckpointError(f"{name}: a text-only Qwen (its config.json has no `visual` section); {_REMEDY}")
+        absent = [key for key in (*_POSITIVE_IN_VISUAL, "mlp_ratio") if key not in config_dict["visual"]]
+        if absent:
+            raise CheckpointError(f"{name}: `visual` in config.json has no {absent[0]!r}; copy config.json again.")
         _refuse_foreign_tokenizer(name)
         config_dict = {
             key: value
@@ -209,9 +212,16 @@ def _refuse_foreign_tokenizer(directory: str) -> None:
     # AutoTokenizer(trust_remote_code=True) runs a directory's own tokenizer module unless the class that
     # tokenizer_config.json names is registered; it asks for the configuration first, so this is the one place where
     # our code can prevent that.
-    file = Path(directory) / "tokenizer_config.json"
-    if not os.path.isfile(file):
+    # Subfolders too: which one `subfolder=` names is not said here.
+    if not os.path.isdir(directory):
         return
+    name = "tokenizer_config.json"
+    for file in (Path(directory) / name, *Path(directory).glob(f"*/{name}"), *Path(directory).glob(f"*/*/{name}")):
+        if file.is_file():
+            _refuse_foreign_class(file)
+
+
+def _refuse_foreign_class(file: Path) -> None:
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

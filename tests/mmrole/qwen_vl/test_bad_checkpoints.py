@@ -264,3 +264,44 @@ def test_the_one_form_that_is_asked_for(checkpoint):
     to_safetensors(checkpoint)
     one_line(lambda: QWenLMHeadModel.from_pretrained(checkpoint, use_safetensors=False), str(checkpoint), "no weights")
     assert QWenLMHeadModel.from_pretrained(checkpoint, use_safetensors=True).lm_head.weight.shape == (2304, 256)
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 1}, {"layers": 1}], ids=["blocks", "vision blocks"])
+def test_a_configuration_of_a_smaller_model(checkpoint, change):
+    edit(checkpoint / "config.json", lambda c: (c["visual"] if "layers" in change else c).update(change))
+    for load in loaders(checkpoint):
+        one_line(load, str(checkpoint), "config.json has no place for")
+
+
+def test_a_vision_tower_without_one_of_its_fields(checkpoint):
+    edit(checkpoint / "config.json", lambda c: c["visual"].pop("heads"))
+    for load in loaders(checkpoint):
+        one_line(load, "`visual` in config.json has no 'heads'")
+
+
+def test_shards_from_before_the_zip_format_load(checkpoint):
+    for file in checkpoint.glob("*.bin"):
+        torch.save(torch.load(file, weights_only=True), file, _use_new_zipfile_serialization=False)
+    assert QWenLMHeadModel.from_pretrained(checkpoint, dtype=torch.float32).config.num_hidden_layers == 2
+
+
+def test_a_tokenizer_of_its_own_in_a_subfolder(checkpoint, tmp_path):
+    inner = tmp_path / "outer" / "inner"
+    checkpoint.rename(inner.parent.mkdir() or inner)
+    planted = {"tokenizer_class": "Foo", "auto_map": {"AutoTokenizer": ["tokenization_x.T", None]}}
+    (inner / "tokenizer_config.json").write_text(json.dumps(planted))
+    (inner.parent / "tokenization_x.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    one_line(
+        lambda: AutoTokenizer.from_pretrained(inner.parent, subfolder="inner", trust_remote_code=True),
+        "tokenizer of its own",
+    )
+    assert not (tmp_path / "marker").exists()
+
+
+def test_int32_labels_and_a_mask_of_the_new_positions_only(checkpoint):
+    model = QWenLMHeadModel.from_pretrained(checkpoint, dtype=torch.float32)
+    ids = torch.arange(1, 12, dtype=torch.int32)[None]
+    assert model(ids, labels=ids).loss == model(ids.long(), labels=ids.long()).loss
+    cache = model(ids, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="11 past and 2 new ones"):
+        model(ids[:, :2], attention_mask=torch.ones(1, 2), past_key_values=cache)
