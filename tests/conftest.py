@@ -1,5 +1,6 @@
 """Shared fixtures and options: `--long` runs the slow tests; published reference material is found at ../shared."""
 
+import signal
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
@@ -11,6 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # How long an example takes is no property of the code.
 hypothesis.settings.register_profile("mmrole", deadline=None)
 hypothesis.settings.load_profile("mmrole")
+
+
+# A background job of a shell without job control ignores Ctrl-C, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
