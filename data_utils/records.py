@@ -86,10 +86,16 @@ class Answer(Sample):
             raise RecordError(f'{where}: conversations[1] has no "answer"; answer the samples first (inference.py)')
         return values | {"answer": read_text(turn, "answer", where, "conversations[1]", empty=True)}
 
-    def with_reviews(self, reviews: dict[str, "MetricReview"]) -> "Review":
-        """The record with its reviews by metric, as `rm_review`. Earlier reviews are replaced."""
-        rm_review = {metric: review.to_json() for metric, review in reviews.items()}
-        return Review.from_json(self.json | {"rm_review": rm_review}, self.where)
+    def with_reviews(
+        self, reviews: dict[str, "MetricReview"], swapped: dict[str, "MetricReview"] | None = None
+    ) -> "Review":
+        """The record with its reviews by metric, as `rm_review`, and those with the answers exchanged, if there are
+        any, as `rm_review_swapped`. Earlier reviews are replaced."""
+        kept = {key: value for key, value in self.json.items() if not key.startswith("rm_review")}
+        made = {"rm_review": reviews} | ({} if swapped is None else {"rm_review_swapped": swapped})
+        for key, by_metric in made.items():
+            kept[key] = {metric: review.to_json() for metric, review in by_metric.items()}
+        return Review.from_json(kept, self.where)
 
 
 class MetricReview(NamedTuple):
@@ -113,6 +119,8 @@ class Review(Answer):
     """An answer with its reviews by metric; an empty answer has none."""
 
     reviews: dict[str, MetricReview] = field(hash=False)
+    swapped: dict[str, MetricReview] = field(hash=False)
+    """The reviews with the reference shown first, if there are any; their pairs, too, are (evaluated, reference)."""
 
     @classmethod
     def _values(cls, obj: Json, where: Where) -> Json:
@@ -120,8 +128,9 @@ class Review(Answer):
         if "rm_review" not in obj:
             if values["answer"]:
                 raise RecordError(f'{where}: no "rm_review"; review the answers first (eval/RM_review.py)')
-            return values | {"reviews": {}}
-        return values | {"reviews": _reviews(obj["rm_review"], where)}
+            return values | {"reviews": {}, "swapped": {}}
+        keys = {"reviews": "rm_review", "swapped": "rm_review_swapped"}
+        return values | {name: _reviews(obj, key, where) for name, key in keys.items()}
 
 
 class Turn(NamedTuple):
@@ -201,10 +210,10 @@ def _conversation(obj: Json, where: Where) -> list[Json]:
     return turns
 
 
-def _reviews(value: object, where: Where) -> dict[str, MetricReview]:
+def _reviews(obj: Json, key: str, where: Where) -> dict[str, MetricReview]:
     reviews = {}
-    for metric, review in read_object(value, where, '"rm_review"').items():
-        inside = f"rm_review[{shown(metric)}]"
+    for metric, review in read_object(obj.get(key, {}), where, f'"{key}"').items():
+        inside = f"{key}[{shown(metric)}]"
         review = read_object(review, where, inside)
         text = read_text(review, "review", where, inside, empty=True)
         score, reason = _score(review, where, inside)

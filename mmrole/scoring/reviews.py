@@ -1,0 +1,254 @@
+"""Reviews of any number of models: their files, the answers that they are about, and the scores as arrays."""
+
+import functools
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data_utils.errors import Problems, UserError, Where
+from data_utils.fields import Json
+from data_utils.files import read_records
+from data_utils.profiles import category
+from data_utils.prompts import METRICS, language
+from data_utils.records import MetricReview, Review, Sample
+from data_utils.splits import find_test_files
+
+IN_TEST, OUT_TEST = "In-Test", "Out-Test"
+SPLITS = (IN_TEST, OUT_TEST)
+
+_SPLIT_OF = {"in-test": IN_TEST, "out-test": OUT_TEST, "in-distribution": IN_TEST, "out-of-distribution": OUT_TEST}
+_SPLIT_FOLDER = re.compile(rf"({'|'.join(_SPLIT_OF)})(?![a-z])")
+
+
+@dataclass(frozen=True, eq=False)
+class ReviewFile:
+    """A file of reviews, and the answers that it should review.
+
+    Attributes:
+        path: the reviews.
+        records: the reviews in order; a record with an answer but without reviews has none of the eight.
+        answers_path: where the answers are, or should be.
+        answers: the answers by id, in order; None if there is no such file.
+    """
+
+    path: Path
+    records: tuple[Review, ...]
+    answers_path: Path
+    answers: dict[str, str] | None
+
+    @property
+    def model(self) -> str:
+        """The model whose answers are reviewed: the name of the folder."""
+        return Path(os.path.abspath(self.path)).parent.name
+
+    @property
+    def split(self) -> str:
+        """In-Test or Out-Test, as the nearest folder says that is named so (`in-test_reviews`).
+
+        Raises:
+            UserError: no folder says it.
+        """
+        for part in reversed(Path(os.path.abspath(self.path)).parent.parts):
+            if match := _SPLIT_FOLDER.match(part):
+                return _SPLIT_OF[match[1]]
+        raise UserError(
+            f"{self.path} does not tell whether it is In-Test or Out-Test; put it below a folder that is named so, "
+            "as in in-test_reviews/<model>"
+        )
+
+    @property
+    def type(self) -> str:
+        """The kind of dialogue: comment, human-role, inter-role."""
+        return self.path.stem.removesuffix("_test")
+
+    @property
+    def n_expected(self) -> int:
+        """How many answers there are to review, empty ones included; without their file, those in the reviews."""
+        return len(self.records if self.answers is None else self.answers)
+
+    @functools.cached_property
+    def is_swapped(self) -> bool:
+        """Whether the answers were also reviewed with the reference shown first (`--swap`)."""
+        return any(record.swapped for record in self.records)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelReviews:
+    """All reviews of one model's answers; n samples, in the order of the files.
+
+    Attributes:
+        model: the name.
+        files: its files, In-Test first, in the order comment, human-role, inter-role.
+        categories: categories of series whose names tell them otherwise (`data_utils.profiles.category`).
+    """
+
+    model: str
+    files: tuple[ReviewFile, ...]
+    categories: Mapping[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def records(self) -> tuple[Review, ...]:
+        """The samples."""
+        return tuple(record for file in self.files for record in file.records)
+
+    @functools.cached_property
+    def keys(self) -> tuple[tuple[str, str, str], ...]:
+        """(split, type, id) of every sample: what tells that two models answered the same one."""
+        return tuple((file.split, file.type, record.id) for file in self.files for record in file.records)
+
+    @functools.cached_property
+    def scores(self) -> np.ndarray:
+        """float64 [n, 8, 2]: (evaluated answer, reference) by metric, in the order of `METRICS`; NaN without a pair."""
+        return score_array([record.reviews for record in self.records])
+
+    @functools.cached_property
+    def swapped_scores(self) -> np.ndarray:
+        """float64 [n, 8, 2]: as `scores`, of the reviews with the reference shown first."""
+        return score_array([record.swapped for record in self.records])
+
+    @property
+    def is_swapped(self) -> bool:
+        """Whether any answers were also reviewed with the reference shown first."""
+        return any(file.is_swapped for file in self.files)
+
+    @functools.cached_property
+    def ratios(self) -> np.ndarray:
+        """float64 [n, 8]: evaluated over reference; NaN without a pair.
+
+        In a file with swapped reviews, the mean of both orders; NaN if one of them has no pair.
+        """
+        ratios = pair_ratios(self.scores)
+        swapped = np.repeat([file.is_swapped for file in self.files], [len(file.records) for file in self.files])
+        both = (ratios + pair_ratios(self.swapped_scores)) / 2
+        return np.where(swapped[:, None], both, ratios)
+
+    @functools.cached_property
+    def complete(self) -> np.ndarray:
+        """bool [n]: samples with all eight ratios, over which means are taken."""
+        return ~np.isnan(self.ratios).any(axis=1)
+
+    @functools.cached_property
+    def overall(self) -> np.ndarray:
+        """float64 [n]: the mean of the eight ratios; NaN unless complete."""
+        return self.ratios.mean(axis=1)
+
+    @functools.cached_property
+    def length_ratios(self) -> np.ndarray:
+        """float64 [n]: characters of the answer over characters of the reference; 0 for an empty answer."""
+        return np.array([len(record.answer) / len(record.reference) for record in self.records])
+
+    @functools.cached_property
+    def empty(self) -> np.ndarray:
+        """bool [n]: empty answers, which get no review."""
+        return np.array([is_empty(record) for record in self.records], bool)
+
+    @functools.cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Texts [n] that samples are grouped by: split, type, image, character, series, category, language."""
+        rows = [
+            (
+                split,
+                kind,
+                record.image,
+                record.role,
+                record.script,
+                category(record.script, self.categories),
+                language(record.script),
+            )
+            for (split, kind, _), record in zip(self.keys, self.records, strict=True)
+        ]
+        names = ("split", "type", "image", "character", "series", "category", "language")
+        return dict(zip(names, np.array(rows, object).reshape(-1, len(names)).T, strict=True))
+
+
+def score_array(reviews: Sequence[Mapping[str, MetricReview]]) -> np.ndarray:
+    """float64 [n, 8, 2]: the pairs of n samples by metric, NaN where there is none."""
+    nothing = (np.nan, np.nan)
+    pairs = [
+        (review.score or nothing) if (review := sample.get(metric)) else nothing
+        for sample in reviews
+        for metric in METRICS
+    ]
+    return np.array(pairs, np.float64).reshape(len(reviews), len(METRICS), 2)
+
+
+def pair_ratios(scores: np.ndarray) -> np.ndarray:
+    """float64 [...]: the evaluated answer's score over the reference's; `scores` is [..., 2], no reference is 0."""
+    return scores[..., 0] / scores[..., 1]
+
+
+def is_empty(record: Review) -> bool:
+    """Whether the answer is empty: such a sample has no reviews and needs none."""
+    return not record.answer.strip() and not record.reviews
+
+
+def answers_beside(path: Path) -> Path | None:
+    """Where the published layout has the answers of a file of reviews.
+
+    `…/in-test_reviews/<model>/<type>_test.json` is about `…/in-test_answers/<model>/<type>_test.json`. None if no
+    folder above the file is named `…_reviews`.
+    """
+    for place in (path, Path(os.path.abspath(path))):
+        parts = list(place.parts)
+        for index in reversed(range(len(parts) - 1)):
+            if parts[index].endswith("_reviews"):
+                parts[index] = parts[index].removesuffix("_reviews") + "_answers"
+                return Path(*parts)
+    return None
+
+
+def read_review_file(path: Path, answers_path: Path | None = None, problems: Problems | None = None) -> ReviewFile:
+    """Reads a file of reviews, and the file of its answers if there is one.
+
+    Args:
+        path: the reviews.
+        answers_path: the answers; by default where the published layout has them.
+        problems: receives faulty records, as in `read_records`.
+
+    Raises:
+        UserError: a file cannot be read, or a record is faulty and `problems` is None.
+    """
+    answers_path = answers_path or answers_beside(path) or path.with_name(f"{path.stem}_answers.json")
+    records = tuple(read_records(path, _PartlyReviewed, problems))
+    answers = None
+    if answers_path.exists():
+        turns = {sample.id: sample.json["conversations"][1] for sample in read_records(answers_path, Sample, problems)}
+        answers = {id_: turn["answer"] for id_, turn in turns.items() if "answer" in turn}
+    return ReviewFile(path, records, answers_path, answers)
+
+
+def read_models(places: Iterable[str | os.PathLike], categories: Mapping[str, str]) -> list[ModelReviews]:
+    """Reads the reviews of all models in or below some folders, by name.
+
+    Args:
+        places: folders with `<model>/<type>_test.json` in or below them, or single files.
+        categories: categories of series whose names tell them otherwise.
+
+    Raises:
+        UserError: there are none, a file cannot be read, records are faulty (all of them are named), a file does not
+            tell its split, or two files are of the same model, split and type.
+    """
+    problems = Problems()
+    files: dict[tuple[str, str, str], ReviewFile] = {}
+    for path in find_test_files(places):
+        file = read_review_file(path, problems=problems)
+        key = (file.model, file.split, file.type)
+        if files.setdefault(key, file) is not file:
+            problems.add(f"{path} and {files[key].path} are both the {key[2]} reviews of {key[0]}, {key[1]}")
+    problems.raise_if_any("the reviews cannot be used", "correct them, or give other files")
+    by_model: dict[str, list[ReviewFile]] = {}
+    for (model, _, _), file in sorted(files.items()):
+        by_model.setdefault(model, []).append(file)
+    return [ModelReviews(model, tuple(own), categories) for model, own in by_model.items()]
+
+
+class _PartlyReviewed(Review):
+    """A record whose reviews may be missing: that is counted where means are taken, and no fault of the file."""
+
+    @classmethod
+    def _values(cls, obj: Json, where: Where) -> Json:
+        return super()._values({"rm_review": {}} | obj, where)
