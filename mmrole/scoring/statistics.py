@@ -1,0 +1,253 @@
+"""Statistics of samples that share images: bootstrap intervals, paired tests, correlations, length control.
+
+Samples of one image are not independent, so whole images are drawn and exchanged: an image is a cluster. Each function
+takes `clusters`, int [n], the number of every sample's cluster. NaN values are left out.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+
+LEVEL = 0.95
+"""Probability of the intervals."""
+
+DRAWS = 10_000
+"""Draws of a bootstrap or a permutation test."""
+
+_CHUNK = 2_000_000  # numbers at once where an array [draws, …] is not kept
+
+
+class Estimate(NamedTuple):
+    """A number with its interval."""
+
+    value: float
+    """NaN if there is nothing to compute it from."""
+    low: float
+    """Lower end of the 95 % interval; NaN if none was computed."""
+    high: float
+    n: int
+    """Samples behind it."""
+
+
+class Bootstrap(NamedTuple):
+    """Resamples of whole clusters, made once and shared by all statistics, which are then dependent as they should be.
+
+    A resample draws as many clusters as there are, with replacement (the pairs cluster bootstrap: Cameron, Gelbach and
+    Miller, "Bootstrap-based improvements for inference with clustered errors", 2008). Statistics that are functions of
+    sums over samples need only the sums over each cluster: `counts @ sums`.
+    """
+
+    counts: np.ndarray
+    """float64 [draws, clusters]: how often a resample has a cluster."""
+
+    @classmethod
+    def make(cls, n_clusters: int, draws: int = DRAWS, seed: int = 1234) -> Self:
+        """Draws the resamples."""
+        shares = np.full(n_clusters, 1 / n_clusters)
+        return cls(np.random.default_rng(seed).multinomial(n_clusters, shares, size=draws).astype(np.float64))
+
+    def sums(self, values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+        """float64 [draws, …]: the sums of values [n, …] in every resample."""
+        return np.tensordot(self.counts, cluster_sums(values, clusters, self.counts.shape[1]), 1)
+
+    def means(self, values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+        """float64 [draws, …]: the means of values [n, …] in every resample, NaN where it has none of them."""
+        known = ~np.isnan(values)
+        return _divide(self.sums(np.where(known, values, 0), clusters), self.sums(known.astype(np.float64), clusters))
+
+    def weights(self, clusters: np.ndarray) -> np.ndarray:
+        """float64 [draws, n]: how often a resample has a sample."""
+        return self.counts[:, clusters]
+
+
+def number_clusters(names: Sequence[str]) -> tuple[np.ndarray, int]:
+    """The cluster of every sample by its name, int [n], and how many there are."""
+    distinct, clusters = np.unique(np.asarray(names, dtype=str), return_inverse=True)
+    return clusters, len(distinct)
+
+
+def cluster_sums(values: np.ndarray, clusters: np.ndarray, n_clusters: int) -> np.ndarray:
+    """float64 [clusters, …]: the sums of values [n, …] over each cluster."""
+    sums = np.zeros((n_clusters, *values.shape[1:]))
+    np.add.at(sums, clusters, values)
+    return sums
+
+
+def interval(draws: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end [...] of the percentile interval of draws [draws, ...]; NaN draws are left out."""
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(draws, ends, axis=0)
+    partial = np.isnan(draws).any(axis=0)
+    if partial.ndim == 0:
+        return interval(draws[~np.isnan(draws)], level) if partial and not np.isnan(draws).all() else (low, high)
+    for place in zip(*np.nonzero(partial), strict=True):
+        low[place], high[place] = interval(draws[(slice(None), *place)], level)
+    return low, high
+
+
+def mean_estimates(values: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap | None) -> list[Estimate]:
+    """The mean of each column of values [n, k], with its interval; without a bootstrap, or values, there is none."""
+    n = (~np.isnan(values)).sum(axis=0)
+    means = _divide(np.nansum(values, axis=0), n)
+    low = high = np.full(len(n), np.nan)
+    if bootstrap is not None and len(values):
+        low, high = interval(bootstrap.means(values, clusters))
+    return [Estimate(*map(float, row[:3]), int(row[3])) for row in zip(means, low, high, n, strict=True)]
+
+
+def sign_flip_test(differences: np.ndarray, clusters: np.ndarray, draws: int = DRAWS, seed: int = 1234) -> float:
+    """The two-sided p-value of the hypothesis that two models are the same, on the samples of both.
+
+    Were they the same, the answers of an image's samples could as well have come from the other model: the sign of all
+    differences of a cluster is flipped by chance, and p is the share of flips whose mean is at least as far from 0 as
+    the observed one, which counts itself (Phipson and Smyth, 2010). Unlike the bootstrap, the test is exact for any
+    distribution of scores, and scores here are few values with long tails.
+
+    Args:
+        differences: float [n], of one model minus the other on the same sample.
+        clusters: of the samples.
+        draws: flips. The smallest p-value is 1 / (draws + 1).
+        seed: of the flips.
+    """
+    known = ~np.isnan(differences)
+    if not known.any():
+        return float("nan")
+    sums = cluster_sums(differences[known], clusters[known], int(clusters.max()) + 1)
+    sums = sums[np.unique(clusters[known])]
+    signs = np.random.default_rng(seed).integers(0, 2, (draws, len(sums)), dtype=np.int8)
+    flipped = np.abs((2.0 * signs - 1) @ sums)
+    tolerance = 1e-9 * np.abs(sums).sum()  # equal sums in another order are equal
+    return float((1 + (flipped >= abs(sums.sum()) - tolerance).sum()) / (draws + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm, "A simple sequentially rejective multiple test procedure", 1979).
+
+    To reject where the corrected value is below 0.05 keeps the probability of any false rejection below 0.05. NaN stays
+    NaN and does not count.
+    """
+    corrected = np.full(len(p_values), np.nan)
+    order = [index for index in np.argsort(p_values, kind="stable") if not np.isnan(p_values[index])]
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected.tolist()
+
+
+def pearson(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap | None = None) -> Estimate:
+    """Pearson's correlation of x and y [n]; NaN if one of them does not vary. The interval leaves such draws out."""
+    x, y, clusters = _known(x, y, clusters)
+    if len(x) < 2:
+        return Estimate(float("nan"), float("nan"), float("nan"), len(x))
+    x, y = x - x.mean(), y - y.mean()  # a correlation does not change, and its rounding errors become small
+    moments = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+    value = float(_correlation(moments.sum(axis=0)))
+    low, high = _ends(None if bootstrap is None else _correlation(bootstrap.sums(moments, clusters)))
+    return Estimate(value, low, high, len(x))
+
+
+def spearman(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap | None = None) -> Estimate:
+    """Spearman's correlation of x and y [n]: Pearson's of their ranks, ties at their mean rank.
+
+    Every resample is ranked anew. NaN if x or y does not vary.
+    """
+    x, y, clusters = _known(x, y, clusters)
+    if len(x) < 2:
+        return Estimate(float("nan"), float("nan"), float("nan"), len(x))
+    pairs, which = np.unique(np.stack([x, y], axis=1), axis=0, return_inverse=True)
+    columns = [np.unique(column, return_inverse=True)[1] for column in pairs.T]
+    which = which.reshape(-1)
+    value = float(_rank_correlation(np.bincount(which).astype(np.float64)[None], columns)[0])
+    if bootstrap is None:
+        return Estimate(value, float("nan"), float("nan"), len(x))
+    in_cluster = np.zeros((bootstrap.counts.shape[1], len(pairs)))
+    np.add.at(in_cluster, (clusters, which), 1)
+    step = max(1, _CHUNK // len(pairs))
+    chunks = [bootstrap.counts[start : start + step] @ in_cluster for start in range(0, len(bootstrap.counts), step)]
+    low, high = _ends(np.concatenate([_rank_correlation(chunk, columns) for chunk in chunks]))
+    return Estimate(value, low, high, len(x))
+
+
+def length_controlled(
+    scores: np.ndarray, length_ratios: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap | None = None
+) -> Estimate:
+    """The score that a model would have if its answers were as long as the references, told from its own samples.
+
+    With d the logarithm of answer length over reference length, the least-squares line `score = a + b * x` over
+    `x = tanh(d / sd(d))` is read at equal length, x = 0: the result is a. The idea and the form of x are those of
+    length-controlled AlpacaEval (Dubois et al., "Length-Controlled AlpacaEval", 2024, section 3), which fits
+    preferences with a logistic model and a term for the difficulty of each instruction. Scores here are ratios around
+    1, so the model is linear, and the reference's score stands for the difficulty. It describes, and proves no cause.
+
+    Args:
+        scores: float [n].
+        length_ratios: float [n], answer over reference; samples with 0 are left out.
+        clusters: of the samples.
+        bootstrap: for the interval. The spread of d is that of all samples.
+
+    Returns:
+        a; NaN if all lengths are the same and not equal, or if equal length lies outside of the lengths that occur.
+    """
+    with np.errstate(divide="ignore"):
+        logarithms = np.where(length_ratios > 0, np.log(length_ratios), np.nan)
+    d, y, clusters = _known(logarithms, scores, clusters)
+    nothing = Estimate(float("nan"), float("nan"), float("nan"), len(d))
+    if not len(d) or d.min() > 0 or d.max() < 0:
+        return nothing
+    x = np.tanh(d / (d.std() or 1.0))
+    moments = np.stack([np.ones_like(x), x, y, x * x, x * y], axis=1)
+    value = float(_intercept(moments.sum(axis=0)))
+    low, high = _ends(None if bootstrap is None else _intercept(bootstrap.sums(moments, clusters)))
+    return Estimate(value, low, high, len(d))
+
+
+def _known(x: np.ndarray, y: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    known = ~(np.isnan(x) | np.isnan(y))
+    return x[known], y[known], clusters[known]
+
+
+def _ends(draws: np.ndarray | None) -> tuple[float, float]:
+    if draws is None:
+        return float("nan"), float("nan")
+    low, high = interval(draws)
+    return float(low), float(high)
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return numerator / np.where(denominator == 0, np.nan, denominator)
+
+
+def _correlation(moments: np.ndarray) -> np.ndarray:
+    """[...] from sums [..., 6] of 1, x, y, xx, yy, xy."""
+    n, x, y, xx, yy, xy = np.moveaxis(moments, -1, 0)
+    spread_x, spread_y = n * xx - x * x, n * yy - y * y
+    # A variable that does not vary in a draw has a spread of rounding errors.
+    varies = (spread_x > 1e-12 * n * xx) & (spread_y > 1e-12 * n * yy)
+    product = np.where(varies, spread_x * spread_y, np.nan)
+    return np.clip((n * xy - x * y) / np.sqrt(product), -1, 1)
+
+
+def _rank_correlation(counts: np.ndarray, columns: Sequence[np.ndarray]) -> np.ndarray:
+    """[draws] from how often a draw has each pair of values, [draws, pairs]; columns: each pair's x and y as ranks."""
+    n = counts.sum(axis=1, keepdims=True)
+    ranks = []
+    for column in columns:
+        of_value = np.zeros((len(counts), column.max() + 1))
+        np.add.at(of_value, (slice(None), column), counts)
+        ranks.append((np.cumsum(of_value, axis=1) - of_value / 2)[:, column] - n / 2)
+    x, y = ranks  # mean ranks less the mean of all ranks: their mean is 0
+    xx, yy, xy = ((counts * a * b).sum(axis=1) for a, b in ((x, x), (y, y), (x, y)))
+    return np.clip(xy / np.sqrt(np.where((xx > 0) & (yy > 0), xx * yy, np.nan)), -1, 1)
+
+
+def _intercept(moments: np.ndarray) -> np.ndarray:
+    """[...] from sums [..., 5] of 1, x, y, xx, xy; where x does not vary and is 0, the mean of y."""
+    n, x, y, xx, xy = np.moveaxis(moments, -1, 0)
+    spread = n * xx - x * x
+    varies = spread > 1e-12 * n * xx
+    line = (y * xx - x * xy) / np.where(varies, spread, np.nan)
+    return np.where(varies, line, np.where(xx == 0, y / np.where(n == 0, np.nan, n), np.nan))
