@@ -1,0 +1,175 @@
+"""The numbers of one model: means by metric, dimension, split, type and group; answer length; order of the answers."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data_utils.prompts import DIMENSIONS, METRICS
+from mmrole.scoring.reviews import IN_TEST, OUT_TEST, SPLITS, ModelReviews, pair_ratios
+from mmrole.scoring.statistics import (
+    Bootstrap,
+    Estimate,
+    interval,
+    length_controlled,
+    mean_estimates,
+    pearson,
+    sign_flip_test,
+    spearman,
+)
+
+POOLED = "all samples"
+"""The mean over all samples of both splits."""
+
+WEIGHTED = "0.75 / 0.25"
+"""The mean of the two splits with `WEIGHTS`."""
+
+WEIGHTS = {IN_TEST: 0.75, OUT_TEST: 0.25}
+"""Of the splits in the paper's rows for both (Table 5)."""
+
+OVERALL = "Overall"
+MEASURES = (OVERALL, *DIMENSIONS, *METRICS)
+"""What a mean is given for: all eight metrics together, each dimension, each metric."""
+
+FACETS = ("character", "series", "category", "language")
+"""What samples are grouped by, besides split and type."""
+
+MIN_IMAGES = 5
+"""A group of fewer images gets no interval: to resample so few tells nothing."""
+
+Scores = dict[str, Estimate]
+"""An estimate for each of `MEASURES`."""
+
+
+class Length(NamedTuple):
+    """How scores and answer length go together. Length is that of the answer over the reference's, in characters."""
+
+    median_ratio: float
+    pearson: Estimate
+    """Of the overall score and the logarithm of the length ratio."""
+    spearman: Estimate
+    score: Estimate
+    """The length-controlled overall score (`statistics.length_controlled`)."""
+
+
+class PositionBias(NamedTuple):
+    """What showing the evaluated answer first does to its overall score, on samples with all pairs in both orders."""
+
+    first: Estimate
+    """Mean when the evaluated answer is shown first, as published."""
+    second: Estimate
+    """Mean when it is shown second."""
+    difference: Estimate
+    """first - second: above 0, the judge favours what it reads first."""
+    p_value: float
+    """Of no difference (`statistics.sign_flip_test`)."""
+    agreement: float
+    """Share of the metric reviews in which both orders prefer the same answer, or neither."""
+
+
+def measure_values(model: ModelReviews) -> np.ndarray:
+    """float64 [n, 12]: `MEASURES` of every sample, NaN unless it has all eight ratios."""
+    ratios = np.where(model.complete[:, None], model.ratios, np.nan)
+    dimensions = [ratios[:, [METRICS.index(name) for name in names]].mean(axis=1) for names in DIMENSIONS.values()]
+    return np.column_stack([ratios.mean(axis=1), *dimensions, ratios])
+
+
+def split_scores(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap) -> dict[str, Scores]:
+    """Means by split; for a model with both splits also `WEIGHTED` and `POOLED`, in that order, before them."""
+    values, split = measure_values(model), model.columns["split"]
+    by_split = {name: _scores(values, split == name, clusters, bootstrap) for name in SPLITS if (split == name).any()}
+    if len(by_split) < len(SPLITS):
+        return by_split
+    draws = sum(WEIGHTS[name] * bootstrap.means(values[split == name], clusters[split == name]) for name in SPLITS)
+    weighted = {
+        measure: Estimate(
+            sum(WEIGHTS[name] * by_split[name][measure].value for name in SPLITS),
+            float(low),
+            float(high),
+            sum(by_split[name][measure].n for name in SPLITS),
+        )
+        for measure, low, high in zip(MEASURES, *interval(draws), strict=True)
+    }
+    pooled = _scores(values, np.ones(len(values), bool), clusters, bootstrap)
+    return {WEIGHTED: weighted, POOLED: pooled, **by_split}
+
+
+def type_scores(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap) -> dict[tuple[str, str], Scores]:
+    """Means by (split, type)."""
+    values, columns = measure_values(model), model.columns
+    return {
+        (file.split, file.type): _scores(
+            values, (columns["split"] == file.split) & (columns["type"] == file.type), clusters, bootstrap
+        )
+        for file in model.files
+    }
+
+
+def group_scores(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap) -> dict[str, dict[str, Scores]]:
+    """Means by facet and value, over all samples; the values in the order of the samples."""
+    values = measure_values(model)
+    return {
+        facet: {
+            name: _scores(values, model.columns[facet] == name, clusters, bootstrap)
+            for name in dict.fromkeys(model.columns[facet])
+        }
+        for facet in FACETS
+    }
+
+
+def measure_length(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap) -> dict[str, Length]:
+    """How scores and answer length go together, by split and, with both splits, `POOLED`."""
+    split = model.columns["split"]
+    masks = {name: split == name for name in SPLITS if (split == name).any()}
+    if len(masks) > 1:
+        masks[POOLED] = np.ones(len(split), bool)
+    return {
+        name: _length(model.overall[mask], model.length_ratios[mask], clusters[mask], bootstrap)
+        for name, mask in masks.items()
+    }
+
+
+def measure_position_bias(
+    model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap, seed: int
+) -> PositionBias | None:
+    """What the order of the answers does; None without samples that have all pairs in both orders."""
+    first, second = pair_ratios(model.scores), pair_ratios(model.swapped_scores)
+    both = ~np.isnan(first + second).any(axis=1)
+    if not both.any():
+        return None
+    first, second = first[both], second[both]
+    means = np.column_stack([first.mean(axis=1), second.mean(axis=1)])
+    difference = means[:, 0] - means[:, 1]
+    estimates = mean_estimates(np.column_stack([means, difference]), clusters[both], bootstrap)
+    p_value = sign_flip_test(difference, clusters[both], len(bootstrap.counts), seed)
+    agreement = float((np.sign(first - 1) == np.sign(second - 1)).mean())
+    return PositionBias(*estimates, p_value, agreement)
+
+
+def score_histogram(model: ModelReviews) -> np.ndarray:
+    """int64 [8, 11, 2]: how often each metric has the score 0 … 10 (rounded), of the answer and of the reference.
+
+    Of the reviews in the published order, and all usable pairs.
+    """
+    steps = np.arange(11)[None, None, :, None]
+    return (model.scores.round()[:, :, None, :] == steps).sum(axis=0)  # NaN equals nothing
+
+
+def _scores(values: np.ndarray, mask: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap) -> Scores:
+    enough = len(np.unique(clusters[mask])) >= MIN_IMAGES
+    estimates = mean_estimates(values[mask], clusters[mask], bootstrap if enough else None)
+    return dict(zip(MEASURES, estimates, strict=True))
+
+
+def _length(overall: np.ndarray, ratios: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap) -> Length:
+    scored = ~np.isnan(overall) & (ratios > 0)
+    overall, ratios, clusters = overall[scored], ratios[scored], clusters[scored]
+    if not len(overall):
+        nothing = Estimate(float("nan"), float("nan"), float("nan"), 0)
+        return Length(float("nan"), nothing, nothing, nothing)
+    logarithms = np.log(ratios)
+    return Length(
+        float(np.median(ratios)),
+        pearson(overall, logarithms, clusters, bootstrap),
+        spearman(overall, logarithms, clusters, bootstrap),
+        length_controlled(overall, ratios, clusters, bootstrap),
+    )
