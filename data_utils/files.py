@@ -4,12 +4,14 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol, Self, TypeVar
 
 from data_utils.disk import open_locked, sync_folder
 from data_utils.errors import Problems, RecordError, UserError, Where, reason, shown
+from data_utils.json_lists import read_list
 
 Json = Any
 
@@ -38,7 +40,9 @@ def read_json(path: str | os.PathLike, top: type = list) -> Json:
             object, or has another top level.
     """
     try:
-        value = json.loads(_read_text(path), object_pairs_hook=_object)
+        value = _read_list(path) if issubclass(list, top) else None
+        if value is None:
+            value = json.loads(_read_text(path), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # a key twice, a number of thousands of digits, endless nesting
@@ -156,6 +160,14 @@ def sha256(path: str | os.PathLike) -> str:
         raise UserError(f"cannot read {path}: {reason(error)}") from None
 
 
+def _read_list(path: str | os.PathLike) -> list[Json] | None:
+    """The list in a file, read without holding its text; None if there is none, or the file can be read only once."""
+    try:
+        return read_list(path, json.JSONDecoder(object_pairs_hook=_object)) if os.path.isfile(path) else None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
+
+
 def _read_text(path: str | os.PathLike) -> str:
     try:
         data = Path(path).read_bytes()
@@ -169,7 +181,7 @@ def _read_text(path: str | os.PathLike) -> str:
 
 
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    obj = dict(pairs)
+    obj = {sys.intern(key): value for key, value in pairs}  # each record would have keys of its own else
     if len(obj) != len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} occurs twice in an object")

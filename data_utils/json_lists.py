@@ -1,0 +1,90 @@
+"""Reads JSON lists value by value, so that a file of hundreds of megabytes is never held as text."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+Json = Any
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def read_list(path: str | os.PathLike, decoder: json.JSONDecoder, chunk: int = 1 << 20) -> list[Json] | None:
+    """The values of a file that is one JSON list in UTF-8; None if it is anything else.
+
+    What is wrong with such a file is not found out here: a reader of the whole text tells it better.
+
+    Args:
+        path: a regular file.
+        decoder: decodes the values.
+        chunk: characters that are read at once, at least.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return list(_values(_Text(file, chunk), decoder))
+    except (ValueError, RecursionError):  # of decoding, of JSON, of the decoder's hooks
+        return None
+
+
+def _values(text: "_Text", decoder: json.JSONDecoder) -> Iterator[Json]:
+    """The values of the list that a text is, or `ValueError`."""
+    text.expect("[")
+    if text.peek() == "]":
+        text.expect("]")
+    else:
+        following = ","
+        while following == ",":
+            yield text.decode(decoder)
+            following = text.expect(",]")
+    if text.peek():
+        raise ValueError("something follows the list")
+
+
+class _Text:
+    """The part of a file's text that has been read and is still needed."""
+
+    def __init__(self, file: TextIO, chunk: int) -> None:
+        self._file, self._chunk = file, chunk
+        self._text, self._start, self._complete = "", 0, False
+
+    def peek(self) -> str:
+        """The next character that is not white space; empty at the end of the file."""
+        self._start = _SPACE.match(self._text, self._start).end()
+        while self._start == len(self._text) and not self._complete:
+            self._read_on()
+            self._start = _SPACE.match(self._text, self._start).end()
+        return self._text[self._start : self._start + 1]
+
+    def expect(self, characters: str) -> str:
+        """Takes the next character, which must be one of `characters`, else `ValueError`."""
+        found = self.peek()
+        if not found or found not in characters:
+            raise ValueError(f"none of {characters}")
+        self._start += 1
+        return found
+
+    def decode(self, decoder: json.JSONDecoder) -> Json:
+        """Takes the next value, or raises `ValueError`."""
+        self.peek()
+        while True:
+            try:
+                value, end = decoder.raw_decode(self._text, self._start)
+            except json.JSONDecodeError:
+                if self._complete:
+                    raise
+            else:
+                if end < len(self._text) or self._complete:  # else it may be the beginning of a longer number
+                    self._start = end
+                    return value
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Adds as much text as there is, and at least a chunk: a value of any size is read a few times at most."""
+        rest = self._text[self._start :]
+        more = self._file.read(max(len(rest), self._chunk))
+        self._text, self._start, self._complete = rest + more, 0, not more
