@@ -14,6 +14,8 @@ class Result(NamedTuple):
 
     n: int
     """Samples with all eight pairs."""
+    n_empty: int
+    """Empty answers, which get no review."""
     means: tuple[float, ...]
     """Of answer over reference, by metric in published order; empty if n is 0."""
     gaps: list[str]
@@ -33,8 +35,6 @@ def compute_result(file: ReviewFile) -> Result:
     """
     model = ModelReviews(file.model, (file,))
     ratios = model.ratios[model.complete]
-    if not len(ratios):
-        return Result(0, (), describe_gaps(file))
     # cumsum adds one after the other; sum() of NumPy, and of Python from 3.12 on, round less.
-    means = np.cumsum(ratios, axis=0)[-1] / len(ratios)
-    return Result(len(ratios), tuple(means.tolist()), describe_gaps(file))
+    means = np.cumsum(ratios, axis=0)[-1] / len(ratios) if len(ratios) else np.empty(0)
+    return Result(len(ratios), int(model.empty.sum()), tuple(means.tolist()), describe_gaps(file))
