@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_utils.arguments import at_least, fraction
 from data_utils.errors import Problems, UserError, run
 from data_utils.fields import Json
 from data_utils.files import read_records, sha256, write_json, write_json_list
@@ -34,6 +35,15 @@ from data_utils.splits import find_test_files, read_test_samples
 TRAIN_FILE = "train/RM-train.json"
 VALIDATION_FILE = "validation/RM-validation.json"
 INFO_FILE = "build_info.json"
+
+_MEANING = {
+    "training and validation": "so validation does not tell how new prompts are reviewed: --split_by prompt or "
+    "character would",
+    "training and test sets": "so the reward model will know prompts that it is to score, as the published one appears "
+    "to: --leave_out_test leaves their reviews out",
+    "validation and test sets": "so a reward model that is chosen by its validation is chosen by test prompts",
+}
+"""What it means that two sets share prompts."""
 
 _SHOWN_IDS = 5
 _SHOWN_PAIRS = 8
@@ -70,7 +80,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--max_per_pair",
-        type=positive,
+        type=at_least(1),
         metavar="N",
         help="balance: keep at most N training reviews of each score pair, drawn with the seed (default: all)",
     )
@@ -203,29 +213,9 @@ def _report_leaks(leaks: dict[str, Shared]) -> None:
         if ids:
             more = f" and {len(ids) - _SHOWN_IDS} more (all of them: {INFO_FILE})" if ids[_SHOWN_IDS:] else ""
             print(f"{len(ids)} prompts are shared by {names}: {', '.join(ids[:_SHOWN_IDS])}{more}")
-    if "training and validation" in leaks and leaks["training and validation"].prompt_ids:
-        print("  so validation does not tell how new prompts are reviewed: --split_by prompt or character would")
+            print(f"  {_MEANING[names]}")
     if "training and test sets" not in leaks:
         print("not compared with test sets: name them in --test_from")
-    elif leaks["training and test sets"].prompt_ids:
-        print("  so the reward model will know prompts that it is to score, as the published one appears to")
-        print("  (--leave_out_test leaves their reviews out)")
-
-
-def fraction(text: str) -> float:
-    """A share, as an argument: at least 0 and below 1."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, not {text}")
-    return value
-
-
-def positive(text: str) -> int:
-    """A number of at least 1, as an argument."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_utils.arguments import at_least
 from data_utils.checks.checker import Checker
 from data_utils.checks.context import Lengths
 from data_utils.checks.forms import Form, find_files
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     copies, repaired = {file: file for file in _find_all(args.paths)}, Counter()
     if args.fix:
         copies, repaired = _fix(args.paths[0], list(copies), args.fix, checker, args.drop)
+        if not args.fix.exists():
+            print(f"{args.fix} is not written: {args.paths[0]} cannot be repaired", file=sys.stderr)
     bar = tqdm(copies.items(), desc="checking", unit="file", disable=None)
     report = Report([checker.check_file(copy, file) for copy, file in bar], checker.not_checked, repaired)
     encoding = sys.stdout.encoding or "utf-8"
@@ -90,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE_OR_DIR",
         help="qwen.tiktoken, or a checkpoint with it: count the tokens of samples",
     )
-    what.add_argument("--max_length", type=_positive, metavar="N", help="most tokens of a sample, with --tokenizer")
+    what.add_argument("--max_length", type=at_least(1), metavar="N", help="most tokens of a sample, with --tokenizer")
     repairs = parser.add_argument_group("repairs")
     repairs.add_argument(
         "--fix",
@@ -103,13 +106,6 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--format", choices=["text", "json"], default="text", help="for people or for programs (text)")
     report.add_argument("--strict", action="store_true", help="exit status 1 for warnings, too")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
 
 
 def _lengths(tokenizer: Path | None, most: int | None) -> Lengths | None:

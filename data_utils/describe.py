@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_utils.arguments import at_least
 from data_utils.dataset import read_dataset
 from data_utils.errors import UserError, run
 from data_utils.files import replacing
@@ -46,7 +47,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--max_len",
-        type=int,
+        type=at_least(1),
         default=3072,
         metavar="N",
         help="tokens that training pads samples to, to compare with (default: %(default)s)",

@@ -15,8 +15,8 @@ from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, encode_message
 from mmrole.qwen_vl.errors import CheckpointError
 from mmrole.qwen_vl.tokenization import QWenTokenizer
 
-# No token of Qwen reaches over a line break to a character that is not white space, so lines can be encoded alone.
-_LINE_STARTS = re.compile(r"(?<=[\r\n])(?=\S)")
+LINE_STARTS = re.compile(r"(?<=[\r\n])(?=\S)")
+"""Where a text can be split: no token of Qwen reaches over a line break to a character that is not white space."""
 
 
 class TokenCounts(NamedTuple):
@@ -60,7 +60,7 @@ class SampleEncoder:
         return TokenSequence(ids, image_keys), counts
 
     def _text(self, text: str) -> list[np.ndarray]:
-        return [self._line(line) for line in _LINE_STARTS.split(text)]
+        return [self._line(line) for line in LINE_STARTS.split(text)]
 
 
 def load_tokenizer(place: str | os.PathLike) -> QWenTokenizer:

@@ -40,6 +40,8 @@ def find_test_files(places: Iterable[str | os.PathLike]) -> list[Path]:
     """
     files: list[Path] = []
     for place in map(Path, places):
+        if not place.exists():
+            raise UserError(f"{place} does not exist; give test files, or folders of them")
         names = [f"{kind}_test.json" for kind in TYPES]
         found = [place] if place.is_file() else sorted(path for name in names for path in place.rglob(name))
         if not found:

@@ -141,6 +141,8 @@ class Checker:
         if source.form in _RECORDS and self._image_files(source) is None:
             why = "no images/ in the data root; give --image_dir" if self.look_at_images else "--no_images"
             self.not_checked[f"image files ({why})"] += 1
+        if source.form in (*SAMPLES[1:], Form.TRAINING) and not source.around.test_files:
+            self.not_checked["against test samples (no data/test/*/*_test.json; give --data_root)"] += 1
         if source.form != Form.RESULTS and not source.around.series_of:
             self.not_checked["names of characters (no profiles/*/roles.json; give --data_root)"] += 1
 

@@ -1,16 +1,12 @@
 """Counts the tokens of chats as training and inference encode them; text that samples repeat is encoded once."""
 
 import os
-import re
 from collections.abc import Iterable
 from functools import lru_cache
 
 from data_utils.checks.context import Lengths
-from data_utils.sample_tokens import load_tokenizer
+from data_utils.sample_tokens import LINE_STARTS, load_tokenizer
 from mmrole.qwen_vl.chat_format import encode_message
-
-# No token of Qwen reaches over a line break to a character that is not white space, so lines can be encoded alone.
-_LINE_STARTS = re.compile(r"(?<=[\r\n])(?=\S)")
 
 
 def load_lengths(place: str | os.PathLike, most: int) -> Lengths:
@@ -36,8 +32,8 @@ def load_lengths(place: str | os.PathLike, most: int) -> Lengths:
 
     def message(speaker: str, text: str, images: int) -> int:
         if images:  # the newline after an image is encoded with what follows, and was counted with the frame
-            return frame(speaker, images) - 1 + sum(map(line, _LINE_STARTS.split("\n" + text)))
-        return frame(speaker, 0) + sum(map(line, _LINE_STARTS.split(text)))
+            return frame(speaker, images) - 1 + sum(map(line, LINE_STARTS.split("\n" + text)))
+        return frame(speaker, 0) + sum(map(line, LINE_STARTS.split(text)))
 
     def tokens(chat: Iterable[tuple[str, str, int]]) -> int:
         return sum(message(*part) for part in chat)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_utils.arguments import at_least
 from data_utils.download import coco, hub, repository
 from data_utils.download.hub import REPOSITORIES, Repository
 from data_utils.download.outcome import Outcome, listed, size_text
@@ -63,12 +64,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="[TARGET=]REVISION",
         help="commit, tag or branch on the hub (default: main); with all, name the target: agent=COMMIT",
     )
-    add("--workers", type=_at_least(1, int), default=8, metavar="N", help="files at the same time (default: 8)")
-    add("--retries", type=_at_least(0, int), default=5, metavar="N", help="further tries for a file (default: 5)")
-    add("--retry_wait", type=_at_least(0), default=1.0, metavar="S", help="seconds before the first, doubled each time")
+    add("--workers", type=at_least(1), default=8, metavar="N", help="files at the same time (default: 8)")
+    add("--retries", type=at_least(0), default=5, metavar="N", help="further tries for a file (default: 5)")
+    add(
+        "--retry_wait",
+        type=at_least(0, float),
+        default=1.0,
+        metavar="S",
+        help="seconds before the first, doubled each time",
+    )
     add(
         "--timeout",
-        type=_at_least(0.01),
+        type=at_least(0.01, float),
         default=20.0,
         metavar="S",
         help="seconds of silence until a connection is dead (default: 20; files of the hub: HF_HUB_DOWNLOAD_TIMEOUT)",
@@ -83,7 +90,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--coco_url", metavar="URL", help=f"where single files are served (default: {coco.COCO_URL})")
     add("--coco_zip", type=Path, metavar="FILE", help="take the images from COCO's archive, train2017.zip, on disk")
-    add("--rate", type=_at_least(0), metavar="N", help=f"requests a second, 0: no limit (default: {RATE})")
+    add("--rate", type=at_least(0, float), metavar="N", help=f"requests a second, 0: no limit (default: {RATE})")
     return parser.parse_args(argv)
 
 
@@ -188,17 +195,6 @@ def _summed_up(outcome: Outcome) -> Iterator[None]:
             print(outcome.summary(), flush=True)
         raise
     print(outcome.summary(), flush=True)
-
-
-def _at_least(least: float, kind: type = float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = kind(text)
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} on")
-        return value
-
-    number.__name__ = "number"  # as argparse names it in its message
-    return number
 
 
 if __name__ == "__main__":

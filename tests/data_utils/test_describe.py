@@ -197,6 +197,8 @@ def test_what_a_person_got_wrong(small_world: Path, tmp_path: Path, monkeypatch:
         run(small_world, "--tokenizer", tmp_path)
     with pytest.raises(UserError, match="must be SERIES=CATEGORY with one of fictional, "):
         run(small_world, "--category", "Harbour=invented")
+    with pytest.raises(SystemExit, match="2"):
+        run(small_world, "--max_len", 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="matplotlib is not installed"):
         run(small_world, "--output_dir", tmp_path / "figures")

@@ -143,6 +143,10 @@ def test_what_is_not_checked_is_told(root, report, monkeypatch, tmp_path):
     ]
     assert not report(alone, "--data_root", root)[1]["not_checked"]
     assert list(report(alone, "--data_root", root, "--no_images")[1]["not_checked"]) == ["image files (--no_images)"]
+    shutil.rmtree(root / "data/test")
+    untested = "against test samples (no data/test/*/*_test.json; give --data_root)"
+    for file in (root / ANSWERS, root / "data/train/train.json"):
+        assert list(report(file)[1]["not_checked"]) == [untested]
 
 
 def test_images_are_sought_in_the_given_folder(root, report, tmp_path):
@@ -242,11 +246,13 @@ def test_drop_leaves_out_what_cannot_be_repaired(root, report, tmp_path):
     assert [record["id"][-1] for record in read_json(tmp_path / "dropped.json")] == ["0", "2"]
 
 
-def test_what_cannot_be_read_is_not_repaired(root, report, tmp_path):
+def test_what_cannot_be_read_is_not_repaired(root, report, tmp_path, capsys):
     (root / ANSWERS).write_text("[{")
     status, found = report(root / ANSWERS, "--fix", tmp_path / "fixed.json")
     assert (status, found["counts"]) == (1, {"unreadable": 1})
     assert not (tmp_path / "fixed.json").exists()
+    assert check.main([str(root / ANSWERS), "--fix", str(tmp_path / "fixed.json")]) == 1
+    assert f"fixed.json is not written: {root / ANSWERS} cannot be repaired\n" in capsys.readouterr().err
 
 
 def test_a_full_disk_ends_repairs_with_one_line(on_small_disk):
