@@ -15,6 +15,7 @@ from transformers.utils import can_return_tuple
 
 from mmrole.qwen_vl.configuration import QWenConfig
 from mmrole.qwen_vl.image_positions import find_image_positions
+from mmrole.qwen_vl.lm_head import LMHead, LossPositions
 from mmrole.qwen_vl.modeling import QWenModel, QWenPreTrainedModel
 from mmrole.qwen_vl.rotary import at_least_float32
 from mmrole.qwen_vl.rotary import ntk_alpha as ntk_alpha_of
@@ -30,7 +31,7 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
     def __init__(self, config: QWenConfig) -> None:
         super().__init__(config)
         self.transformer = QWenModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = LMHead(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -61,6 +62,7 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
         ntk_alpha: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        loss_positions: LossPositions | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Next-token logits, and the loss if labels are given.
@@ -81,7 +83,9 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
                 cache, else from each row's own length. Evaluation mode only.
             token_type_ids: ignored, as in the original.
             num_items_in_batch: divisor of the summed loss (gradient accumulation); the number of labels by default.
-            kwargs: `output_hidden_states`, `output_attentions` (eager), and what the attention implementation takes.
+            loss_positions: in place of labels: the loss is the weighted sum over these, and there are no logits.
+            kwargs: `output_hidden_states`, `output_attentions` (eager), `memory` and `training_rules` (see
+                `QWenModel.forward`), and what the attention implementation takes.
 
         Raises:
             ValueError: if images and image spans do not match, or for a mask that the implementation cannot take.
@@ -99,6 +103,9 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
             return_dict=True,
             **kwargs,
         )
+        if loss_positions is not None:
+            hidden_states = outputs.last_hidden_state.flatten(0, 1)
+            return CausalLMOutputWithPast(loss=self.lm_head(hidden_states, loss_positions))
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else logits_to_keep
         kept = slice(None) if isinstance(kept, int) else kept
         logits = self.lm_head(outputs.last_hidden_state[:, kept])

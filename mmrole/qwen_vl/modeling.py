@@ -129,6 +129,7 @@ class QWenModel(QWenPreTrainedModel):
         image_positions: Tensor | None = None,
         ntk_alpha: Tensor | None = None,
         memory: AttentionMemory | None = None,
+        training_rules: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **kwargs: Any,
@@ -136,12 +137,15 @@ class QWenModel(QWenPreTrainedModel):
         """Hidden states of all positions; see `QWenLMHeadModel.forward` for the arguments.
 
         `memory` keeps keys and values in place of a cache, and knows who sees what: explicit position ids, no mask.
+        `training_rules` (by default in training mode): no dynamic NTK, no log-n factor, and the vision tower runs even
+        if there are no images; for a loss in evaluation mode that compares with the one in training.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds.")
-        config, training = self.config, self.training
+        config = self.config
+        training_rules = self.training if training_rules is None else training_rules
         use_cache = config.use_cache if use_cache is None else use_cache
-        if (training and self.gradient_checkpointing) or memory is not None:
+        if (self.training and self.gradient_checkpointing) or memory is not None:
             use_cache = False
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
@@ -150,7 +154,9 @@ class QWenModel(QWenPreTrainedModel):
 
         if inputs_embeds is None:
             inputs_embeds = self.wte(input_ids)
-        inputs_embeds = self._place_images(inputs_embeds, input_ids, pixel_values, image_positions, past_key_values)
+        inputs_embeds = self._place_images(
+            inputs_embeds, input_ids, pixel_values, image_positions, past_key_values, training_rules
+        )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=config)
 
@@ -159,12 +165,15 @@ class QWenModel(QWenPreTrainedModel):
             mask = prepare_mask(config, attention_mask, inputs_embeds, past_key_values)
         if position_ids is None:
             position_ids = _default_positions(inputs_embeds, attention_mask, past_key_values)
-        alpha = self._alpha(ntk_alpha, position_ids, past_key_values, len(inputs_embeds))
+        if training_rules or not config.use_dynamic_ntk:
+            alpha = torch.ones(1, dtype=torch.int64, device=position_ids.device)
+        else:
+            alpha = self._alpha(ntk_alpha, position_ids, past_key_values, len(inputs_embeds))
         dtype = inputs_embeds.dtype
         channels = int(config.kv_channels * config.rotary_pct)
         rotary = rotary_tables(position_ids, alpha, channels, config.rotary_emb_base, at_least_float32(dtype))
         logn = None
-        if config.use_logn_attn and not training:
+        if config.use_logn_attn and not training_rules:
             logn = logn_factors(position_ids, config.seq_length, dtype)
 
         hidden_states = self.drop(inputs_embeds)
@@ -198,6 +207,7 @@ class QWenModel(QWenPreTrainedModel):
         pixel_values: Tensor | None,
         image_positions: Tensor | None,
         past_key_values: Cache | None,
+        training_rules: bool,
     ) -> Tensor:
         device, dtype = inputs_embeds.device, inputs_embeds.dtype
         if pixel_values is None or len(pixel_values) == 0:
@@ -207,7 +217,7 @@ class QWenModel(QWenPreTrainedModel):
                 raise ValueError("input_ids hold an image span (<img> … </img>), but there are no pixel_values.")
             if image_positions is not None and bool((image_positions >= 0).any()):
                 raise ValueError("image_positions name image features, but there are no pixel_values.")
-            if self.training:
+            if training_rules:
                 # ZeRO-3 waits for a gradient of every parameter on every rank, images or not (spec §4).
                 size = QUERIES_PER_SIDE * self.config.visual["patch_size"]
                 blank = torch.zeros(1, 3, size, size, device=device)
@@ -224,8 +234,6 @@ class QWenModel(QWenPreTrainedModel):
     def _alpha(self, given: Tensor | None, position_ids: Tensor, past_key_values: Cache | None, batch: int) -> Tensor:
         # The factor of the prompt stays in force while its cache grows (spec §2.3); it belongs to the keys in the
         # cache, so that is where it is kept.
-        if self.training or not self.config.use_dynamic_ntk:
-            return torch.ones(1, dtype=torch.int64, device=position_ids.device)
         if given is None and past_key_values is not None and int(past_key_values.get_seq_length()) > 0:
             given = _factors_of_cache(past_key_values, batch)
         if given is None:

@@ -1,0 +1,95 @@
+"""Attention in flattened trees without an N x N mask: blocks of queries meet only the keys that one of them sees."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from mmrole.prompt_tree.mask import ancestor_rows
+from mmrole.qwen_vl.attention import boolean_mask_for, eager_attention_forward
+from mmrole.qwen_vl.blocks import QWenAttention
+
+# Smaller blocks compute fewer scores in vain, larger ones run faster for each score.
+BLOCK_SIZE = 256
+
+
+class _Block(NamedTuple):
+    """Queries that follow one another in a tree, the nodes that at least one of them sees, and who sees which.
+
+    `keys` [keys] int64 (indices in the tree) is None where it would be all nodes up to the last query.
+    """
+
+    queries: int
+    keys: Tensor | None
+    mask: Tensor
+
+
+class BlockwiseAttention:
+    """Attention of a forest of trees that lie end to end in one row (an `AttentionMemory` of the model).
+
+    Equal to attention with the trees' dense mask. Scores are computed for the ancestors of each block of queries, not
+    for other branches and other trees, and no mask of the whole row exists.
+    """
+
+    def __init__(self, last: Tensor, block_size: int = BLOCK_SIZE) -> None:
+        """Cuts a forest into trees and blocks.
+
+        Args:
+            last: [N] int64, `PromptTree.last`.
+            block_size: most queries of a block.
+        """
+        self.trees = _tree_lengths(last)
+        self.blocks = [_blocks(tree.to(last.device), block_size) for tree in self._shifted(last)]
+
+    def _shifted(self, last: Tensor) -> list[Tensor]:
+        starts = np.cumsum([0, *self.trees[:-1]]).tolist()
+        return [tree - start for tree, start in zip(last.split(self.trees), starts, strict=True)]
+
+    def attend(self, module: QWenAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """[1, heads, N, d] each → [1, N, heads, d]."""
+        implementation = module.config._attn_implementation
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        outputs = []
+        trees = zip(*(states.split(self.trees, dim=2) for states in (query, key, value)), self.blocks, strict=True)
+        for tree_query, tree_key, tree_value, blocks in trees:
+            stop = 0
+            for block, block_query in zip(
+                blocks, tree_query.split([block.queries for block in blocks], dim=2), strict=True
+            ):
+                stop += block.queries
+                seen = slice(stop) if block.keys is None else block.keys
+                output, _ = attention(
+                    module,
+                    block_query,
+                    tree_key[:, :, seen],
+                    tree_value[:, :, seen],
+                    boolean_mask_for(implementation, block.mask[None, None], query.dtype),
+                    dropout=module.config.attn_dropout_prob if module.training else 0.0,
+                    scaling=module.scaling,
+                )
+                outputs.append(output)
+        return torch.cat(outputs, dim=1)
+
+
+def _tree_lengths(last: Tensor) -> list[int]:
+    """Nodes of each tree of a forest."""
+    ends, lengths, start = last.tolist(), [], 0
+    while start < len(ends):
+        lengths.append(ends[start] + 1 - start)
+        start = ends[start] + 1
+    return lengths
+
+
+def _blocks(last: Tensor, block_size: int) -> list[_Block]:
+    blocks = []
+    for start in range(0, len(last), block_size):
+        stop = min(start + block_size, len(last))
+        seen = last[:stop] >= start
+        keys = None if bool(seen.all()) else seen.nonzero()[:, 0]
+        mask = ancestor_rows(last[:stop], torch.arange(start, stop, device=last.device))
+        blocks.append(_Block(stop - start, keys, mask if keys is None else mask[:, keys]))
+    return blocks

@@ -1,0 +1,132 @@
+"""Micro-batches: samples merged into a forest of prompt trees, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmrole.prompt_tree import PromptTree, TokenSequence, build_tree, concatenate
+from mmrole.prompt_tree.mask import block_mask, dense_mask
+from mmrole.prompt_tree.sequences import TEXT
+from mmrole.qwen_vl.image_processing import preprocess
+from mmrole.qwen_vl.lm_head import LossPositions
+from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
+from mmrole.training.attention import BlockwiseAttention
+from mmrole.training.encoding import EncodedSample
+
+
+@dataclass(frozen=True, eq=False)
+class TreeBatch:
+    """One micro-batch: N nodes in one row, I images, T loss positions.
+
+    Attributes:
+        input_ids: int64 [1, N].
+        position_ids: int64 [1, N], depths in the trees.
+        last: int64 [N], the last node of each subtree: who sees whom (`PromptTree.last`).
+        image_positions: int64 [1, N], the row of the features that a node takes, -1 for text.
+        pixel_values: float32 [I, 3, size, size], each distinct image once; None without images.
+        parents: int64 [T], the nodes whose hidden states predict a target.
+        targets: int64 [T], token ids.
+        weights: int64 [T], in how many samples each is a loss position.
+        n_targets: loss positions of all samples one by one, the sum of `weights`.
+        n_tokens: positions of all samples one by one.
+        n_samples: samples.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    last: Tensor
+    image_positions: Tensor
+    pixel_values: Tensor | None
+    parents: Tensor
+    targets: Tensor
+    weights: Tensor
+    n_targets: int
+    n_tokens: int
+    n_samples: int
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The batch with its tensors on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The batch in pinned memory (what a DataLoader calls)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Any) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})
+
+    def inputs(self, attn_implementation: str) -> dict[str, Any]:
+        """Arguments of `QWenLMHeadModel.forward`, whose loss is then the sum over all loss positions.
+
+        Args:
+            attn_implementation: of the model: "eager" gets the dense mask, "flex_attention" a BlockMask, "sdpa" blocks
+                of queries with the keys that they see.
+
+        Raises:
+            ValueError: the implementation takes no masks (FlashAttention).
+        """
+        if "flash" in attn_implementation:
+            raise ValueError(
+                f"attn_implementation={attn_implementation!r} takes no tree's mask; use sdpa, flex_attention or eager"
+            )
+        attention: dict[str, Any]
+        if attn_implementation == "sdpa":
+            attention = {"memory": BlockwiseAttention(self.last)}
+        elif attn_implementation == "flex_attention":
+            attention = {"attention_mask": block_mask(self.last[None])}
+        else:
+            attention = {"attention_mask": dense_mask(self.last)[None, None]}
+        return attention | {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "image_positions": self.image_positions,
+            "pixel_values": self.pixel_values,
+            "loss_positions": LossPositions(self.parents, self.targets, self.weights),
+            "use_cache": False,
+            "training_rules": True,
+        }
+
+
+def collate(samples: Sequence[EncodedSample], image_size: int, *, prompt_tree: bool = True) -> TreeBatch:
+    """The micro-batch of a bin of samples. Without samples it is one node without loss.
+
+    Args:
+        samples: any number.
+        image_size: height and width of images in pixels, `config.visual["image_size"]`.
+        prompt_tree: merge shared prefixes; otherwise samples lie side by side.
+
+    Raises:
+        OSError: an image that was there has gone or cannot be read.
+    """
+    sequences = [sample.sequence() for sample in samples] or [TokenSequence(np.zeros(1, dtype=np.int64))]
+    tree = build_tree(sequences) if prompt_tree else concatenate([build_tree([sequence]) for sequence in sequences])
+    files = {rows.number: rows.file for sample in samples for rows in sample.images}
+    numbers = sorted(files)
+    image_positions = _image_positions(tree, numbers)
+    return TreeBatch(
+        input_ids=torch.from_numpy(tree.input_ids)[None],
+        position_ids=torch.from_numpy(tree.depths)[None],
+        last=torch.from_numpy(tree.last),
+        image_positions=torch.from_numpy(image_positions)[None],
+        pixel_values=preprocess([files[number] for number in numbers], image_size) if numbers else None,
+        parents=torch.from_numpy(tree.parent[tree.target_nodes]),
+        targets=torch.from_numpy(tree.input_ids[tree.target_nodes]),
+        weights=torch.from_numpy(tree.target_counts),
+        n_targets=int(tree.target_counts.sum()),
+        n_tokens=sum(len(sample) for sample in samples),
+        n_samples=len(samples),
+    )
+
+
+def _image_positions(tree: PromptTree, numbers: Sequence[int]) -> np.ndarray:
+    """[N] int64: rows of the features of the images with these numbers (ascending), laid one after the other."""
+    places = np.searchsorted(numbers, tree.image_keys // FEATURES_PER_IMAGE)
+    rows = places * FEATURES_PER_IMAGE + tree.image_keys % FEATURES_PER_IMAGE
+    return np.where(tree.image_keys == TEXT, -1, rows)

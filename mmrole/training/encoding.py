@@ -1,0 +1,167 @@
+"""Training samples to token ids and loss positions, as the published trainer encodes them (spec §7)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mmrole.prompt_tree import TokenSequence
+from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, encode_content
+from mmrole.qwen_vl.tokenization import QWenTokenizer
+from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
+from mmrole.training.samples import TrainingSample, TrainingTurn
+
+# No token of Qwen reaches over a line break to a character that is not white space, so lines can be encoded alone:
+# profiles, tasks and histories repeat from sample to sample.
+_LINE_STARTS = re.compile(r"(?<=[\r\n])(?=\S)")
+
+
+class ImageRows(NamedTuple):
+    """The 256 positions of an image: the first one's index, and the image's number and file."""
+
+    start: int
+    number: int
+    file: Path
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class EncodedSample:
+    """A sample as the model reads it.
+
+    Attributes:
+        input_ids: [length] int32; positions of images hold `<imgpad>`.
+        targets: [length] bool, the loss positions (labels ≠ -100 of the published trainer, before the shift).
+        images: in order.
+        is_cut: whether it was longer than the maximum.
+    """
+
+    input_ids: np.ndarray
+    targets: np.ndarray
+    images: tuple[ImageRows, ...]
+    is_cut: bool
+
+    def __len__(self) -> int:
+        return self.input_ids.size
+
+    def sequence(self, length: int | None = None) -> TokenSequence:
+        """The sample, or its first `length` positions, for a prompt tree; image row i has the key 256 * number + i."""
+        image_keys = None
+        if self.images:
+            image_keys = np.full(self.input_ids.size, -1, dtype=np.int64)
+            for start, number, _ in self.images:
+                image_keys[start : start + FEATURES_PER_IMAGE] = np.arange(FEATURES_PER_IMAGE) + (
+                    number * FEATURES_PER_IMAGE
+                )
+            image_keys = image_keys[:length]
+        return TokenSequence(self.input_ids[:length], image_keys, self.targets[:length])
+
+
+class SampleEncoder:
+    """Encodes samples; lines that samples repeat are tokenized once, and equal images get the same number.
+
+    Args:
+        tokenizer: of the model.
+        max_length: most positions of a sample; what is longer is cut from the right, as published, but before a picture
+            that the cut would go through.
+        system_message: of every sample, as the published recipe has it; None for each sample's own, where it has one.
+    """
+
+    def __init__(self, tokenizer: QWenTokenizer, max_length: int, system_message: str | None = DEFAULT_SYSTEM) -> None:
+        self.tokenizer, self.max_length, self.system_message = tokenizer, max_length, system_message
+        self._newline = tokenizer.encode_ordinary("\n")
+        self._numbers: dict[Path, int] = {}
+        self._line = lru_cache(1 << 17)(lambda line: np.array(tokenizer.encode_ordinary(line), dtype=np.int32))
+        self._head = lru_cache(lambda role: _frozen([*tokenizer.encode_ordinary(role), *self._newline]))
+        self._picture = lru_cache(self._encode_picture)
+        self._start = _frozen([tokenizer.im_start_id])
+        self._end = _frozen([tokenizer.im_end_id, *self._newline])
+
+    def encode(self, sample: TrainingSample) -> EncodedSample:
+        """Encodes one sample.
+
+        System message, then the turns, each `<|im_start|>role`, newline, content, `<|im_end|>`, newline. The loss lies
+        on the frame's special tokens and the newline at the end of every turn, and on the assistant's text.
+        """
+        parts = _Parts()
+        system = self.system_message
+        if system is None:
+            system = DEFAULT_SYSTEM if sample.system is None else sample.system
+        for turn in (TrainingTurn("system", system), *sample.turns):
+            parts.add(self._start, True)
+            parts.add(self._head(turn.speaker), False)
+            self._add_content(parts, turn)
+            parts.add(self._end, True)
+        input_ids = np.concatenate(parts.ids)
+        targets = np.repeat(parts.learned, [part.size for part in parts.ids])
+        length = self._length(input_ids.size, parts.pictures)
+        images = tuple(picture.rows for picture in parts.pictures if picture.stop <= length)
+        return EncodedSample(input_ids[:length], targets[:length], images, length < input_ids.size)
+
+    def encode_all(self, samples: Iterable[TrainingSample]) -> Iterator[EncodedSample]:
+        """Encodes samples one after the other."""
+        return map(self.encode, samples)
+
+    def _add_content(self, parts: _Parts, turn: TrainingTurn) -> None:
+        for number, file in enumerate(turn.images, 1):
+            ids, first_row = self._picture(number)
+            start = parts.length
+            rows = ImageRows(start + first_row, self._numbers.setdefault(file, len(self._numbers)), file)
+            parts.add(ids, False)
+            parts.pictures.append(_PictureSpan(start, parts.length, rows))
+        text = "\n" + turn.text if turn.images else turn.text
+        for line in _LINE_STARTS.split(text):
+            if line:
+                parts.add(self._line(line), turn.speaker == "assistant")
+
+    def _encode_picture(self, number: int) -> tuple[np.ndarray, int]:
+        """Ids of the n-th picture of a turn, from the newline before it (n > 1) to `</img>`; index of the first row."""
+        newline = len(self._newline)
+        before = np.array(encode_content(self.tokenizer, "", number - 1), dtype=np.int32)
+        before = before[: before.size - newline] if number > 1 else before
+        upto = np.array(encode_content(self.tokenizer, "", number), dtype=np.int32)[:-newline]
+        ids = upto[before.size :]
+        return _frozen(ids), int(np.flatnonzero(ids == self.tokenizer.img_start_id)[0]) + 1
+
+    def _length(self, length: int, pictures: list[_PictureSpan]) -> int:
+        """Where to cut a sample."""
+        if length <= self.max_length:
+            return length
+        for picture in pictures:
+            if picture.rows.start <= self.max_length < picture.stop:
+                return picture.start
+        return self.max_length
+
+
+class _PictureSpan(NamedTuple):
+    """A picture's label and rows: positions start … stop - 1, up to `</img>`."""
+
+    start: int
+    stop: int
+    rows: ImageRows
+
+
+class _Parts:
+    """Pieces of a sample, and which of them are learned."""
+
+    def __init__(self) -> None:
+        self.ids: list[np.ndarray] = []
+        self.learned: list[bool] = []
+        self.pictures: list[_PictureSpan] = []
+        self.length = 0
+
+    def add(self, ids: np.ndarray, learned: bool) -> None:
+        self.ids.append(ids)
+        self.learned.append(learned)
+        self.length += ids.size
+
+
+def _frozen(ids: Iterable[int]) -> np.ndarray:
+    array = np.array(ids, dtype=np.int32)
+    array.flags.writeable = False
+    return array

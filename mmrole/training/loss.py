@@ -1,0 +1,42 @@
+"""The summed loss of a micro-batch of trees: that of its samples one by one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from mmrole.training.batches import TreeBatch
+
+
+class LossSum(NamedTuple):
+    """A loss before it is averaged.
+
+    Attributes:
+        sum: [] at least float32, the cross entropy summed over all loss positions of all samples.
+        count: the number of these loss positions.
+    """
+
+    sum: Tensor
+    count: int
+
+
+def tree_loss(model: nn.Module, batch: TreeBatch) -> LossSum:
+    """Runs a model, or what wraps it (DDP, DeepSpeed, PEFT), on a micro-batch.
+
+    The gradients are those of the same samples run one by one: `sum.backward()` after a division by the number of loss
+    positions of the global batch gives its mean. Training's rules hold in evaluation mode as well: neither dynamic NTK
+    nor log-n scaling (spec §2.3, §2.4).
+
+    Args:
+        model: a QWenLMHeadModel or its wrapper.
+        batch: on the model's device.
+    """
+    return LossSum(model(**batch.inputs(attn_implementation_of(model))).loss, batch.n_targets)
+
+
+def attn_implementation_of(model: nn.Module) -> str:
+    """The attention implementation of a model inside of its wrappers."""
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module
+    return model.config._attn_implementation

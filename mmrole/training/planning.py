@@ -1,0 +1,193 @@
+"""Which samples make an optimizer step, which of them share a tree, and which process computes what."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mmrole.prompt_tree import group_by_prefix
+from mmrole.prompt_tree.sequences import sort_by_prefix
+from mmrole.training.encoding import EncodedSample
+
+# Less in common than an image is not worth a tree: samples that share only a system message stay shuffled.
+MIN_SHARED = 256
+
+Bin = list[int]
+"""The samples of one micro-batch, merged into trees where they share a prefix; empty where a process has none left."""
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Samples by shared prefix and image; a group can be cut anywhere into trees.
+
+    Attributes:
+        members: [groups] the samples of each group, neighbours sharing the longest prefixes.
+        lengths: [samples] positions of each sample.
+        shared: [samples] leading positions in common with the sample before it in its group, 0 for the first.
+        prompt_tree: false: every sample is a group of its own, and micro-batches hold samples of like length.
+    """
+
+    members: list[list[int]]
+    lengths: np.ndarray
+    shared: np.ndarray
+    prompt_tree: bool
+
+
+class Step(NamedTuple):
+    """One optimizer step.
+
+    Attributes:
+        samples: all of its samples; they do not depend on the number of processes.
+        bins: `bins[rank][micro_batch]`, as many for each rank. Together they hold each sample of the step once.
+    """
+
+    samples: list[int]
+    bins: list[list[Bin]]
+
+
+class _Piece(NamedTuple):
+    """Samples that become one tree, and its number of nodes."""
+
+    samples: list[int]
+    nodes: int
+
+
+def group_samples(samples: Sequence[EncodedSample], prompt_tree: bool = True) -> Groups:
+    """Groups samples whose first positions are the same: the same image and the same text before it.
+
+    Ids play no part. Done once for a data set; `plan_epoch` orders the groups anew for each epoch.
+
+    Args:
+        samples: the data set.
+        prompt_tree: false: every sample is a group of its own.
+    """
+    lengths = np.array([len(sample) for sample in samples], dtype=np.int64)
+    shared = np.zeros(len(samples), dtype=np.int64)
+    if not prompt_tree:
+        return Groups([[index] for index in range(len(samples))], lengths, shared, False)
+    members = []
+    for group in group_by_prefix([sample.sequence(MIN_SHARED) for sample in samples], MIN_SHARED):
+        if len(group) > 1:
+            order = sort_by_prefix([samples[index].sequence() for index in sorted(group)])
+            group = [sorted(group)[place] for place in order.order]
+            shared[group] = order.shared
+        members.append(group)
+    return Groups(members, lengths, shared, True)
+
+
+def plan_epoch(
+    groups: Groups,
+    *,
+    samples_per_step: int,
+    world_size: int,
+    max_batch_tokens: int,
+    seed: int,
+    epoch: int,
+) -> list[Step]:
+    """The steps of an epoch: a function of the arguments alone.
+
+    Groups are shuffled, then cut into steps of exactly `samples_per_step` samples (the last one has what is left), so a
+    step holds the same samples for any number of processes.
+
+    Args:
+        groups: of the data set.
+        samples_per_step: global batch size.
+        world_size: number of processes.
+        max_batch_tokens: most positions of a micro-batch, counted after merging.
+        seed: with `epoch` seeds the order.
+        epoch: from 0.
+
+    Raises:
+        ValueError: a sample has more than `max_batch_tokens` positions.
+    """
+    if groups.lengths.max() > max_batch_tokens:
+        raise ValueError(
+            f"a sample has {groups.lengths.max()} positions, more than max_batch_tokens={max_batch_tokens}"
+        )
+    order = np.random.default_rng([seed, epoch]).permutation(len(groups.members))
+    steps, parts, missing = [], [], samples_per_step
+    for group in order:
+        members = groups.members[group]
+        while members:
+            parts.append(members[:missing])
+            members = members[missing:]
+            missing -= len(parts[-1])
+            if missing == 0:
+                steps.append(_plan_step(groups, parts, world_size, max_batch_tokens))
+                parts, missing = [], samples_per_step
+    if parts:
+        steps.append(_plan_step(groups, parts, world_size, max_batch_tokens))
+    return steps
+
+
+def _plan_step(groups: Groups, parts: list[list[int]], world_size: int, max_batch_tokens: int) -> Step:
+    """Cuts the parts of groups into trees, and deals the trees to bins of about the same size."""
+    whole = [piece for part in parts for piece in _cut(groups, part, max_batch_tokens)]
+    rounds = -(-sum(piece.nodes for piece in whole) // (max_batch_tokens * world_size))
+    best: list[list[_Piece]] = []
+    while not best:
+        n_bins = rounds * world_size
+        target = -(-sum(piece.nodes for piece in whole) // n_bins)
+        # Few large trees cannot be dealt evenly: smaller trees read a prefix twice, but nobody waits for the largest.
+        for most in (max_batch_tokens, target, target // 2):
+            pieces = [piece for part in parts for piece in _cut(groups, part, min(most, max_batch_tokens))]
+            bins = _deal(pieces, n_bins) if groups.prompt_tree else _deal_by_length(pieces, n_bins)
+            if _load(bins[0]) <= max_batch_tokens and (not best or _cost(bins, world_size) < _cost(best, world_size)):
+                best = bins
+        rounds += 1
+    dealt = [[sample for piece in bin_ for sample in piece.samples] for bin_ in best]
+    samples = [sample for part in parts for sample in part]
+    return Step(samples, [dealt[rank::world_size] for rank in range(world_size)])
+
+
+def _cut(groups: Groups, members: list[int], most: int) -> list[_Piece]:
+    """Cuts neighbours of a group into trees of at most `most` nodes; a sample that is longer is alone."""
+    pieces: list[_Piece] = []
+    chosen: list[int] = []
+    nodes = 0
+    for sample in members:
+        new = int(groups.lengths[sample] - groups.shared[sample])
+        if chosen and nodes + new > most:
+            pieces.append(_Piece(chosen, nodes))
+            chosen = []
+        if not chosen:
+            nodes, new = 0, int(groups.lengths[sample])
+        chosen.append(sample)
+        nodes += new
+    return [*pieces, _Piece(chosen, nodes)]
+
+
+def _deal(pieces: list[_Piece], n_bins: int) -> list[list[_Piece]]:
+    """Deals trees to bins, the largest first and always to the emptiest; the fullest bin first, empty ones last."""
+    bins: list[list[_Piece]] = [[] for _ in range(n_bins)]
+    emptiest = [(0, index) for index in range(n_bins)]
+    for piece in sorted(pieces, key=lambda piece: -piece.nodes):
+        load, index = heapq.heappop(emptiest)
+        bins[index].append(piece)
+        heapq.heappush(emptiest, (load + piece.nodes, index))
+    return sorted(bins, key=_load, reverse=True)
+
+
+def _deal_by_length(pieces: list[_Piece], n_bins: int) -> list[list[_Piece]]:
+    """Deals trees to bins by length, each bin a run of about equal size; the fullest bin first, empty ones last."""
+    bins: list[list[_Piece]] = [[] for _ in range(n_bins)]
+    ordered = sorted(pieces, key=lambda piece: piece.nodes)
+    total = sum(piece.nodes for piece in pieces)
+    before = 0
+    for piece in ordered:
+        bins[(2 * before + piece.nodes) * n_bins // (2 * total)].append(piece)  # where the piece's middle falls
+        before += piece.nodes
+    return sorted(bins, key=_load, reverse=True)
+
+
+def _load(bin_: list[_Piece]) -> int:
+    return sum(piece.nodes for piece in bin_)
+
+
+def _cost(bins: list[list[_Piece]], world_size: int) -> int:
+    """Nodes that the slowest process of each round computes: the others wait for it."""
+    return sum(_load(bin_) for bin_ in bins[::world_size])
