@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from data_utils.dataset import Dataset, as_training, make_sample, read_dataset
 from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES
-from data_utils.errors import UserError, run
+from data_utils.errors import UserError, listed, run
 from data_utils.fields import Json
 from data_utils.files import sha256, write_json, write_json_list
 from data_utils.records import Sample
@@ -142,7 +142,7 @@ def _describe(dataset: Dataset) -> str:
         owners = {dialogue.owner for name in DISTRIBUTIONS for dialogue in dataset.usable(name, kind)}
         without = [name for name in dataset.characters if name not in owners]
         if without:
-            lines.append(f"  no {kind} dialogues of their own ({len(without)}): {_first(without)}")
+            lines.append(f"  no {kind} dialogues of their own ({len(without)}): {listed(without, _SHOWN_IDS)}")
     return "\n".join(lines)
 
 
@@ -152,13 +152,13 @@ def _report_tests(tests: dict[tuple[str, str], list[Json]], split: Split, publis
         parts = ", ".join(f"{kind} {size}" for kind, size in zip(TYPES, sizes, strict=True))
         print(f"{name}: {sum(sizes)} samples ({parts})" + ("" if sum(sizes) else ": no files are written"))
     for reason, ids in split.left_out.items():
-        print(f"  {len(ids)} test samples left out, {reason}: {_first(ids)} (all of them: {INFO_FILE})")
-    if published:
-        made = {sample["id"]: sample for samples in tests.values() for sample in samples}
+        print(f"  {len(ids)} test samples left out, {reason}: {listed(ids, _SHOWN_IDS)} (all of them: {INFO_FILE})")
+    made = {sample["id"]: sample for samples in tests.values() for sample in samples}
+    if published and made:
         changed = [sample.id for sample in published if sample.id in made and not _same(sample, made[sample.id])]
         print(f"  {len(made) - len(changed)} of {len(made)} are the same as in --test_from, to the letter")
         if changed:
-            print(f"  {len(changed)} differ, because a dialogue or a profile does: {_first(changed)}")
+            print(f"  {len(changed)} differ, because a dialogue or a profile does: {listed(changed, _SHOWN_IDS)}")
 
 
 def _same(published: Sample, made: Json) -> bool:
@@ -166,11 +166,6 @@ def _same(published: Sample, made: Json) -> bool:
     fields = ("system", "image", "role", "script", "other_role")
     same_texts = (published.question, published.reference) == (question["value"], answer["value"])
     return same_texts and all(getattr(published, name) == made[name] for name in fields)
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN_IDS} more" if len(names) > _SHOWN_IDS else ""
-    return ", ".join(names[:_SHOWN_IDS]) + more
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_utils.arguments import at_least, fraction
-from data_utils.errors import Problems, UserError, run
+from data_utils.errors import Problems, UserError, listed, run
 from data_utils.fields import Json
 from data_utils.files import read_records, sha256, write_json, write_json_list
 from data_utils.records import Review, Sample
@@ -211,8 +211,8 @@ def _report_leaks(leaks: dict[str, Shared]) -> None:
     for names, found in leaks.items():
         ids = found.prompt_ids
         if ids:
-            more = f" and {len(ids) - _SHOWN_IDS} more (all of them: {INFO_FILE})" if ids[_SHOWN_IDS:] else ""
-            print(f"{len(ids)} prompts are shared by {names}: {', '.join(ids[:_SHOWN_IDS])}{more}")
+            all_of_them = f" (all of them: {INFO_FILE})" if ids[_SHOWN_IDS:] else ""
+            print(f"{len(ids)} prompts are shared by {names}: {listed(ids, _SHOWN_IDS)}{all_of_them}")
             print(f"  {_MEANING[names]}")
     if "training and test sets" not in leaks:
         print("not compared with test sets: name them in --test_from")

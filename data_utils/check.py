@@ -54,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{args.fix} is not written: {args.paths[0]} cannot be repaired", file=sys.stderr)
     bar = tqdm(copies.items(), desc="checking", unit="file", disable=None)
     report = Report([checker.check_file(copy, file) for copy, file in bar], checker.not_checked, repaired)
-    encoding = sys.stdout.encoding or "utf-8"
     for line in [as_json(report)] if args.format == "json" else as_text(report):
-        print(line.encode(encoding, "backslashreplace").decode(encoding))  # names of files can hold any bytes
+        print(line)
     return int(bool(report.count(ERROR) or (args.strict and report.count(WARNING))))
 
 

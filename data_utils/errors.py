@@ -1,8 +1,9 @@
 """A person's mistakes: one clear message on stderr and exit status 2, never a traceback."""
 
+import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
 _SHOWN_PROBLEMS = 10
@@ -62,6 +63,12 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
 
 
+def listed(names: Sequence[str], most: int) -> str:
+    """The first names, those that are not printable as `shown`, and how many more there are."""
+    more = f" … and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(name if name.isprintable() else shown(name) for name in names[:most]) + more
+
+
 def reason(error: OSError) -> str:
     """The system's words for a failed file operation, without errno and path: "No space left on device"."""
     return error.strerror or str(error) or type(error).__name__
@@ -71,7 +78,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Calls a script's `main` and exits with its status (None is 0).
 
     A `UserError` prints `error: …` on stderr and exits with 2, Ctrl-C with 130; other exceptions are bugs and pass.
+    Characters that the encoding of stdout does not have are printed as escapes.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: names can hold any characters
     try:
         status = main()
         sys.stdout.flush()

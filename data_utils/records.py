@@ -98,6 +98,13 @@ class Answer(Sample):
         return Review.from_json(kept, self.where)
 
 
+def score_fault(evaluated: float, reference: float) -> str:
+    """Why a pair of scores cannot be used; empty if it can."""
+    if not (0 <= evaluated <= HIGHEST_SCORE and 0 <= reference <= HIGHEST_SCORE):  # NaN is not, either
+        return f"score {shown([evaluated, reference])} is not between 0 and {HIGHEST_SCORE}"
+    return "" if reference else "the reference's score is 0"
+
+
 class MetricReview(NamedTuple):
     """One review of an answer under one metric."""
 
@@ -116,7 +123,7 @@ class MetricReview(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Review(Answer):
-    """An answer with its reviews by metric; an empty answer has none."""
+    """An answer with its reviews by metric; an empty answer (or white space only) has none."""
 
     reviews: dict[str, MetricReview] = field(hash=False)
     swapped: dict[str, MetricReview] = field(hash=False)
@@ -126,7 +133,7 @@ class Review(Answer):
     def _values(cls, obj: Json, where: Where) -> Json:
         values = super(Review, cls)._values(obj, where)
         if "rm_review" not in obj:
-            if values["answer"]:
+            if values["answer"].strip():
                 raise RecordError(f'{where}: no "rm_review"; review the answers first (eval/RM_review.py)')
             return values | {"reviews": {}, "swapped": {}}
         keys = {"reviews": "rm_review", "swapped": "rm_review_swapped"}
@@ -230,9 +237,8 @@ def _score(review: Json, where: Where, inside: str) -> tuple[tuple[float, float]
     numbers = isinstance(score, list) and all(type(number) in (int, float) for number in score)
     if not numbers or len(score) != 2:
         raise RecordError(f'{where}: "score" of {inside} must be a pair of numbers, or null, not {shown(score)}')
+    fault = score_fault(*score)
+    if fault:
+        return None, fault
     evaluated, reference = score
-    if not all(0 <= number <= HIGHEST_SCORE for number in score):  # false for NaN as well
-        return None, f"score {shown(score)} is not between 0 and {HIGHEST_SCORE}"
-    if reference == 0:
-        return None, "the reference's score is 0"
     return (float(evaluated), float(reference)), ""

@@ -12,7 +12,7 @@ from typing import Self
 from tqdm import tqdm
 
 from data_utils.download.web import Failure, Pace
-from data_utils.errors import shown
+from data_utils.errors import listed
 
 _IN_A_ROW = 50
 """So many failed files one after the other mean that the server or the address is the trouble, not the files."""
@@ -155,12 +155,6 @@ def fetch_all(
 def kept_text(names: list[str]) -> str:
     """What is said of files that are not fetched, because something else is in their place."""
     return f"kept, though not as published (--overwrite replaces): {listed(sorted(names), _SHOWN_NAMES)}"
-
-
-def listed(names: list[str], most: int) -> str:
-    """The first names, and how many more there are."""
-    more = f" … and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(name if name.isprintable() else shown(name) for name in names[:most]) + more
 
 
 def size_text(size: float) -> str:

@@ -10,11 +10,11 @@ from data_utils.disk import sync_folder
 from data_utils.download import archives, hub
 from data_utils.download.hub import HubFile, Repository, Snapshot
 from data_utils.download.layout import TOP_FOLDERS, in_layout, member_in_layout, safe_path
-from data_utils.download.outcome import Outcome, Progress, fetch_all, kept_text, listed, size_text
+from data_utils.download.outcome import Outcome, Progress, fetch_all, kept_text, size_text
 from data_utils.download.placing import alone, put
 from data_utils.download.record import Record, State
 from data_utils.download.web import Failure, Pace, Patience, retrying
-from data_utils.errors import UserError, reason
+from data_utils.errors import UserError, listed, reason
 
 RECORD = "download.json"
 STAGING = ".download"

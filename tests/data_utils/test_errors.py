@@ -1,12 +1,13 @@
 """Exit statuses and messages of a script's mistakes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from data_utils.errors import Problems, UserError, run, shown
+from data_utils.errors import Problems, UserError, listed, run, shown
 
 
 def exit_of(main, capsys: pytest.CaptureFixture) -> tuple[int | None, str]:
@@ -63,3 +64,15 @@ def test_problems_are_listed_together():
 def test_shown_values_are_short_and_harmless():
     assert shown("\x1b[31m\n" + "x" * 1_000_000) == "'\\x1b[31m\\n" + "x" * 68 + "…"
     assert shown("孙悟空") == "'孙悟空'"
+
+
+def test_names_are_listed_up_to_a_number():
+    assert listed(["a", "b", "c\n"], 3) == "a, b, 'c\\n'"
+    assert listed(["a", "孙悟空", "c"], 2) == "a, 孙悟空 … and 1 more"
+
+
+def test_any_text_can_be_printed_in_any_encoding(repository: Path):
+    code = "from data_utils.errors import run\nrun(lambda: print('孙 \\udcff'))"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, env=environment, capture_output=True)
+    assert (done.stdout, done.stderr) == (b"\\u5b59 \\udcff\n", b"")

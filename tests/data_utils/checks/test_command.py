@@ -186,12 +186,13 @@ def test_form_can_be_given(root, report, tmp_path):
     assert (status, found["counts"]) == (1, {"missing_field": 2})
 
 
-def test_file_names_of_any_bytes(root, capsys):
+def test_file_names_of_any_bytes(repository, root):
     name = os.path.join(os.fsencode(root), b"mine_\xff.json")
     with open(name, "wb") as file:
         file.write(b'["\\ud800"]')
-    assert check.main([os.fsdecode(name), "--form", "answers"]) == 1
-    assert "mine_\\udcff.json[0]: the record is not an object but '\\ud800'" in capsys.readouterr().out
+    done = command(repository, os.fsdecode(name), "--form", "answers")
+    assert done.returncode == 1
+    assert "mine_\\udcff.json[0]: the record is not an object but '\\ud800'" in done.stdout
 
 
 def test_a_repaired_folder_is_complete_and_passes(root, report, tmp_path):

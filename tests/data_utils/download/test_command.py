@@ -16,7 +16,7 @@ import pytest
 
 from data_utils.download.__main__ import main
 from data_utils.download.hub import REPOSITORIES
-from data_utils.download.outcome import listed, size_text
+from data_utils.download.outcome import size_text
 from data_utils.errors import UserError
 
 COMMIT = 40 * "a"
@@ -187,5 +187,3 @@ def test_texts():
     assert [size_text(size) for size in (0, 999, 1000, 163_480, 999_949, 999_960, 19.3e9, 1e13)] == [
         *("0 B", "999 B", "1.0 kB", "163.5 kB", "999.9 kB", "1.0 MB", "19.3 GB", "10000.0 GB"),
     ]
-    assert listed(["a", "b", "c\n"], 3) == "a, b, 'c\\n'"
-    assert listed(["a", "b", "c"], 2) == "a, b … and 1 more"
