@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from mmrole.prompt_tree import group_by_prefix
 from mmrole.prompt_tree.sequences import sort_by_prefix
 from mmrole.training.encoding import EncodedSample
 
 # Less in common than an image is not worth a tree: samples that share only a system message stay shuffled.
 MIN_SHARED = 256
+# A still is talked about in up to 180 samples. Smaller groups, shuffled apart, mix a step better and cost little.
+MAX_GROUP = 32
 
 Bin = list[int]
 """The samples of one micro-batch, merged into trees where they share a prefix; empty where a process has none left."""
@@ -69,14 +71,25 @@ def group_samples(samples: Sequence[EncodedSample], prompt_tree: bool = True) ->
     shared = np.zeros(len(samples), dtype=np.int64)
     if not prompt_tree:
         return Groups([[index] for index in range(len(samples))], lengths, shared, False)
+    beginnings: dict[Hashable, list[int]] = defaultdict(list)
+    for index, sample in enumerate(samples):
+        beginnings[_beginning(sample) or index].append(index)
     members = []
-    for group in group_by_prefix([sample.sequence(MIN_SHARED) for sample in samples], MIN_SHARED):
-        if len(group) > 1:
-            order = sort_by_prefix([samples[index].sequence() for index in sorted(group)])
-            group = [sorted(group)[place] for place in order.order]
-            shared[group] = order.shared
-        members.append(group)
+    for group in beginnings.values():
+        places = sort_by_prefix([samples[index].sequence() for index in group])
+        ordered = [group[place] for place in places.order]
+        shared[ordered] = places.shared
+        members += [ordered[start : start + MAX_GROUP] for start in range(0, len(ordered), MAX_GROUP)]
+    shared[[group[0] for group in members]] = 0
     return Groups(members, lengths, shared, True)
+
+
+def _beginning(sample: EncodedSample) -> Hashable | None:
+    """Equal where the first `MIN_SHARED` positions are the same; None for a shorter sample."""
+    if len(sample) < MIN_SHARED:
+        return None
+    images = tuple(image[:2] for image in sample.images if image.start < MIN_SHARED)
+    return sample.input_ids[:MIN_SHARED].tobytes(), images
 
 
 def plan_epoch(
