@@ -1,0 +1,20 @@
+"""Trains Qwen-VL-Chat into an agent or a reward model: full fine-tuning, LoRA or QLoRA.
+
+    python finetune/finetune.py --model_name_or_path model_weights/Qwen-VL-Chat \\
+        --data_path data/train/train_85k.json --output_dir checkpoints/my-agent
+    bash finetune/finetune_ds.sh        # the published recipe, on all GPUs
+
+Killed or interrupted, the same command goes on from the last complete checkpoint.
+"""
+
+import sys
+
+try:
+    from data_utils.errors import run
+    from mmrole.training.finetuning import main
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
+    sys.exit(2)
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,78 @@
+"""Which parts of the model are trained: the published full fine-tuning, LoRA adapters, adapters on 4-bit matrices."""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from mmrole.qwen_vl import QWenLMHeadModel
+from mmrole.training.arguments import LoraArguments, TrainingArguments
+
+# As loaded in 4 bits: the matrices that the published LoRA targets name lie in the language model alone.
+_NOT_QUANTIZED = ["lm_head", "transformer.visual"]
+
+
+def load_model(directory: str, training: TrainingArguments, lora: LoraArguments) -> QWenLMHeadModel | PeftModel:
+    """Loads a checkpoint for training and decides which of its parameters are trained.
+
+    In bfloat16 (float16) where DeepSpeed keeps float32 copies of the trained weights, or where only adapters are
+    trained; else in float32, with which `--bf16` computes in mixed precision.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or incomplete.
+    """
+    reduced = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
+    dtype = reduced if training.deepspeed or training.use_lora else torch.float32
+    quantization = four_bits(dtype) if lora.q_lora else None
+    device_map = {"": training.device} if lora.q_lora else None
+    model = QWenLMHeadModel.from_pretrained(
+        directory, dtype=dtype, attn_implementation="sdpa", quantization_config=quantization, device_map=device_map
+    )
+    if training.fix_vit:
+        freeze_vision(model)
+    if training.use_lora:
+        return add_adapters(model, lora, training.activation_checkpointing)
+    return model
+
+
+def freeze_vision(model: QWenLMHeadModel) -> None:
+    """Freezes the vision tower but for its resampler; that one is trained with its table of positions (spec §7)."""
+    visual = model.transformer.visual
+    visual.requires_grad_(False)
+    visual.attn_pool.requires_grad_(True)
+
+
+def add_adapters(model: QWenLMHeadModel, lora: LoraArguments, activation_checkpointing: bool) -> PeftModel:
+    """Freezes the model and adds trainable LoRA adapters; in 4 bits, small weights are kept in float32."""
+    if lora.q_lora:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if activation_checkpointing:
+        model.enable_input_require_grads()
+    config = LoraConfig(
+        r=lora.lora_r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=list(lora.lora_target_modules),
+        bias=lora.lora_bias,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """QLoRA's quantization: NF4 with quantized scales, computing in `dtype`."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=_NOT_QUANTIZED,
+    )
+
+
+def trained_parameters(model: nn.Module) -> tuple[int, int]:
+    """Numbers of trained and of all parameters, also where ZeRO-3 has distributed them."""
+    sizes = [(p.requires_grad, getattr(p, "ds_numel", p.numel())) for p in model.parameters()]
+    return sum(size for trained, size in sizes if trained), sum(size for _, size in sizes)

@@ -1,0 +1,204 @@
+"""A training run from the command line to the trained checkpoint: check everything, load, train or go on, write."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch.distributed as dist
+from tqdm import tqdm
+from transformers import set_seed
+from transformers.utils import logging
+
+from data_utils.errors import UserError
+from data_utils.files import sha256
+from mmrole.generation.checkpoints import VOCABULARY, find_checkpoint
+from mmrole.generation.loading import check_checkpoint
+from mmrole.qwen_vl import QWenTokenizer
+from mmrole.qwen_vl.checkpoint import read_config
+from mmrole.training import checkpoints
+from mmrole.training.adapters import load_model, trained_parameters
+from mmrole.training.arguments import Arguments, TrainingArguments, parse_arguments, zero_stage
+from mmrole.training.encoding import EncodedSample, SampleEncoder
+from mmrole.training.output import is_finished, write_output
+from mmrole.training.planning import group_samples
+from mmrole.training.samples import TrainingSample, read_samples
+from mmrole.training.steps import Plan, TrainingSteps
+from mmrole.training.trainer import TreeTrainer
+
+T = TypeVar("T")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs finetune.py; returns the exit status.
+
+    Raises:
+        UserError: a mistake in arguments, data or checkpoints, in the processes that found it.
+    """
+    arguments = parse_arguments(argv)
+    try:
+        return train(arguments)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def train(arguments: Arguments) -> int:
+    """Trains and writes the result to --output_dir; goes on from the newest complete checkpoint there."""
+    training = arguments.training
+    output_dir = Path(training.output_dir)
+    checkpoint = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
+    prepared = _first_alone(training, lambda: _prepare(arguments))
+    say = print if training.process_index == 0 else _silent
+
+    run = describe_run(arguments, checkpoint.identity()["model"], prepared.steps)
+    resumed, notes = checkpoints.choose(output_dir, training.resume_from_checkpoint)
+    for note in notes:
+        say(f"note: {note}")
+    total = _total_steps(training, prepared.steps)
+    done = 0
+    if resumed is not None:
+        checkpoints.check_run(resumed, run)
+        done = checkpoints.step_of(resumed)
+    if is_finished(output_dir, run, total):
+        say(f"{output_dir}: all {total:,} steps are done already")
+        return 0
+    say(prepared.summary(training, total))
+    if resumed is not None:
+        say(f"going on from {resumed}: {done:,} of {total:,} steps are done")
+
+    set_seed(training.seed)
+    _quiet_libraries(training)
+    model = load_model(str(checkpoint.base), training, arguments.lora)
+    trained, parameters = trained_parameters(model)
+    say(f"{checkpoint}: {trained:,} of {parameters:,} parameters are trained")
+    trainer = TreeTrainer(model, training, prepared.steps, prepared.tokenizer, run, prepared.eval_steps)
+    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    write_output(trainer, total)
+    say(f"{output_dir}: trained, {total:,} steps")
+    return 0
+
+
+class Prepared(NamedTuple):
+    """Everything that is checked before the model loads."""
+
+    tokenizer: QWenTokenizer
+    steps: TrainingSteps
+    eval_steps: TrainingSteps | None
+
+    def summary(self, training: TrainingArguments, total: int) -> str:
+        """What will be trained on, in a line or two."""
+        samples = self.steps.samples
+        lines = [
+            f"{len(samples):,} samples, {sum(len(sample) for sample in samples):,} tokens: "
+            f"{self.steps.steps_per_epoch:,} steps an epoch of {training.samples_per_step:,} samples, {total:,} in all"
+        ]
+        cut = sum(sample.is_cut for sample in samples)
+        if cut:
+            lines.append(
+                f"{cut:,} samples are longer than --model_max_length {training.model_max_length:,} and are cut"
+            )
+        return "\n".join(lines)
+
+
+def _prepare(arguments: Arguments) -> Prepared:
+    """Reads and encodes the samples, and checks data, images and the headers of the weights."""
+    data, training = arguments.data, arguments.training
+    is_first = training.process_index == 0
+    checkpoint = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
+    tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
+    # Each image is decoded once, by the first process.
+    samples = read_samples(data.data_path, data.image_dir, decode_images=is_first)
+    eval_samples = None
+    if data.eval_data_path is not None:
+        eval_samples = read_samples(data.eval_data_path, data.image_dir, decode_images=is_first)
+    if is_first:
+        check_checkpoint(checkpoint)
+    image_size = read_config(checkpoint.base).visual["image_size"]
+    plan = Plan(
+        samples_per_step=training.samples_per_step,
+        rank=training.process_index,
+        world_size=training.world_size,
+        max_batch_tokens=training.max_batch_tokens,
+        seed=training.order_seed,
+        prompt_tree=training.prompt_tree,
+        image_size=image_size,
+    )
+    encoder = SampleEncoder(tokenizer, training.model_max_length, data.system_message)
+    steps = _steps(encoder, samples, plan)
+    return Prepared(tokenizer, steps, None if eval_samples is None else _steps(encoder, eval_samples, plan))
+
+
+def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], plan: Plan) -> TrainingSteps:
+    hidden = plan.rank != 0 or not sys.stderr.isatty()
+    bar = tqdm(encoder.encode_all(samples), "encoding", len(samples), unit=" samples", disable=hidden)
+    encoded: list[EncodedSample] = list(bar)
+    longest = max(len(sample) for sample in encoded)
+    if longest > plan.max_batch_tokens:
+        raise UserError(
+            f"--max_batch_tokens {plan.max_batch_tokens} is less than the {longest} tokens of the longest sample; "
+            f"give at least {longest}, or a smaller --model_max_length"
+        )
+    return TrainingSteps(encoded, [sample.where for sample in samples], group_samples(encoded, plan.prompt_tree), plan)
+
+
+def describe_run(arguments: Arguments, model: str, steps: TrainingSteps) -> dict[str, Any]:
+    """What must be the same for a run to go on from a checkpoint: by the name of the flag."""
+    data, training, lora = arguments.data, arguments.training, arguments.lora
+    run = {
+        "--model_name_or_path": model,
+        "--data_path": f"{Path(data.data_path).name} {sha256(data.data_path)[:16]}",
+        "--system_message": data.system_message,
+        "--model_max_length": training.model_max_length,
+        "--prompt_tree": training.prompt_tree,
+        "--seed": training.order_seed,
+        "samples per step": training.samples_per_step,
+        "--fix_vit": training.fix_vit,
+        "--use_lora": training.use_lora,
+        "--bf16": training.bf16,
+        "ZeRO stage": zero_stage(training),
+    }
+    if zero_stage(training):
+        run["number of processes"] = training.world_size  # DeepSpeed's checkpoints are cut for that number
+    if training.use_lora:
+        run |= {"--lora_r": lora.lora_r, "--lora_alpha": lora.lora_alpha, "--q_lora": lora.q_lora}
+        run["--lora_target_modules"] = sorted(lora.lora_target_modules)
+    return run
+
+
+def _total_steps(training: TrainingArguments, steps: TrainingSteps) -> int:
+    if training.max_steps > 0:
+        return training.max_steps
+    return math.ceil(training.num_train_epochs * steps.steps_per_epoch)
+
+
+def _first_alone(training: TrainingArguments, step: Callable[[], T]) -> T:
+    """Calls `step` in the first process, then, unless it failed there, in the others: an error is printed once."""
+    error, result = None, None
+    if training.process_index == 0:
+        try:
+            result = step()
+        except UserError as failure:
+            error = failure
+    failed = [error is not None]
+    if training.world_size > 1:
+        dist.broadcast_object_list(failed, device=training.device)
+    if error is not None:
+        raise error
+    if failed[0]:
+        raise SystemExit(2)
+    return step() if result is None else result
+
+
+def _quiet_libraries(training: TrainingArguments) -> None:
+    if training.process_index != 0 or not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*use_reentrant.*")
+
+
+def _silent(text: str) -> None:
+    """Says nothing: other processes speak through the first one."""

@@ -1,0 +1,104 @@
+"""Optimizer steps as a data set: number of the step → the micro-batches of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch.utils.data import Dataset, Sampler
+
+from data_utils.errors import Where
+from mmrole.training.batches import TreeBatch, collate
+from mmrole.training.encoding import EncodedSample
+from mmrole.training.planning import Bin, Groups, Step, plan_epoch
+
+
+class StepBatches(NamedTuple):
+    """What one process computes in an optimizer step.
+
+    Attributes:
+        batches: its micro-batches, as many as every other process has.
+        bins: the samples of each.
+        n_targets: loss positions of the whole step, on all processes.
+        n_tokens: positions of the whole step's samples.
+        n_samples: samples of the whole step.
+    """
+
+    batches: list[TreeBatch]
+    bins: list[Bin]
+    n_targets: int
+    n_tokens: int
+    n_samples: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How samples become steps; the same for any number of processes, but for who computes what."""
+
+    samples_per_step: int
+    rank: int
+    world_size: int
+    max_batch_tokens: int
+    seed: int
+    prompt_tree: bool
+    image_size: int
+
+
+class TrainingSteps(Dataset):
+    """The steps of a run, numbered through all epochs: `steps[number]` is the same on every call."""
+
+    def __init__(self, samples: Sequence[EncodedSample], places: Sequence[Where], groups: Groups, plan: Plan) -> None:
+        """Takes encoded samples, where each was read, and their groups."""
+        self.samples, self.places, self.groups, self.plan = samples, places, groups, plan
+        self.steps_per_epoch = -(-len(samples) // plan.samples_per_step)
+        self._epoch, self._steps = -1, []
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __getitem__(self, number: int) -> StepBatches:
+        epoch, place = divmod(number, self.steps_per_epoch)
+        step = self._plan(epoch)[place]
+        bins = step.bins[self.plan.rank]
+        chosen = [[self.samples[index] for index in bin_] for bin_ in bins]
+        return StepBatches(
+            batches=[collate(samples, self.plan.image_size, prompt_tree=self.plan.prompt_tree) for samples in chosen],
+            bins=bins,
+            n_targets=sum(int(self.samples[index].targets[1:].sum()) for index in step.samples),
+            n_tokens=sum(len(self.samples[index]) for index in step.samples),
+            n_samples=len(step.samples),
+        )
+
+    def _plan(self, epoch: int) -> list[Step]:
+        if epoch != self._epoch:
+            self._steps = plan_epoch(
+                self.groups,
+                samples_per_step=self.plan.samples_per_step,
+                world_size=self.plan.world_size,
+                max_batch_tokens=self.plan.max_batch_tokens,
+                seed=self.plan.seed,
+                epoch=epoch,
+            )
+            self._epoch = epoch
+        return self._steps
+
+
+class EpochSampler(Sampler[int]):
+    """The numbers of the steps of the epoch that the run is in."""
+
+    def __init__(self, steps_per_epoch: int, global_step: Callable[[], int]) -> None:
+        self._steps_per_epoch, self._global_step = steps_per_epoch, global_step
+
+    def __len__(self) -> int:
+        return self._steps_per_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        start = self._global_step() // self._steps_per_epoch * self._steps_per_epoch
+        return iter(range(start, start + self._steps_per_epoch))
+
+
+def only(items: list[StepBatches]) -> StepBatches:
+    """The one item of a DataLoader's batch: a step is batched already."""
+    (item,) = items
+    return item

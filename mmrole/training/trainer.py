@@ -1,0 +1,191 @@
+"""transformers' Trainer for steps made of tree batches: its loss, its checkpoints, and what the log says."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, ProgressCallback, Trainer
+
+from data_utils.errors import UserError
+from mmrole.qwen_vl import QWenTokenizer
+from mmrole.training import checkpoints
+from mmrole.training.arguments import TrainingArguments
+from mmrole.training.batches import TreeBatch
+from mmrole.training.loss import LossSum, tree_loss
+from mmrole.training.progress import Progress
+from mmrole.training.steps import EpochSampler, StepBatches, TrainingSteps, only
+
+
+class TreeTrainer(Trainer):
+    """Trains on `TrainingSteps`: an item of the data is an optimizer step, whatever the number of its micro-batches.
+
+    The loss is the mean over the loss positions of the global batch, on all processes. (The published code averages
+    the means of micro-batches, so that a loss position of a short sample weighs more.)
+
+    Args:
+        model: a QWenLMHeadModel, or a PeftModel of one.
+        args: the arguments.
+        steps: of the training data.
+        eval_steps: of the evaluation data.
+        tokenizer: saved with every checkpoint.
+        run: what the run is made of, for `checkpoints.check_run`.
+    """
+
+    args: TrainingArguments
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        steps: TrainingSteps,
+        tokenizer: QWenTokenizer,
+        run: dict[str, Any],
+        eval_steps: TrainingSteps | None = None,
+    ) -> None:
+        # Not as processing_class: the Trainer would write the tokenizer's special tokens into the model's settings.
+        super().__init__(model, args, data_collator=only, train_dataset=steps, eval_dataset=eval_steps)
+        self.tokenizer, self.run = tokenizer, run
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+        self.progress = Progress(len(steps.samples))
+        self.add_callback(self.progress)
+        self._rate_used: float | None = None
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The steps of the current epoch; not prepared by accelerate, since each process plans its own share."""
+        steps = self.train_dataset
+        return DataLoader(
+            steps,
+            batch_size=1,
+            sampler=EpochSampler(steps.steps_per_epoch, lambda: self.state.global_step),
+            collate_fn=only,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.device.type == "cuda",
+        )
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Samples, not steps."""
+        return len(dataloader.dataset.samples)
+
+    def floating_point_ops(self, inputs: StepBatches) -> int:
+        """Not counted: transformers' estimate takes no account of images and of what trees share."""
+        return 0
+
+    def training_step(
+        self, model: nn.Module, inputs: StepBatches, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward of all micro-batches of a step.
+
+        Returns:
+            This process's share of the loss, times the number of processes: its mean over these is the step's loss.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        model.train()
+        # Processes average their gradients, so each scales its share up.
+        scale = self.args.world_size / max(inputs.n_targets, 1)
+        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        total = torch.zeros((), device=self.args.device)
+        for number, (batch, bin_) in enumerate(zip(inputs.batches, inputs.bins, strict=True), 1):
+            is_last = number == len(inputs.batches)
+            self.accelerator.gradient_state._set_sync_gradients(is_last)
+            waits = contextlib.nullcontext() if is_last or deepspeed else self.accelerator.no_sync(model)
+            with waits:
+                loss = self._loss(model, batch).sum * scale
+                self._require_finite(loss, bin_)
+                if is_last:  # DeepSpeed steps the optimizer and the schedule in the backward pass
+                    self._rate_used = self._current_rate()
+                self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
+            total += loss.detach()
+        self.progress.samples += inputs.n_samples
+        self.progress.tokens += inputs.n_tokens
+        return total
+
+    def evaluate(
+        self, eval_dataset: TrainingSteps | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The mean loss over all loss positions of the evaluation data, with training's rules (no NTK, no log-n)."""
+        steps = self.eval_dataset if eval_dataset is None else eval_dataset
+        model = self.model if self.model_wrapped is None else self.model_wrapped
+        model.eval()
+        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        targets = 0
+        for number in range(len(steps)):
+            step = steps[number]
+            targets += step.n_targets
+            for batch in step.batches:
+                with torch.no_grad():
+                    total += self._loss(model, batch).sum
+        if self.args.world_size > 1:
+            dist.all_reduce(total)
+        metrics = {f"{metric_key_prefix}_loss": float(total) / max(targets, 1)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """transformers' `log`, with the rate of the logged step, where DeepSpeed has already set the next one."""
+        if "learning_rate" in logs and self._rate_used is not None:
+            logs["learning_rate"] = self._rate_used
+        super().log(logs, start_time)
+
+    def _loss(self, model: nn.Module, batch: TreeBatch) -> LossSum:
+        batch = batch.to(self.args.device, non_blocking=True)
+        with self.compute_loss_context_manager():
+            return tree_loss(model, batch)
+
+    def _current_rate(self) -> float:
+        optimizer = self.optimizer
+        while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
+            optimizer = optimizer.optimizer
+        return float(optimizer.param_groups[0]["lr"])
+
+    def _require_finite(self, loss: Tensor, bin_: list[int]) -> None:
+        if bool(loss.isfinite()):
+            return
+        places = self.train_dataset.places
+        raise UserError(
+            f"step {self.state.global_step + 1:,}: the loss is {float(loss)} in a batch of these samples: "
+            f"{', '.join(str(places[index]) for index in bin_)}; nothing later than the last checkpoint is saved: "
+            "look at these samples, or lower --learning_rate"
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Writes a checkpoint, seals it when all processes are through, and only then removes older ones.
+
+        Raises:
+            UserError: it cannot be written (full disk); the previous checkpoint is whole.
+        """
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            if self.args.should_save and folder.exists():
+                checkpoints.remove(folder)  # half-written before a crash
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.tokenizer.save_pretrained(folder)
+                checkpoints.seal(folder, self.run)
+                checkpoints.remove_surplus(folder.parent, limit)
+            self.accelerator.wait_for_everyone()
+        except Exception as error:
+            if not checkpoints.is_of_the_disk(error):
+                raise
+            checkpoints.remove(folder)
+            kept, _ = checkpoints.find_newest(folder.parent)
+            rest = "there is no earlier one" if kept is None else f"{kept} is whole"
+            raise UserError(
+                f"cannot write {folder}: {' '.join(str(error).split())[:200]}; {rest}: make room, or make it writable, "
+                "and run the same command again"
+            ) from error
+        finally:
+            self.args.save_total_limit = limit
