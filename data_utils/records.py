@@ -5,23 +5,17 @@ fields included. Its attributes are what the project uses of it.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 from data_utils.errors import RecordError, Where, shown
-from data_utils.fields import Json, read_identified, read_object, read_optional, read_text
+from data_utils.fields import Json, JsonRecord, read_object, read_optional, read_text
 
 HIGHEST_SCORE = 10
 
 
-UNPLACED = Where()
-"""For a record that does not come from a file."""
-
-
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(JsonRecord):
     """A test sample: a question to a character, and the reference answer."""
-
-    UNIQUE_IDS: ClassVar[bool] = True
 
     id: str
     system: str
@@ -33,19 +27,6 @@ class Sample:
     script: str
     """The series of `role`."""
     other_role: str
-    json: Json = field(repr=False, hash=False)
-    where: Where = field(repr=False, compare=False)
-    """Where the record was read, for messages."""
-
-    @classmethod
-    def from_json(cls, obj: object, where: Where = UNPLACED) -> Self:
-        """Reads a record.
-
-        Raises:
-            RecordError: `obj` is not such a record.
-        """
-        where, obj = read_identified(obj, where)
-        return cls(**cls._values(obj, where), json=obj, where=where)
 
     @classmethod
     def _values(cls, obj: Json, where: Where) -> Json:
@@ -57,10 +38,6 @@ class Sample:
             "question": read_text(question, "value", where, "conversations[0]"),
             "reference": read_text(answer, "value", where, "conversations[1]"),
         }
-
-    def to_json(self) -> Json:
-        """The published form of the record: the object that it was made from, which must not be changed."""
-        return self.json
 
     def with_answer(self, answer: str) -> "Answer":
         """The record with a model's answer, as `conversations[1].answer`.
@@ -149,7 +126,7 @@ class Turn(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class TrainSample:
+class TrainSample(JsonRecord):
     """A training sample, of the agent or of the reward model: only `conversations` is required.
 
     Ids may repeat (the eight reviews of an answer can share one) and may be missing.
@@ -167,31 +144,20 @@ class TrainSample:
     role: str | None
     script: str | None
     other_role: str | None
-    json: Json = field(repr=False, hash=False)
-    where: Where = field(repr=False, compare=False)
-    """Where the record was read, for messages."""
 
     @classmethod
-    def from_json(cls, obj: object, where: Where = UNPLACED) -> Self:
-        """Reads a record.
+    def _id(cls, obj: Json, where: Where) -> str | None:
+        return str(obj["id"]) if type(obj.get("id")) is int else read_optional(obj, "id", where)
 
-        Raises:
-            RecordError: `obj` is not such a record.
-        """
-        obj = read_object(obj, where)
-        name = str(obj["id"]) if type(obj.get("id")) is int else read_optional(obj, "id", where)
-        where = where._replace(id=name)
+    @classmethod
+    def _values(cls, obj: Json, where: Where) -> Json:
         turns = tuple(
             Turn(turn["from"], read_text(turn, "value", where, f"conversations[{number}]"))
             for number, turn in enumerate(_turns(obj, where))
         )
         optional = ("image", "system", "type", "role", "script", "other_role")
         values = {key: read_optional(obj, key, where) for key in optional}
-        return cls(id=name, turns=turns, json=obj, where=where, **values)
-
-    def to_json(self) -> Json:
-        """The published form of the record: the object that it was made from, which must not be changed."""
-        return self.json
+        return values | {"id": where.id, "turns": turns}
 
 
 def _turns(obj: Json, where: Where) -> list[Json]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ _SILENT = {
     "max_new_tokens": 512,
 }
 
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "model*.index.json", "pytorch_model*.index.json")
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
 # Up to this size a file is hashed whole, above it in evenly spaced blocks (19 GB in a second or two). Training changes
 # weights everywhere, and the last block of a .bin file holds the checksums of all its tensors.
 _HASHED_WHOLE = 64 << 20
@@ -51,14 +55,15 @@ class Checkpoint:
         return self.base / name
 
     def identity(self) -> dict[str, str]:
-        """Name and content hash of what the model computes with: vocabulary, configuration, weights, adapter.
+        """Content hashes of what the model computes with: vocabulary, configuration, weights, adapter.
 
-        Where the files lie, and when they were written, does not matter.
+        Where the directory lies, what it is called, and when its files were written, does not matter.
         """
-        vocabulary = self.file(VOCABULARY)
-        identity = {"model": _identity(self.base, [vocabulary, self.base / "config.json", *_weight_files(self.base)])}
+        weights = _files(self.base, _WEIGHTS)
+        identity = {"model": _content_hash([self.file(VOCABULARY), self.base / "config.json", *weights])}
         if self.adapter is not None:
-            identity["adapter"] = _identity(self.adapter, [self.adapter / ADAPTER_CONFIG, *_weight_files(self.adapter)])
+            adapter = [self.adapter / ADAPTER_CONFIG, *_files(self.adapter, _ADAPTER_WEIGHTS)]
+            identity["adapter"] = _content_hash(adapter)
         return identity
 
 
@@ -81,7 +86,7 @@ def find_checkpoint(model_path: Path, use_lora: bool) -> Checkpoint:
     config = read_json(model_path / ADAPTER_CONFIG, dict)
     if config.get("peft_type") != "LORA":
         raise UserError(f"{model_path / ADAPTER_CONFIG}: peft_type is {config.get('peft_type')!r}, not 'LORA'")
-    if not _weight_files(model_path):
+    if not _files(model_path, _ADAPTER_WEIGHTS):
         raise UserError(f"{model_path} has no weights (adapter_model.safetensors); copy the adapter again")
     base = Path(str(config.get("base_model_name_or_path")))
     if not base.is_dir():
@@ -104,23 +109,7 @@ def generation_settings(
     Raises:
         UserError: a value in the file is of the wrong type or out of range.
     """
-    file = checkpoint.file("generation_config.json")
-    values: dict[str, Any] = {}
-    if file.is_file():
-        given = read_json(file, dict)
-        values = {key: value if given.get(key) is None else given[key] for key, value in _SILENT.items()}
-    if max_new_tokens is not None:
-        values["max_new_tokens"] = max_new_tokens
-    if no_random:
-        values["do_sample"] = False
-    for key, value in values.items():
-        expected = type(_SILENT[key])
-        if type(value) is not expected and not (expected is float and type(value) is int):
-            raise UserError(f"{file}: {key} must be a {expected.__name__}, not {value!r}; correct the file")
-    try:
-        settings = GenerationSettings(**values, seed=seed)
-    except ValueError as error:
-        raise UserError(f"{file}: {error}") from None
+    settings = _read_settings(checkpoint, seed, max_new_tokens, {"do_sample": False} if no_random else {})
     if settings.do_sample:
         return settings
     return GenerationSettings(
@@ -130,12 +119,44 @@ def generation_settings(
     )
 
 
+def sampling_settings(checkpoint: Checkpoint, *, seed: int, max_new_tokens: int | None) -> GenerationSettings:
+    """As `generation_settings`, but sampling in any case: with temperature, top-k and top-p of the file.
+
+    Raises:
+        UserError: as `generation_settings`.
+    """
+    return _read_settings(checkpoint, seed, max_new_tokens, {"do_sample": True})
+
+
+def _read_settings(
+    checkpoint: Checkpoint, seed: int, max_new_tokens: int | None, decided: dict[str, Any]
+) -> GenerationSettings:
+    file = checkpoint.file("generation_config.json")
+    values: dict[str, Any] = {}
+    if file.is_file():
+        given = read_json(file, dict)
+        values = {key: value if given.get(key) is None else given[key] for key, value in _SILENT.items()}
+    if max_new_tokens is not None:
+        values["max_new_tokens"] = max_new_tokens
+    values |= decided
+    for key, value in values.items():
+        expected = type(_SILENT[key])
+        if type(value) is not expected and not (expected is float and type(value) is int):
+            raise UserError(f"{file}: {key} must be a {expected.__name__}, not {value!r}; correct the file")
+    try:
+        return GenerationSettings(**values, seed=seed)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
 def _require_model(directory: Path) -> None:
     for name in ("config.json", VOCABULARY):
         if not (directory / name).is_file():
             raise UserError(f"{directory / name} is missing; {_how_to_get(directory)}")
-    if not _weight_files(directory):
-        raise UserError(f"{directory} has no weights (.safetensors or .bin); {_how_to_get(directory)}")
+    if not _files(directory, _WEIGHTS):
+        raise UserError(
+            f"{directory} has no weights (model*.safetensors or pytorch_model*.bin); {_how_to_get(directory)}"
+        )
 
 
 def _how_to_get(directory: Path) -> str:
@@ -147,18 +168,18 @@ def _how_to_get(directory: Path) -> str:
     return "give the directory of a checkpoint (from the model hub: hf download NAME --local-dir DIRECTORY)"
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    return sorted(file for pattern in ("*.safetensors", "*.bin", "*.index.json") for file in directory.glob(pattern))
+def _files(directory: Path, patterns: Sequence[str]) -> list[Path]:
+    return sorted(file for pattern in patterns for file in directory.glob(pattern))
 
 
-def _identity(directory: Path, files: list[Path]) -> str:
+def _content_hash(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     try:
         for file in files:
             digest.update(_digest(file))
     except OSError as error:
         raise UserError(f"cannot read {file}: {reason(error)}; make it readable") from None
-    return f"{directory.resolve().name} {digest.hexdigest()[:16]}"
+    return digest.hexdigest()[:16]
 
 
 def _digest(file: Path) -> bytes:

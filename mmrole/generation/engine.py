@@ -86,7 +86,7 @@ class Engine:
 
     def _encode(self, request: ChatRequest, images: ImageFeatures) -> Prompt:
         image = None if request.image is None else images.acquire(request.image)
-        turn = ChatTurn(request.text, images=() if image is None else (image,))
+        turn = ChatTurn(request.text, () if image is None else (image,), quotation=request.quotation)
         chat = encode_chat(self.tokenizer, [turn], request.system)
         keys = None
         if image is not None:

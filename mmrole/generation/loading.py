@@ -11,7 +11,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from data_utils.errors import UserError
-from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint, generation_settings
+from mmrole.generation.checkpoints import (
+    VOCABULARY,
+    Checkpoint,
+    find_checkpoint,
+    generation_settings,
+    sampling_settings,
+)
+from mmrole.generation.context import Context
 from mmrole.generation.requests import GenerationSettings
 
 if TYPE_CHECKING:
@@ -22,10 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint and how it is run."""
+    """A checkpoint and how it is run; `sampling` are the settings with which a reply is tried again."""
 
     checkpoint: Checkpoint
     settings: GenerationSettings
+    sampling: GenerationSettings
     device: torch.device
     dtype: torch.dtype
 
@@ -51,11 +59,11 @@ def find_model(options: argparse.Namespace, local_rank: int, local_world_size: i
         UserError: there is no such checkpoint or device, or the settings are faulty.
     """
     checkpoint = find_checkpoint(options.model_path, options.use_lora)
-    settings = generation_settings(
-        checkpoint, no_random=options.no_random, seed=options.seed, max_new_tokens=options.max_new_tokens
-    )
+    flags = {"seed": options.seed, "max_new_tokens": options.max_new_tokens}
+    settings = generation_settings(checkpoint, no_random=options.no_random, **flags)
+    sampling = sampling_settings(checkpoint, **flags)
     device = choose_device(options.device, local_rank, local_world_size)
-    return Model(checkpoint, settings, device, choose_dtype(options.dtype, device))
+    return Model(checkpoint, settings, sampling, device, choose_dtype(options.dtype, device))
 
 
 def choose_device(device: str, local_rank: int, local_processes: int) -> torch.device:
@@ -100,8 +108,8 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
-def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Reads configuration, vocabulary and the headers of the weight files.
+def check_checkpoint(checkpoint: Checkpoint) -> Context:
+    """Reads configuration, vocabulary and the headers of the weight files; returns what prompts must fit into.
 
     Raises:
         UserError: something is missing, damaged, or does not fit together.
@@ -111,10 +119,18 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
     from mmrole.qwen_vl.checkpoint import check_checkpoint, read_config
 
     try:
-        check_checkpoint(QWenLMHeadModel, checkpoint.base, read_config(checkpoint.base))
-        QWenTokenizer(checkpoint.file(VOCABULARY))
+        config = read_config(checkpoint.base)
+        check_checkpoint(QWenLMHeadModel, checkpoint.base, config)
+        tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
     except CheckpointError as error:
         raise UserError(str(error)) from None
+    length = config.max_position_embeddings
+    if type(length) is not int or length < 1:
+        raise UserError(
+            f"{checkpoint.base / 'config.json'}: max_position_embeddings is {length!r}, not a number of positions; "
+            "correct the file"
+        )
+    return Context(tokenizer, length)
 
 
 def load(model: Model, progress: bool) -> tuple[QWenLMHeadModel, QWenTokenizer]:

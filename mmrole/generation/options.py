@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, model_path: str, input_dir
         help=f"one file of --input_dir (default: {', '.join(TEST_FILES)}, the model loaded once)",
     )
     add("--output_dir", type=Path, default=Path(output_dir), help="folder of the output (default: %(default)s)")
-    add("--overwrite", action="store_true", help="start anew where there are answers or a journal already")
+    add("--overwrite", action="store_true", help="start anew where there is an output or a journal already")
     add("--limit", type=at_least(1), metavar="N", help="only the first N records of each file, to try things out")
     add("--skip_missing_images", action="store_true", help="leave out records without their image file, and list them")
 

@@ -61,6 +61,8 @@ class ChatRequest:
         text: the user's text; plain, never parsed for markup or special tokens.
         image: a file or a picture, shown before the text as `Picture 1`.
         settings: how tokens are chosen.
+        quotation: start and end of a part of `text` that somebody else wrote, after a line break. Whatever it says, the
+            token ids of the rest are the same, and if the prompt is too long, it is cut here.
     """
 
     id: str
@@ -68,6 +70,7 @@ class ChatRequest:
     text: str
     image: Path | Image.Image | None = None
     settings: GenerationSettings = field(default_factory=GenerationSettings)
+    quotation: tuple[int, int] | None = None
 
     def random_stream(self) -> np.random.Generator:
         """The uniform draws of this request, one for each token, the same wherever and whenever it runs."""

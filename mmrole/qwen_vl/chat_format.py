@@ -26,11 +26,13 @@ class ChatTurn:
         text: the user's words.
         images: shown before the text, as "Picture 1", "Picture 2", …; anything that tells images apart.
         reply: the assistant's words; None in the last turn, which is to be answered.
+        quotation: start and end of a part of `text` that cannot change how the rest is tokenized.
     """
 
     text: str
     images: Sequence[Any] = ()
     reply: str | None = None
+    quotation: tuple[int, int] | None = None
 
 
 class ImageSpan(NamedTuple):
@@ -72,7 +74,7 @@ def encode_chat(tokenizer: QWenTokenizer, turns: Sequence[ChatTurn], system: str
     images = []
     for turn in turns:
         ids += newline
-        message = encode_message(tokenizer, "user", turn.text, len(turn.images))
+        message = encode_message(tokenizer, "user", turn.text, len(turn.images), turn.quotation)
         starts = [i + 1 for i, id_ in enumerate(message) if id_ == tokenizer.img_start_id]
         images += [ImageSpan(len(ids) + start, image) for start, image in zip(starts, turn.images, strict=True)]
         ids += message + newline
@@ -82,16 +84,29 @@ def encode_chat(tokenizer: QWenTokenizer, turns: Sequence[ChatTurn], system: str
     return EncodedChat(ids, images)
 
 
-def encode_message(tokenizer: QWenTokenizer, role: str, text: str, images: int = 0) -> list[int]:
+def encode_message(
+    tokenizer: QWenTokenizer, role: str, text: str, images: int = 0, quotation: tuple[int, int] | None = None
+) -> list[int]:
     """Ids of one message of plain text, `<|im_start|>role`, newline, `images` image spans, text, `<|im_end|>`."""
     head = tokenizer.encode_ordinary(role) + tokenizer.encode_ordinary("\n")
-    return [tokenizer.im_start_id, *head, *encode_content(tokenizer, text, images), tokenizer.im_end_id]
+    return [tokenizer.im_start_id, *head, *encode_content(tokenizer, text, images, quotation), tokenizer.im_end_id]
 
 
-def encode_content(tokenizer: QWenTokenizer, text: str, images: int = 0) -> list[int]:
+def encode_content(
+    tokenizer: QWenTokenizer, text: str, images: int = 0, quotation: tuple[int, int] | None = None
+) -> list[int]:
     """Ids of plain text behind a number of images, each `Picture N: <img>`, 256 times `<imgpad>`, `</img>`, newline.
 
     The newline is tokenized together with what follows it, as in a content that `from_list_format` has written.
+
+    Args:
+        tokenizer: of the model.
+        text: the text.
+        images: number of images before it.
+        quotation: start and end of a part of the text, after a line break, that is encoded apart with the line breaks
+            that follow it: whatever it says, the ids before and after are the same. Where it does not begin with a line
+            break and text follows, the ids are those of the text as a whole: no token of the vocabulary's pattern
+            (spec §5.2) begins inside a run of line breaks or goes on behind one.
     """
     span = [tokenizer.img_start_id, *[tokenizer.img_pad_id] * FEATURES_PER_IMAGE, tokenizer.img_end_id]
     ids: list[int] = []
@@ -99,7 +114,12 @@ def encode_content(tokenizer: QWenTokenizer, text: str, images: int = 0) -> list
     for number in range(1, images + 1):
         ids += tokenizer.encode_ordinary(before + picture_label(number)) + span
         before = "\n"
-    return ids + tokenizer.encode_ordinary(before + text)
+    if quotation is None:
+        return ids + tokenizer.encode_ordinary(before + text)
+    start, end = quotation
+    end += len(text[end:]) - len(text[end:].lstrip("\r\n"))
+    parts = (before + text[:start], text[start:end], text[end:])
+    return ids + [id_ for part in parts for id_ in tokenizer.encode_ordinary(part)]
 
 
 def make_context(

@@ -5,8 +5,9 @@ import json
 import pytest
 from transformers import GenerationConfig
 
+from data_utils.errors import UserError
 from mmrole.generation import GenerationSettings
-from mmrole.generation.checkpoints import Checkpoint, generation_settings
+from mmrole.generation.checkpoints import Checkpoint, find_checkpoint, generation_settings, sampling_settings
 
 MEBIBYTE = 1 << 20
 
@@ -28,15 +29,22 @@ def settings(checkpoint, **flags):
 
 def test_identity_is_the_content(checkpoint, tmp_path):
     before = checkpoint.identity()
-    assert before["model"].startswith("agent ")
     assert set(before) == {"model"}
-    (checkpoint.base / "README.md").write_text("not read")
+    for name in ("README.md", "training_args.bin", "optimizer.bin"):
+        (checkpoint.base / name).write_text("not read")
     (checkpoint.base / "generation_config.json").write_text("{}")  # its values are part of the settings
     moved = checkpoint.base.rename(tmp_path / "moved")
     (moved / "config.json").touch()
     (tmp_path / "elsewhere").mkdir()
-    again = Checkpoint(moved.rename(tmp_path / "elsewhere" / "agent"))
+    again = Checkpoint(moved.rename(tmp_path / "elsewhere" / "another name"))
     assert again.identity() == before
+
+
+def test_other_bin_files_are_no_weights(checkpoint):
+    assert find_checkpoint(checkpoint.base, use_lora=False) == checkpoint
+    next(checkpoint.base.glob("*.bin")).rename(checkpoint.base / "training_args.bin")
+    with pytest.raises(UserError, match="has no weights"):
+        find_checkpoint(checkpoint.base, use_lora=False)
 
 
 @pytest.mark.parametrize("name", ["config.json", "qwen.tiktoken", "model.safetensors.index.json"])
@@ -76,6 +84,7 @@ def test_settings_of_the_published_checkpoint(checkpoint, golden):
 
 def test_settings_without_the_file_are_those_of_mmrole(checkpoint):
     assert settings(checkpoint) == GenerationSettings()
+    assert sampling_settings(checkpoint, seed=1234, max_new_tokens=None) == GenerationSettings()
 
 
 def test_what_the_file_leaves_out_is_what_generate_takes(checkpoint):
@@ -84,5 +93,7 @@ def test_what_the_file_leaves_out_is_what_generate_takes(checkpoint):
     found = settings(checkpoint)
     assert (found.temperature, found.max_new_tokens) == (2, 512)
     assert all(getattr(found, name) == assumed[name] for name in ("top_k", "top_p", "repetition_penalty"))
-    (checkpoint.base / "generation_config.json").write_text("{}")
+    (checkpoint.base / "generation_config.json").write_text('{"top_p": 0.7}')
     assert settings(checkpoint).do_sample is assumed["do_sample"] is False
+    sampled = sampling_settings(checkpoint, seed=3, max_new_tokens=9)
+    assert sampled == GenerationSettings(max_new_tokens=9, top_k=assumed["top_k"], top_p=0.7, seed=3)
