@@ -67,6 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         first, second = read_conversations(options.replies), read_conversations(options.rm_data)
     matched = match(first, second)
+    if not matched.keys:
+        raise UserError(
+            f"the two sets share no review with scores ({len(first)} and {len(second)} reviews); give reviews of the "
+            "same answers: the same models and sample ids, or the same prompts"
+        )
     rows = measure_agreement(matched, draws=options.draws, seed=options.seed)
     print(f"{len(matched.keys):,} reviews compared, first minus second; below each number its 95 % interval by image")
     print(agreement_text(rows))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_utils.errors import Problems, UserError, Where, shown
+from data_utils.errors import Problems, Where, shown
 from data_utils.files import read_records
 from data_utils.prompts import METRICS, split_pictures
 from data_utils.records import Review, TrainSample
@@ -60,7 +60,7 @@ Judgements = dict[Key, Judgement]
 
 
 class Matched(NamedTuple):
-    """The reviews that two sets share and have scores for; n of them."""
+    """The reviews that two sets share and have scores for; n of them, which may be 0."""
 
     keys: list[Key]
     images: list[str]
@@ -154,7 +154,7 @@ def match(first: Judgements, second: Judgements) -> Matched:
     Where each set has one model only, its name does not matter.
 
     Raises:
-        UserError: the answers differ that the sets review, or they share no review with scores.
+        UserError: the answers differ that the sets review.
     """
     if all(len({key.answer[0] for key in judgements}) == 1 for judgements in (first, second)):
         first, second = _without_model(first), _without_model(second)
@@ -173,17 +173,16 @@ def match(first: Judgements, second: Judgements) -> Matched:
     left_out["in the second set only"] = len(second.keys() - first.keys())
     problems.texts = list(dict.fromkeys(problems.texts))  # one line for the eight reviews of an answer
     problems.raise_if_any("the sets review different answers", "give two sets of reviews of the same answers")
-    if not keys:
-        raise UserError(
-            f"the two sets share no review with scores ({len(first)} and {len(second)} reviews); give reviews of the "
-            "same answers: the same models and sample ids, or the same prompts"
-        )
-    scores = [np.array([judgements[key].score for key in keys], np.float64) for judgements in (first, second)]
+    scores = [
+        np.array([judgements[key].score for key in keys], np.float64).reshape(-1, 2) for judgements in (first, second)
+    ]
     return Matched(keys, [first[key].image for key in keys], *scores, left_out)
 
 
 def measure_agreement(matched: Matched, *, draws: int = DRAWS, seed: int = 1234) -> list[Agreement]:
     """The agreement over all reviews, over answers with all eight metrics in both sets, and under each metric."""
+    if not matched.keys:
+        return []
     clusters, n_clusters = number_clusters(matched.images)
     bootstrap = Bootstrap.make(n_clusters, draws, seed)
     scores = np.stack([matched.first, matched.second], axis=1)
