@@ -1,12 +1,12 @@
 """Dialogues between characters and people about images, and where their files are in the published layout."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Self
+from typing import NamedTuple
 
 from data_utils.errors import RecordError, Where, shown
-from data_utils.fields import Json, read_identified, read_object, read_optional, read_text
+from data_utils.fields import Json, JsonRecord, read_object, read_optional, read_text
 from data_utils.prompts import HUMAN_SPEAKER
 
 TYPES = ("comment", "human-role", "inter-role")
@@ -32,10 +32,8 @@ class Utterance(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Dialogue:
+class Dialogue(JsonRecord):
     """What was said about one image. The record's form is checked here, not whether its speakers make sense."""
-
-    UNIQUE_IDS: ClassVar[bool] = True
 
     id: str
     image: str
@@ -45,21 +43,12 @@ class Dialogue:
     """Who is in the image; empty if unknown, as are the next two."""
     place_info: str
     scene_info: str
-    json: Json = field(repr=False, hash=False)
-    where: Where = field(repr=False, compare=False)
-    """Where the record was read, for messages."""
 
     @classmethod
-    def from_json(cls, obj: object, where: Where = Where()) -> Self:  # noqa: B008 (a tuple)
-        """Reads a record.
-
-        Raises:
-            RecordError: `obj` is not such a record.
-        """
-        where, obj = read_identified(obj, where)
+    def _values(cls, obj: Json, where: Where) -> Json:
         facts = {key: read_optional(obj, key, where) or "" for key in ("role_info", "place_info", "scene_info")}
         image, utterances = read_text(obj, "image", where), _utterances(obj, where)
-        return cls(id=obj["id"], image=image, utterances=utterances, json=obj, where=where, **facts)
+        return facts | {"id": obj["id"], "image": image, "utterances": utterances}
 
     @property
     def failed(self) -> bool:
@@ -90,25 +79,16 @@ class Dialogue:
         """The id of the sample whose answer is utterance `target`."""
         return f"{self.id}_{target}"
 
-    def to_json(self) -> Json:
-        """The published form of the record: the object that it was made from, which must not be changed."""
-        return self.json
-
 
 @dataclass(frozen=True, slots=True)
-class Still:
+class Still(JsonRecord):
     """A still of a series with what is known about it: a record of `images/annotations.json`."""
-
-    UNIQUE_IDS: ClassVar[bool] = True
 
     image: str
     """Path relative to the image folder. The published file writes `Toy_story/` for the folder `Toy_Story/`."""
     role_info: str
     place_info: str
     scene_info: str
-    json: Json = field(repr=False, hash=False)
-    where: Where = field(repr=False, compare=False)
-    """Where the record was read, for messages."""
 
     @property
     def id(self) -> str:
@@ -116,21 +96,13 @@ class Still:
         return self.image
 
     @classmethod
-    def from_json(cls, obj: object, where: Where = Where()) -> Self:  # noqa: B008 (a tuple)
-        """Reads a record.
+    def _id(cls, obj: Json, where: Where) -> str | None:
+        return read_text(obj, "image", where)
 
-        Raises:
-            RecordError: `obj` is not such a record.
-        """
-        obj = read_object(obj, where)
-        image = read_text(obj, "image", where)
-        where = where._replace(id=image)
+    @classmethod
+    def _values(cls, obj: Json, where: Where) -> Json:
         facts = {key: read_optional(obj, key, where) or "" for key in ("role_info", "place_info", "scene_info")}
-        return cls(image=image, json=obj, where=where, **facts)
-
-    def to_json(self) -> Json:
-        """The published form of the record: the object that it was made from, which must not be changed."""
-        return self.json
+        return facts | {"image": where.id}
 
 
 class DialogueFile(NamedTuple):

@@ -1,10 +1,54 @@
-"""The fields of a JSON object that a person wrote: read with their type checked, and named in the error."""
+"""Records made from JSON objects that a person wrote: fields are read with their type checked, and named in errors."""
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 from data_utils.errors import RecordError, Where, shown
 
 Json = dict[str, Any]
+
+UNPLACED = Where()
+"""For a record that does not come from a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonRecord:
+    """A record and the JSON object that it was made from. Its attributes are what the project uses of that.
+
+    A class of records adds its attributes, and `_values`, which reads them.
+    """
+
+    UNIQUE_IDS: ClassVar[bool] = True
+    """Whether no two records of a file may have the same id."""
+
+    json: Json = field(repr=False, hash=False)
+    where: Where = field(repr=False, compare=False)
+    """Where the record was read, for messages."""
+
+    @classmethod
+    def from_json(cls, obj: object, where: Where = UNPLACED) -> Self:
+        """Reads a record.
+
+        Raises:
+            RecordError: `obj` is not such a record.
+        """
+        obj = read_object(obj, where)
+        where = where._replace(id=cls._id(obj, where))
+        return cls(**cls._values(obj, where), json=obj, where=where)
+
+    def to_json(self) -> Json:
+        """The published form of the record: the object that it was made from, which must not be changed."""
+        return self.json
+
+    @classmethod
+    def _id(cls, obj: Json, where: Where) -> str | None:
+        """What messages call the record."""
+        return read_text(obj, "id", where)
+
+    @classmethod
+    def _values(cls, obj: Json, where: Where) -> Json:
+        """The attributes of the class by name, or `RecordError`."""
+        raise NotImplementedError
 
 
 def read_object(value: object, where: Where, name: str = "the record") -> Json:
@@ -16,16 +60,6 @@ def read_object(value: object, where: Where, name: str = "the record") -> Json:
     if not isinstance(value, dict):
         raise RecordError(f"{where}: {name} must be an object ({{…}}), not {shown(value)}")
     return value
-
-
-def read_identified(value: object, where: Where) -> tuple[Where, Json]:
-    """`value`, which must be an object with a text `id`, and `where` with that id.
-
-    Raises:
-        RecordError: it is not.
-    """
-    obj = read_object(value, where)
-    return where._replace(id=read_text(obj, "id", where)), obj
 
 
 def read_text(obj: Json, key: str, where: Where, inside: str = "", *, empty: bool = False) -> str:
