@@ -1,0 +1,260 @@
+"""The report's tables: `leaderboard.csv` for machines and `leaderboard.md` for people."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+
+from data_utils.prompts import METRICS
+from mmrole.scoring.coverage import Coverage
+from mmrole.scoring.measures import FACETS, MEASURES, OVERALL, POOLED, WEIGHTED, WEIGHTS
+from mmrole.scoring.report import ModelReport, PaperRow, Report
+from mmrole.scoring.reviews import SPLITS
+from mmrole.scoring.statistics import LEVEL, Estimate
+
+SPLIT_KEYS = (WEIGHTED, POOLED, *SPLITS)
+"""What a leaderboard is made for, in order."""
+
+TITLES = {
+    WEIGHTED: f"Both test sets, {WEIGHTS[SPLITS[0]]} {SPLITS[0]} + {WEIGHTS[SPLITS[1]]} {SPLITS[1]} (the paper's mean)",
+    POOLED: "Both test sets, mean over all samples",
+} | {split: split for split in SPLITS}
+"""Headings of the leaderboards."""
+
+_COUNTS = [name for name in Coverage._fields if name not in ("split", "type", "n_per_metric")]
+_MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]<>|~"} | {"&": "&amp;", "\n": " "}
+
+
+def leaderboard_csv(report: Report) -> str:
+    """One row for each model and split, and for each of the paper's rows, with plain numbers.
+
+    A mean is followed by the ends of its interval; what is not known is empty. Columns of coverage count the files of
+    the row's split.
+    """
+    header = ["source", "model", "split", "n"]
+    header += [f"{name}{end}" for name in MEASURES for end in ("", " low", " high")]
+    header += [f"length-controlled {OVERALL}{end}" for end in ("", " low", " high")]
+    header += ["median length ratio", "length Pearson", "length Spearman"]
+    header += _COUNTS
+    header += [f"n {metric}" for metric in METRICS]
+    rows = [_csv_row(model, key) for key in SPLIT_KEYS for model in report.models if key in model.scores]
+    for row in report.paper:
+        scores = [number for name in MEASURES for number in (row.scores.get(name), None, None)]
+        rows.append(["paper", row.model, row.split, None, *scores])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([*row, *[None] * (len(header) - len(row))] for row in rows)
+    return file.getvalue()
+
+
+def leaderboard_markdown(report: Report) -> str:
+    """All tables of the report."""
+    sections = ["# Results on MMRole-Eval", _notes(report)]
+    for key in shown_splits(report):
+        sections.append(_section(TITLES[key], *_dimensions(report, key)))
+        sections.append(_section(f"By metric: {TITLES[key]}", *_metrics(report, key)))
+    sections.append(_section("Every two models", *_pairs(report)))
+    sections.append(_section("Coverage", *_coverage(report)))
+    if any(model.position for model in report.models):
+        sections.append(_section("Order of the answers", *_positions(report)))
+    sections.append(_section("Answer length", *_lengths(report)))
+    sections.append(_section("By type", *_types(report)))
+    sections += [_section(f"By {facet}", *_groups(report, facet)) for facet in reversed(FACETS)]
+    if other := [row for row in report.paper if row.split not in shown_splits(report)]:
+        sections.append(_section("Rows of the paper for other test sets (Table 5)", *_paper(other)))
+    return "\n\n".join(sections) + "\n"
+
+
+def shown_splits(report: Report) -> list[str]:
+    """Those of `SPLIT_KEYS` that any model has."""
+    return [key for key in SPLIT_KEYS if any(key in model.scores for model in report.models)]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number as people read it; a dash for what is not known."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def estimate(value: Estimate, digits: int = 3) -> str:
+    """A number and, if it has one, its interval: `0.999 [0.993, 1.004]`."""
+    if math.isnan(value.low):
+        return number(value.value, digits)
+    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def p_value(value: float) -> str:
+    """A p-value as people read it."""
+    return "–" if math.isnan(value) else f"{value:.2g}"
+
+
+def escape_markdown(text: str) -> str:
+    """Text as a cell of a table shows it, whatever it holds."""
+    return "".join(_MARKDOWN.get(character, character) for character in text)
+
+
+def _csv_row(model: ModelReport, key: str) -> list[str | float | None]:
+    scores = model.scores[key]
+    row: list[str | float | None] = ["reviews", model.model, key, scores[OVERALL].n]
+    row += [_plain(number) for name in MEASURES for number in scores[name][:3]]
+    length = model.length.get(key)
+    if length is None:  # of the weighted mean, whose samples are those of all
+        row += [None] * 6
+    else:
+        row += [_plain(number) for number in length.score[:3]]
+        row += [_plain(number) for number in (length.median_ratio, length.pearson.value, length.spearman.value)]
+    covered = _total([file for file in model.coverage if key not in SPLITS or file.split == key])
+    return [*row, *(getattr(covered, name) for name in _COUNTS), *covered.n_per_metric.values()]
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)
+
+
+def _total(coverage: Sequence[Coverage]) -> Coverage:
+    """The sum over files."""
+    counts = {name: sum(getattr(file, name) for file in coverage) for name in _COUNTS}
+    n_per_metric = {metric: sum(file.n_per_metric[metric] for file in coverage) for metric in METRICS}
+    return Coverage("all", "all", **counts, n_per_metric=n_per_metric)
+
+
+def _notes(report: Report) -> str:
+    ranked = f"Models are ranked by {OVERALL} on {report.ranked_by}." if report.ranked_by else ""
+    return (
+        "A score is the mean of the evaluated answer's score over the reference's; 1 is as good as the reference. "
+        f"Brackets hold {LEVEL:.0%} bootstrap intervals: {report.draws:,} resamples of the {report.n_images} images, "
+        f"seed {report.seed}. {ranked} How each number is computed: docs/evaluation.md."
+    )
+
+
+def _section(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> str:
+    """A Markdown table under a heading, of escaped cells; the first column to the left, the others to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([f"## {title}", *([note] if note else []), table])
+
+
+_Table = tuple[list[str], list[list[str]], str]
+"""Header, rows, note."""
+
+
+def _dimensions(report: Report, key: str) -> _Table:
+    columns = (OVERALL, *DIMENSIONS)
+    rows = []
+    for model in report.models:
+        if scores := model.scores.get(key):
+            length = model.length.get(key)  # the weighted mean has none: its samples are those of all
+            cells = [*(estimate(scores[name]) for name in columns), estimate(length.score) if length else "–"]
+            rows.append([escape_markdown(model.model), str(scores[OVERALL].n), *cells])
+    for row in report.paper:
+        if row.split == key:
+            rows.append([f"{row.model} (paper)", "–", number(row.scores[OVERALL]), *["–"] * (len(columns))])
+    return ["model", "n", *columns, "length-controlled"], rows, ""
+
+
+def _metrics(report: Report, key: str) -> _Table:
+    rows = []
+    for model in report.models:
+        if scores := model.scores.get(key):
+            rows.append([escape_markdown(model.model), *(estimate(scores[name]) for name in METRICS)])
+    for row in report.paper:
+        if row.split == key:
+            rows.append([f"{row.model} (paper)", *(number(row.scores[name]) for name in METRICS)])
+    return ["model", *METRICS], rows, ""
+
+
+def _paper(rows: Sequence[PaperRow]) -> _Table:
+    columns = (OVERALL, *METRICS)
+    cells = [[row.model, row.split, *(number(row.scores[name]) for name in columns)] for row in rows]
+    return ["model", "split", *columns], cells, ""
+
+
+def _pairs(report: Report) -> _Table:
+    header = ["models", "n", "difference", "p", "p (Holm)", "verdict"]
+    rows = []
+    for pair in report.pairs:
+        values = [p_value(pair.p_value), p_value(pair.corrected)]
+        names = escape_markdown(f"{pair.first} – {pair.second}")
+        rows.append([names, str(pair.difference.n), estimate(pair.difference), *values, escape_markdown(pair.verdict)])
+    note = (
+        f"Difference of the {OVERALL} means on the samples of both; two-sided sign-flip test by image; p (Holm) is "
+        f"corrected for all {len(rows)} pairs."
+    )
+    return header, rows, note if rows else "There is only one model."
+
+
+def _coverage(report: Report) -> _Table:
+    header = ["model", "file", *_COUNTS, "fewest per metric"]
+    rows = []
+    for model in report.models:
+        for file in [*model.coverage, *([_total(model.coverage)] if model.coverage[1:] else [])]:
+            counts = [str(getattr(file, name)) for name in _COUNTS]
+            fewest = min(METRICS, key=file.n_per_metric.__getitem__)
+            n = file.n_per_metric[fewest]
+            shown = f"{n}" if n == max(file.n_per_metric.values()) else f"{n} ({fewest})"
+            rows.append(
+                [
+                    escape_markdown(model.model),
+                    "all" if file.type == "all" else f"{file.split} {file.type}",
+                    *counts,
+                    shown,
+                ]
+            )
+    note = "Means are taken over the scored samples, those with all eight pairs. Empty answers get no review."
+    return header, rows, note
+
+
+def _positions(report: Report) -> _Table:
+    header = ["model", "n", "shown first", "shown second", "difference", "p", "same preference"]
+    rows = []
+    for model in report.models:
+        if bias := model.position:
+            numbers = [estimate(value) for value in (bias.first, bias.second, bias.difference)]
+            values = [p_value(bias.p_value), f"{bias.agreement:.1%}"]
+            rows.append([escape_markdown(model.model), str(bias.first.n), *numbers, *values])
+    note = (
+        f"{OVERALL} mean by the place of the evaluated answer in the prompt. Above 0, the difference favours what is "
+        "read first. Same preference: reviews in which both orders prefer the same answer, or neither."
+    )
+    return header, rows, note
+
+
+def _lengths(report: Report) -> _Table:
+    header = ["model", "split", "median length ratio", "Pearson", "Spearman", OVERALL, "length-controlled"]
+    rows = []
+    for model in report.models:
+        for key, length in model.length.items():
+            numbers = [estimate(length.pearson, 2), estimate(length.spearman, 2)]
+            numbers += [estimate(model.scores[key][OVERALL]), estimate(length.score)]
+            rows.append([escape_markdown(model.model), key, number(length.median_ratio, 2), *numbers])
+    note = (
+        "Length: characters of the answer over those of the reference. Correlations are between its logarithm and the "
+        f"{OVERALL} score of a sample. Length-controlled: the score at equal length on the model's own regression line."
+    )
+    return header, rows, note
+
+
+def _types(report: Report) -> _Table:
+    rows = [
+        [
+            escape_markdown(model.model),
+            split,
+            kind,
+            str(scores[OVERALL].n),
+            *(estimate(scores[name]) for name in MEASURES),
+        ]
+        for model in report.models
+        for (split, kind), scores in model.types.items()
+    ]
+    return ["model", "split", "type", "n", *MEASURES], rows, ""
+
+
+def _groups(report: Report, facet: str) -> _Table:
+    names = dict.fromkeys(name for model in report.models for name in model.groups[facet])
+    rows = []
+    for name in names:
+        scores = [model.groups[facet].get(name) for model in report.models]
+        n = max(score[OVERALL].n for score in scores if score)
+        rows.append([escape_markdown(name), str(n), *(estimate(score[OVERALL]) if score else "–" for score in scores)])
+    note = f"{OVERALL} means over all samples. n: samples of the model that has most."
+    return [facet, "n", *(escape_markdown(model.model) for model in report.models)], rows, note
