@@ -1,0 +1,57 @@
+"""Reviews answers with the reward model: every record of the input, with `rm_review` added, eight reviews an answer.
+
+    python eval/RM_review.py --input_dir eval/in-test_answers/my-agent --output_dir eval/in-test_reviews/my-agent
+    torchrun --nproc_per_node 4 eval/RM_review.py --model_path model_weights/MMRole-Eval_RM
+
+Killed or interrupted, the same command goes on where it was. docs/reviews_format.md describes the output.
+"""
+
+import argparse
+import sys
+
+try:
+    from data_utils.errors import run
+    from mmrole.generation import job
+    from mmrole.generation.options import add_arguments, at_least
+    from mmrole.scoring.review_program import review_program
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(
+        parser,
+        model_path="model_weights/MMRole-Eval_RM",
+        input_dir="eval/in-test_answers/mmrole-agent",
+        output_dir="eval/in-test_reviews/mmrole-agent",
+    )
+    add = parser.add_argument_group("reviews").add_argument
+    add(
+        "--retries",
+        type=at_least(0),
+        default=3,
+        metavar="N",
+        help="generate a review without a usable pair of scores so often again, each time with a new seed (default: "
+        "%(default)s). Retries are sampled, with --no_random too: with temperature, top_k and top_p of "
+        "generation_config.json, or 1.0, 0 and 0.3 without that file",
+    )
+    add(
+        "--swap",
+        action="store_true",
+        help="also review with the answers exchanged, the reference first, into rm_review_swapped: twice the work, "
+        "for a result without position bias",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    arguments = parse_arguments(argv)
+    return job.run(review_program(arguments.retries, arguments.swap), arguments)
+
+
+if __name__ == "__main__":
+    run(main)
