@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 
-from data_utils.prompts import METRICS
+from data_utils.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.coverage import Coverage
 from mmrole.scoring.measures import FACETS, MEASURES, OVERALL, POOLED, WEIGHTED, WEIGHTS
 from mmrole.scoring.report import ModelReport, PaperRow, Report
