@@ -1,6 +1,6 @@
 """Builds training and test files from dialogues and profiles in the published layout.
 
-    python -m data_utils.build_dataset --data_root . --output_dir data --test_from data/test
+    python -m data_utils.build_dataset --data_root . --output_dir data/mine --test_from data/test
 
 OUTPUT_DIR/train/train.json holds one sample for each utterance of an in-distribution character, without the dialogues
 of test samples; OUTPUT_DIR/test/{in-distribution,out-of-distribution}/<type>_test.json hold the test samples.
@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_utils.dataset import Dataset, as_training, make_sample, read_dataset
-from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES
+from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES, overlooked_files
 from data_utils.errors import UserError, listed, run
 from data_utils.fields import Json
 from data_utils.files import sha256, write_json, write_json_list
@@ -49,7 +49,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "(test files, answers or reviews); without it they are drawn",
     )
     parser.add_argument("--seed", type=int, default=1234, help="of the draw of test samples (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier build in OUT")
+    parser.add_argument("--overwrite", action="store_true", help="replace files in OUT, whoever made them")
     return parser.parse_args(argv)
 
 
@@ -75,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for key, targets in split.targets.items()
     }
     print(_describe(dataset))
+    if overlooked := overlooked_files(arguments.data_root):
+        names = listed([str(path) for path in overlooked], _SHOWN_IDS)
+        print(f"  not read, since they are not in dialogues/<distribution>/<type>/ ({len(overlooked)}): {names}")
     _report_tests(tests, split, published)
     if INFO_FILE in earlier:
         _remove(output_dir, [name for key, name in TEST_FILES.items() if name in earlier and not tests[key]])

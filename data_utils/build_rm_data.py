@@ -92,7 +92,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--leave_out_test", action="store_true", help="leave out the reviews whose prompt is in --test_from")
     add("--seed", type=int, default=1234, help="of the split and of the balance (default: %(default)s)")
-    add("--overwrite", action="store_true", help="replace the files of an earlier build in OUT")
+    add("--overwrite", action="store_true", help="replace files in OUT, whoever made them")
     arguments = parser.parse_args(argv)
     if arguments.leave_out_test and not arguments.test_from:
         parser.error("--leave_out_test needs --test_from")

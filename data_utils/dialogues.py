@@ -121,7 +121,7 @@ def dialogue_files(data_root: str | os.PathLike) -> list[DialogueFile]:
     """The files of dialogues under a folder in the published layout, by distribution, type and name.
 
     In distribution every character has files of its own, `<type>/<Owner>_{COCO,script}.json`; out of distribution
-    there is one file a type, `<type>.json`. Both forms are found in both folders; other files are not looked at.
+    there is one file a type, `<type>.json`. Both forms are found in both folders; other files are `overlooked_files`.
     """
     found = []
     for distribution in DISTRIBUTIONS:
@@ -137,6 +137,21 @@ def dialogue_files(data_root: str | os.PathLike) -> list[DialogueFile]:
                 else:
                     found.append(DialogueFile(path, distribution, kind, path.stem.replace("_", " "), source=None))
     return found
+
+
+def overlooked_files(data_root: str | os.PathLike) -> list[Path]:
+    """JSON files in the folder of dialogues that lie where `dialogue_files` does not look, sorted."""
+    return sorted(path for path in (Path(data_root) / "dialogues").rglob("*.json") if is_overlooked(path, data_root))
+
+
+def is_overlooked(path: Path, data_root: str | os.PathLike) -> bool:
+    """Whether a path is in the folder of dialogues, but where `dialogue_files` does not look."""
+    folder = (Path(data_root) / "dialogues").absolute()
+    if not path.absolute().is_relative_to(folder):
+        return False
+    distribution, *rest = path.absolute().relative_to(folder).parts
+    kind = rest[0] if len(rest) == 2 else path.stem if len(rest) == 1 else None
+    return distribution not in DISTRIBUTIONS or kind not in TYPES
 
 
 def _utterances(obj: Json, where: Where) -> tuple[Utterance, ...]:

@@ -17,7 +17,7 @@ from data_utils.checks.problems import Place, Problem
 from data_utils.checks.reviews import check_results, check_review, check_rm_sample
 from data_utils.checks.samples import check_sample, check_training_sample, missing_samples
 from data_utils.checks.shape import check_shape
-from data_utils.dialogues import Dialogue, Still
+from data_utils.dialogues import Dialogue, Still, is_overlooked
 from data_utils.errors import RecordError, Where
 from data_utils.records import Answer, Review, Sample, TrainSample
 
@@ -83,7 +83,11 @@ class Checker:
         copies = Copies()
         if source.form == Form.DIALOGUES:  # their ids name samples, in whichever file they are
             copies = self._dialogues.setdefault(source.around.root, copies)
-        problems = [*loaded.problems, *self.check_value(loaded.value, source, place, copies)]
+        problems = [
+            *loaded.problems,
+            *_check_place(source, place),
+            *self.check_value(loaded.value, source, place, copies),
+        ]
         self._note_unchecked(source)
         records = len(loaded.value) if isinstance(loaded.value, (dict, list)) else 1
         return FileReport(str(path), loaded.form, records, problems)
@@ -145,6 +149,12 @@ class Checker:
             self.not_checked["against test samples (no data/test/*/*_test.json; give --data_root)"] += 1
         if source.form != Form.RESULTS and not source.around.series_of:
             self.not_checked["names of characters (no profiles/*/roles.json; give --data_root)"] += 1
+
+
+def _check_place(source: Source, place: Place) -> Iterator[Problem]:
+    if source.form == Form.DIALOGUES and source.around.root and is_overlooked(source.path, source.around.root):
+        text = "build_dataset does not read it here, but in dialogues/<distribution>/<type>/"
+        yield Problem("misplaced", place, text)
 
 
 def _check_record(record: Json, source: Source, place: Place, copies: Copies) -> Iterator[Problem | Picture]:

@@ -26,7 +26,7 @@ KINDS = {
         Kind("unreadable", ERROR, False, "not UTF-8, not JSON, a key twice in an object, or endless nesting"),
         Kind("json_lines", ERROR, True, "one JSON object a line, where a list is expected"),
         Kind("unknown_form", ERROR, False, "none of the known forms"),
-        Kind("misplaced", ERROR, False, "of another form than its folder is for"),
+        Kind("misplaced", ERROR, False, "of another form than its folder is for, or dialogues where nobody looks"),
         Kind("no_records", ERROR, False, "a list or an object without entries"),
         Kind("results_form", ERROR, False, "a table of results without the published header and one row of numbers"),
         # records

@@ -101,6 +101,17 @@ def test_a_small_world(small_world: Path, tmp_path: Path, capsys: pytest.Capture
     assert "in Chinese using" in samples["comment_test"][3].question
 
 
+def test_files_that_are_not_read_are_named(small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    folder = small_world / "dialogues" / IN
+    for name in ("comment/old/Ana_COCO.json", "human_role.json", "README.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("[]")
+    build(small_world, tmp_path / "out")
+    names = [str(folder / name) for name in ("comment/old/Ana_COCO.json", "human_role.json")]
+    wanted = "not read, since they are not in dialogues/<distribution>/<type>/ (2): "
+    assert wanted + ", ".join(names) in capsys.readouterr().out
+
+
 def test_given_ids_are_found_in_and_below_folders(small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     first = build(small_world, tmp_path / "drawn")
     again = build(small_world, tmp_path / "again", "--test_from", tmp_path / "drawn/test")

@@ -164,6 +164,15 @@ def test_dialogues_of_two_files_share_no_id(root, report):
     assert not any(problem["fixable"] for problem in found["problems"])
 
 
+@pytest.mark.parametrize(
+    "place", ["comment.json", "in_distribution/comment/x.json", "in-distribution/comment/a/x.json"]
+)
+def test_dialogues_where_nobody_looks_are_misplaced(root, report, place):
+    (root / "dialogues" / place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(root / COMMENT, root / "dialogues" / place)
+    assert report(root)[1]["counts"] == {"misplaced": 1}
+
+
 def test_a_file_given_twice_is_checked_once(root, report):
     status, found = report(root / COMMENT, root / "dialogues", root / COMMENT)
     assert (status, found["counts"], len(found["files"])) == (0, {}, 12)
