@@ -40,9 +40,14 @@ class Leaf:
         return cls(prompt, prompt.request.random_stream(), seen=seen)
 
     @property
+    def remaining(self) -> int:
+        """Most tokens that are still to be generated."""
+        return 0 if self.stopped else self.prompt.request.settings.max_new_tokens - len(self.tokens)
+
+    @property
     def finished(self) -> bool:
         """Whether nothing is left to generate."""
-        return self.stopped or len(self.tokens) >= self.prompt.request.settings.max_new_tokens
+        return self.remaining <= 0
 
 
 @dataclass(eq=False)
@@ -110,7 +115,8 @@ class Batch:
             ancestor_rows(*(torch.from_numpy(nodes).to(device) for nodes in (planned.tree.last, planned.tree.leaf)))
             for planned in entering
         ]
-        order = self.memory.rebuild(keep, masks)
+        steps = max((leaf.remaining for row in self.rows for leaf in row.leaves), default=0)
+        order = self.memory.rebuild(keep, masks, steps)
         self.rows = [self.rows[index] for index in order]
         return entering
 
@@ -163,7 +169,7 @@ class Batch:
         return [of_tree for of_tree in prompts if of_tree]
 
     def _choose(self, logits: Tensor, leaves: Sequence[Leaf]) -> None:
-        broken = logits.isnan().any(-1).tolist()
+        broken = logits.amax(-1).isnan().tolist()  # amax keeps NaN and reads once
         if any(broken):
             name = leaves[broken.index(True)].prompt.request.id
             raise FloatingPointError(f"request {name!r}: the model computes NaN; try another dtype than {logits.dtype}")

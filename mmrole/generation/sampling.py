@@ -80,7 +80,7 @@ def choose_tokens(
     for kind in dict.fromkeys(kinds):
         rows = [row for row, other in enumerate(kinds) if other == kind]
         if kind.repetition_penalty == 1:
-            warped = warp(scores[rows], kind)
+            warped = warp(scores if len(rows) == len(scores) else scores[rows], kind)
         else:
             histories_of_rows = [torch.tensor([histories[row]], device=scores.device) for row in rows]
             warped = torch.cat(

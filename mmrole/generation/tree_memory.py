@@ -20,8 +20,8 @@ from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.attention import boolean_mask_for, eager_attention_forward
 from mmrole.qwen_vl.blocks import QWenAttention
 
-# Steps of decoding that fit into the memory taken at once: growing copies everything.
-STEPS_AHEAD = 32
+# Most steps of decoding for which memory is taken at once: growing copies everything.
+STEPS_AHEAD = 128
 # The shortest row of a lane has at least this share of the longest one's slots.
 LIKE_LENGTH = 0.85
 
@@ -34,12 +34,15 @@ class Lane:
         length: slots in use, the same for all rows; what a shorter row leaves unused is visible to none of its leaves.
     """
 
-    def __init__(self, masks: Sequence[Tensor]) -> None:
-        """A lane, without memory as yet, for rows whose leaves see nodes as in `masks`, each bool [leaves, nodes]."""
+    def __init__(self, masks: Sequence[Tensor], steps: int) -> None:
+        """A lane, without memory as yet, for rows whose leaves see nodes as in `masks`, each bool [leaves, nodes].
+
+        There is room for `steps` steps.
+        """
         self.lengths = [mask.shape[1] for mask in masks]
         self.length = max(self.lengths)
         rows, leaves = len(masks), masks[0].shape[0]
-        self.visible = masks[0].new_zeros(rows, leaves, self.length + leaves * STEPS_AHEAD)
+        self.visible = masks[0].new_zeros(rows, leaves, self.length + leaves * steps)
         for row, mask in enumerate(masks):
             self.visible[row, :, : mask.shape[1]] = mask
         self.keys: list[Tensor] = []  # per layer [rows, heads, capacity, head_dim]
@@ -52,8 +55,8 @@ class Lane:
         rows, _, capacity = self.visible.shape
         memory = module.c_attn.weight.new_empty(rows, config.num_attention_heads, capacity, config.kv_channels)
         for row, length in enumerate(self.lengths):
-            # Masked slots still enter the weighted sum with weight 0, and 0 * NaN is NaN.
-            memory[row, :, length:] = 0
+            # Masked slots still enter the weighted sum with weight 0, and 0 * NaN is NaN. A step fills its own.
+            memory[row, :, length : self.length] = 0
         return memory
 
     @property
@@ -141,12 +144,13 @@ class TreeMemory:
         """Takes in the keys and values of a row's tree when it is prefilled."""
         return RowCache(*self._find(row))
 
-    def rebuild(self, keep: Sequence[tuple[int, Sequence[int]]], new: Sequence[Tensor]) -> list[int]:
+    def rebuild(self, keep: Sequence[tuple[int, Sequence[int]]], new: Sequence[Tensor], steps: int) -> list[int]:
         """Lays the memory out anew; what only dropped leaves could see is freed.
 
         Args:
             keep: rows to keep, and the columns of their leaves that go on.
             new: masks of trees to add, bool [leaves, nodes]; `row_cache` then takes in their keys and values.
+            steps: how many steps there will be at most; room is made for them, up to `STEPS_AHEAD`.
 
         Returns:
             The order of the rows now: indices into the list of kept rows followed by new trees.
@@ -164,7 +168,8 @@ class TreeMemory:
 
         order = sorted(range(len(masks)), key=lambda index: tuple(-size for size in masks[index].shape))
         lanes = _lanes(order, [tuple(mask.shape) for mask in masks])
-        old, self.lanes = self.lanes, [Lane([masks[index] for index in members]) for members in lanes]
+        old, steps = self.lanes, min(steps, STEPS_AHEAD)
+        self.lanes = [Lane([masks[index] for index in members], steps) for members in lanes]
         # Layer by layer, so that at most one of them exists twice.
         for block in self.model.transformer.h:
             for name in ("keys", "values"):

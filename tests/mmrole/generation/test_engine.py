@@ -279,7 +279,7 @@ def test_not_a_number_is_an_error_that_names_the_request(make_model, tokenizer):
 def test_rebuilding_holds_one_layer_twice_at_the_most(exact, tokenizer):
     memory = TreeMemory(exact)
     masks = [torch.ones(1, 500 + n, dtype=torch.bool) for n in range(12)]
-    memory.rebuild([], masks)
+    memory.rebuild([], masks, 32)
     layer = memory.lanes[0].keys[0].nbytes
     most = []
     taken = Lane.take_memory
@@ -291,5 +291,5 @@ def test_rebuilding_holds_one_layer_twice_at_the_most(exact, tokenizer):
     first = memory.lanes[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lane, "take_memory", note)
-        memory.rebuild([(row, [0]) for row in range(12)], [])
+        memory.rebuild([(row, [0]) for row in range(12)], [], 32)
     assert max(most) + layer <= (2 * exact.config.num_hidden_layers + 2) * layer
