@@ -118,7 +118,8 @@ def _found(options: argparse.Namespace, what: str, models: Sequence[str]) -> lis
 
 def _check_reviews(options: argparse.Namespace, split: str, model: str) -> ReviewCheck:
     output = _folder(options.output_dir, split, "reviews", model)
-    _generate(options, "eval/RM_review.py", options.reward_model_path, split, model, output)
+    # Retries would sample.
+    _generate(options, ["eval/RM_review.py", "--retries", "0"], options.reward_model_path, split, model, output)
     now, published = read_reviews([output]), read_reviews([_folder(options.published_dir, split, "reviews", model)])
     matched = match(now, published)
     return ReviewCheck(f"{model}, {SPLITS[split]}", matched, measure_agreement(matched))
@@ -127,14 +128,14 @@ def _check_reviews(options: argparse.Namespace, split: str, model: str) -> Revie
 def _check_answers(options: argparse.Namespace, split: str, model: str) -> AnswerCheck:
     published = _folder(options.published_dir, split, "answers", model)
     output = _folder(options.output_dir, split, "answers", model)
-    _generate(options, "inference.py", options.agent_path, split, model, output)
+    _generate(options, ["inference.py"], options.agent_path, split, model, output)
     return AnswerCheck(SPLITS[split], *read_answer_pairs(published, output))
 
 
 def _generate(
-    options: argparse.Namespace, script: str, checkpoint: Path, split: str, model: str, output_dir: Path
+    options: argparse.Namespace, command: Sequence[str], checkpoint: Path, split: str, model: str, output_dir: Path
 ) -> None:
-    """Runs a script on the published answers, which are test samples as well, in a process of its own.
+    """Runs a script, greedily, on the published answers, which are test samples as well, in a process of its own.
 
     Raises:
         UserError: the script failed; it has said why.
@@ -149,11 +150,12 @@ def _generate(
         "--limit": options.limit,
         "--max_new_tokens": options.max_new_tokens,
     }
-    command = [sys.executable, str(ROOT / script), "--no_random"]
-    command += [str(part) for name, value in arguments.items() if value is not None for part in (name, value)]
-    command += ["--skip_missing_images"] if options.skip_missing_images else []
+    script, *flags = command
+    line = [sys.executable, str(ROOT / script), *flags, "--no_random"]
+    line += [str(part) for name, value in arguments.items() if value is not None for part in (name, value)]
+    line += ["--skip_missing_images"] if options.skip_missing_images else []
     print(f"{script}: {SPLITS[split]} answers of {model} with {checkpoint}", flush=True)
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(line) as process:
         try:
             status = process.wait()
         except KeyboardInterrupt:  # the script has got it too, and keeps what is finished

@@ -14,9 +14,9 @@ from data_utils.errors import Problems, Where, shown
 from data_utils.files import read_records
 from data_utils.prompts import METRICS, split_pictures
 from data_utils.records import Review, TrainSample
-from data_utils.review_data import final_scores
 from data_utils.splits import find_test_files
 from mmrole.scoring.reviews import pair_ratios, read_review_file
+from mmrole.scoring.scores import parse_review
 from mmrole.scoring.statistics import (
     DRAWS,
     Bootstrap,
@@ -143,7 +143,7 @@ def read_conversations(path: str | os.PathLike) -> Judgements:
             problems.add(f'{record.where}: "answer" of conversations[1] must be a text, not {shown(reply)}')
             continue
         key = Key((image, f"{times[image, prompt]} {answer}"), aspect[1])
-        judgements[key] = Judgement(image, "", final_scores(reply), record.where)
+        judgements[key] = Judgement(image, "", parse_review(reply).score, record.where)
     problems.raise_if_any("the reviews cannot be compared", "correct them, or give another file")
     return judgements
 

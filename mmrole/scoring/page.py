@@ -1,7 +1,7 @@
 """The results page: one HTML file that needs no network, with tables, figures and a browser of samples.
 
 What models and data sets wrote is data on the page: JSON in inert script elements, which the page's own script shows
-as text. Should a hole be left in that, the content security policy still lets nothing else run, and nothing be fetched.
+as text. Should a hole be left in that, the content security policy lets no other script run and nothing be fetched.
 """
 
 import base64
