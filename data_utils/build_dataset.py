@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{replaced[0]} of --test_from would be replaced by the output; give another --output_dir")
     published = read_test_samples(given)
     dataset = read_dataset(arguments.data_root)
+    if all(placed.dialogue.failed for placed in dataset.dialogues):
+        raise UserError(f"{arguments.data_root} has no samples to build: every dialogue's generation failed")
     if arguments.test_from:
         split = split_by_ids(dataset, [sample.id for sample in published])
     else:

@@ -112,6 +112,14 @@ def test_files_that_are_not_read_are_named(small_world: Path, tmp_path: Path, ca
     assert wanted + ", ".join(names) in capsys.readouterr().out
 
 
+def test_dialogues_that_all_failed_build_nothing(small_world: Path, tmp_path: Path):
+    for path in (small_world / "dialogues").rglob("*.json"):
+        write_json(path, [dialogue | {"conversations": []} for dialogue in read_json(path)])
+    with pytest.raises(UserError, match="has no samples to build: every dialogue's generation failed"):
+        build(small_world, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_given_ids_are_found_in_and_below_folders(small_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     first = build(small_world, tmp_path / "drawn")
     again = build(small_world, tmp_path / "again", "--test_from", tmp_path / "drawn/test")
