@@ -17,6 +17,8 @@ from mmrole.training.encoding import EncodedSample
 MIN_SHARED = 256
 # A still is talked about in up to 180 samples. Smaller groups, shuffled apart, mix a step better and cost little.
 MAX_GROUP = 32
+# Smaller trees repeat prefixes and images, so they must leave processes waiting for clearly less time.
+WORTH_CUTTING = 0.97
 
 Bin = list[int]
 """The samples of one micro-batch, merged into trees where they share a prefix; empty where a process has none left."""
@@ -146,10 +148,11 @@ def _plan_step(groups: Groups, parts: list[list[int]], world_size: int, max_batc
         n_bins = rounds * world_size
         target = -(-sum(piece.nodes for piece in whole) // n_bins)
         # Few large trees cannot be dealt evenly: smaller trees read a prefix twice, but nobody waits for the largest.
-        for most in (max_batch_tokens, target, target // 2):
+        for most in (max_batch_tokens, target, target // 2, target // 4):
             pieces = [piece for part in parts for piece in _cut(groups, part, min(most, max_batch_tokens))]
             bins = _deal(pieces, n_bins) if groups.prompt_tree else _deal_by_length(pieces, n_bins)
-            if _load(bins[0]) <= max_batch_tokens and (not best or _cost(bins, world_size) < _cost(best, world_size)):
+            fits = _load(bins[0]) <= max_batch_tokens
+            if fits and (not best or _cost(bins, world_size) < WORTH_CUTTING * _cost(best, world_size)):
                 best = bins
         rounds += 1
     dealt = [[sample for piece in bin_ for sample in piece.samples] for bin_ in best]
