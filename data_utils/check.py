@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data_utils.arguments import at_least
 from data_utils.checks.checker import Checker
 from data_utils.checks.context import Lengths
+from data_utils.checks.folders import missing_files
 from data_utils.checks.forms import Form, find_files
 from data_utils.checks.loading import load
 from data_utils.checks.problems import ERROR, WARNING, Place
@@ -53,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.fix.exists():
             print(f"{args.fix} is not written: {args.paths[0]} cannot be repaired", file=sys.stderr)
     bar = tqdm(copies.items(), desc="checking", unit="file", disable=None)
-    report = Report([checker.check_file(copy, file) for copy, file in bar], checker.not_checked, repaired)
+    files = [checker.check_file(copy, file) for copy, file in bar]
+    forms = {file: found.form for file, found in zip(copies.values(), files, strict=True)}
+    of_folders = list(missing_files(forms, checker)) if any(path.is_dir() for path in args.paths) else []
+    report = Report(files, of_folders, checker.not_checked, repaired)
     for line in [as_json(report)] if args.format == "json" else as_text(report):
         print(line)
     return int(bool(report.count(ERROR) or (args.strict and report.count(WARNING))))

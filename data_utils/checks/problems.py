@@ -56,7 +56,7 @@ KINDS = {
         Kind("prompt_mismatch", WARNING, False, "the prompt is not for the role, partner and language of the fields"),
         Kind("system_message", WARNING, True, "a test sample's system message is not the published one"),
         Kind("changed_sample", ERROR, False, "an answered sample differs from the test sample of its id"),
-        Kind("missing_samples", ERROR, False, "samples of the test file are not answered"),
+        Kind("missing_samples", ERROR, False, "samples of a test file are not answered, or there is no file for them"),
         Kind("test_leak", ERROR, False, "a training sample of a dialogue that the test files use"),
         Kind("too_long", WARNING, False, "more tokens than `--max_length`"),
         # images

@@ -13,6 +13,8 @@ class Report(NamedTuple):
     """What a run found."""
 
     files: Sequence[FileReport]
+    of_folders: Sequence[Problem]
+    """Problems that are no single file's."""
     not_checked: Mapping[str, int]
     """What could not be checked and why, with the number of files."""
     repaired: Mapping[str, int]
@@ -20,8 +22,8 @@ class Report(NamedTuple):
 
     @property
     def problems(self) -> list[Problem]:
-        """All problems, file by file."""
-        return [problem for file in self.files for problem in file.problems]
+        """All problems, file by file, then those of folders."""
+        return [*(problem for file in self.files for problem in file.problems), *self.of_folders]
 
     def count(self, level: str) -> int:
         """The number of problems of a level."""

@@ -173,6 +173,15 @@ def test_dialogues_where_nobody_looks_are_misplaced(root, report, place):
     assert report(root)[1]["counts"] == {"misplaced": 1}
 
 
+def test_files_of_answers_that_are_not_there_are_told_of_folders(root, report):
+    os.remove(root / ANSWERS)
+    for folder in (root, (root / ANSWERS).parent):
+        status, found = report(folder)
+        assert (status, found["counts"]) == (1, {"missing_samples": 1})
+        assert "there is no human-role_test.json for the 2 samples of " in found["problems"][0]["text"]
+    assert report((root / ANSWERS).with_name("comment_test.json"))[0] == 0
+
+
 def test_a_file_given_twice_is_checked_once(root, report):
     status, found = report(root / COMMENT, root / "dialogues", root / COMMENT)
     assert (status, found["counts"], len(found["files"])) == (0, {}, 12)
