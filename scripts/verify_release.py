@@ -133,7 +133,7 @@ def _check_answers(options: argparse.Namespace, split: str, model: str) -> Answe
 
 
 def _generate(
-    options: argparse.Namespace, command: Sequence[str], checkpoint: Path, split: str, model: str, output_dir: Path
+    options: argparse.Namespace, program: Sequence[str], checkpoint: Path, split: str, model: str, output_dir: Path
 ) -> None:
     """Runs a script, greedily, on the published answers, which are test samples as well, in a process of its own.
 
@@ -150,12 +150,12 @@ def _generate(
         "--limit": options.limit,
         "--max_new_tokens": options.max_new_tokens,
     }
-    script, *flags = command
-    line = [sys.executable, str(ROOT / script), *flags, "--no_random"]
-    line += [str(part) for name, value in arguments.items() if value is not None for part in (name, value)]
-    line += ["--skip_missing_images"] if options.skip_missing_images else []
+    script, *flags = program
+    command = [sys.executable, str(ROOT / script), *flags, "--no_random"]
+    command += [str(part) for name, value in arguments.items() if value is not None for part in (name, value)]
+    command += ["--skip_missing_images"] if options.skip_missing_images else []
     print(f"{script}: {SPLITS[split]} answers of {model} with {checkpoint}", flush=True)
-    with subprocess.Popen(line) as process:
+    with subprocess.Popen(command) as process:
         try:
             status = process.wait()
         except KeyboardInterrupt:  # the script has got it too, and keeps what is finished
