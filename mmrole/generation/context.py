@@ -28,22 +28,30 @@ class Context:
     tokenizer: QWenTokenizer
     length: int
 
-    def excess(self, request: ChatRequest) -> int:
-        """Positions that prompt and longest reply have too many; 0 if they fit."""
-        from mmrole.qwen_vl.bpe import normalize
-        from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
+    def excess(self, requests: Sequence[ChatRequest]) -> int:
+        """Positions that the longest of these prompts and its reply have too many; 0 if all fit.
 
-        room = self.length - request.settings.max_new_tokens
-        # A token is at least a byte: most prompts need not be tokenized to know that they fit.
-        size = sum(len(normalize(text).encode("utf-8", "surrogatepass")) for text in (request.system, request.text))
-        if size + _FRAME_POSITIONS <= room:
+        If the requests have a quotation, it is the same in all of them.
+        """
+        room = self.length - requests[0].settings.max_new_tokens
+        if all(_surely_fits(request, room) for request in requests):
             return 0
-        images = () if request.image is None else (request.image,)
-        turn = ChatTurn(request.text, images, quotation=request.quotation)
-        return max(0, len(encode_chat(self.tokenizer, [turn], request.system).input_ids) - room)
+        quoted = 0
+        if requests[0].quotation is not None:
+            # It may be megabytes long: once for all. It is encoded apart, with the line breaks behind it.
+            start, end = requests[0].quotation
+            behind = requests[0].text[end:]
+            breaks = behind[: len(behind) - len(behind.lstrip("\r\n"))]
+            quoted = self._count(requests[0].text[start:end] + breaks) - self._count(breaks)
+            requests = [_with_quotation(request, "") for request in requests]
+        return max(0, max(map(self._positions, requests)) + quoted - room)
 
-    def cut(self, requests: Sequence[ChatRequest]) -> list[ChatRequest]:
-        """Requests with the same quotation, which is cut to the same beginning so that all of them fit.
+    def cut(self, requests: Sequence[ChatRequest], excess: int) -> list[ChatRequest]:
+        """The requests with the same, shorter beginning of their quotation, so that all of them fit.
+
+        Args:
+            requests: requests with the same quotation.
+            excess: of these requests, above 0.
 
         Raises:
             ValueError: if nothing would be left of the quotation.
@@ -52,13 +60,34 @@ class Context:
 
         start, end = requests[0].quotation
         quoted = normalize(replace_surrogates(requests[0].text[start:end]))  # what its tokens decode to
-        while excess := max(map(self.excess, requests)):
+        while excess:
             ids = self.tokenizer.encode_ordinary(quoted)
             if excess >= len(ids):
                 raise ValueError(f"{excess} positions too many, of which the quotation has {len(ids)}")
             quoted = self.tokenizer.tokenizer.decode_bytes(ids[:-excess]).decode("utf-8", "ignore")
             requests = [_with_quotation(request, quoted) for request in requests]
+            excess = self.excess(requests)
         return list(requests)
+
+    def _positions(self, request: ChatRequest) -> int:
+        from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
+
+        images = () if request.image is None else (request.image,)
+        turn = ChatTurn(request.text, images, quotation=request.quotation)
+        return len(encode_chat(self.tokenizer, [turn], request.system).input_ids)
+
+    def _count(self, text: str) -> int:
+        return len(self.tokenizer.encode_ordinary(text))
+
+
+def _surely_fits(request: ChatRequest, room: int) -> bool:
+    """Whether the prompt's bytes are few enough, as those of most are: no token is less than one."""
+    from mmrole.qwen_vl.bpe import normalize
+
+    text = request.system + request.text
+    if len(text) > room:
+        return False
+    return _FRAME_POSITIONS + len(normalize(text).encode("utf-8", "surrogatepass")) <= room
 
 
 def _with_quotation(request: ChatRequest, quoted: str) -> ChatRequest:

@@ -145,16 +145,16 @@ def make_requests(
     requests, cut, long, problems = [], [], [], Problems()
     for record in file.records:
         of_record = program.requests(record, resolve_image(image_dir, record.image), settings)
-        if any(map(context.excess, of_record)):
-            if of_record[0].quotation is None:
-                long.append(shown(record.id))
-            else:
-                try:
-                    of_record = context.cut(of_record)
-                    start, end = of_record[0].quotation
-                    cut.append(f"{shown(record.id)} (to {end - start:,} characters)")
-                except ValueError as error:
-                    problems.add(f"{record.where}: the prompt is too long for the context: {error}")
+        excess = context.excess(of_record) if of_record else 0
+        if excess and of_record[0].quotation is None:
+            long.append(shown(record.id))
+        elif excess:
+            try:
+                of_record = context.cut(of_record, excess)
+                start, end = of_record[0].quotation
+                cut.append(f"{shown(record.id)} (to {end - start:,} characters)")
+            except ValueError as error:
+                problems.add(f"{record.where}: the prompt is too long for the context: {error}")
         requests.append(of_record)
     room = f"the context of {context.length:,} positions less {settings.max_new_tokens:,} for the reply"
     problems.raise_if_any(f"prompts are longer than {room}", "shorten the question, or lower --max_new_tokens")
