@@ -1,0 +1,172 @@
+"""The results page, tables and figures from the reviews of any number of models.
+
+    python eval/report.py --reviews eval/in-test_reviews eval/out-test_reviews --output_dir eval/report
+
+Writes index.html, which needs no network, leaderboard.csv, .md and .tex, and figures as PNG and SVG. How each number is
+computed: docs/evaluation.md. Exit status 3: something is not reviewed, or has no usable scores, and is named on stderr;
+everything is written all the same, over the samples that have all eight pairs.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+try:
+    from data_utils.errors import UserError, run
+    from data_utils.files import replacing
+    from data_utils.profiles import CATEGORIES
+    from mmrole.scoring.coverage import describe_gaps
+    from mmrole.scoring.measures import OVERALL
+    from mmrole.scoring.paper import PAPER_ROWS
+    from mmrole.scoring.report import Report, make_report
+    from mmrole.scoring.reviews import ModelReviews, read_models
+    from mmrole.scoring.statistics import DRAWS
+    from mmrole.scoring.tables import estimate, leaderboard_csv, leaderboard_markdown, p_value, shown_splits
+    from mmrole.scoring.tables_tex import leaderboard_tex
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
+    sys.exit(2)
+
+FOLDERS = (Path("eval/in-test_reviews"), Path("eval/out-test_reviews"))
+INCOMPLETE = 3
+"""Exit status where the numbers do not cover all answers."""
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(
+        "--reviews",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="folders with <model>/<type>_test.json in or below them, or single files; a folder above each file must "
+        f"be named in-test_… or out-test_… (default: {' and '.join(map(str, FOLDERS))}, those that exist)",
+    )
+    add("--models", nargs="+", metavar="NAME", help="only these models (default: all that there are)")
+    add(
+        "--output_dir",
+        type=Path,
+        default=Path("eval/report"),
+        help="folder of the report, made if needed (default: %(default)s)",
+    )
+    add(
+        "--image_dir",
+        type=Path,
+        default=Path("images"),
+        help="folder of the images, for the thumbnails of the page; without it the page says so (default: %(default)s)",
+    )
+    add("--no_paper", action="store_true", help="leave out the rows of the paper's Table 5")
+    add(
+        "--category",
+        action="append",
+        default=[],
+        type=_category,
+        metavar="SERIES=CATEGORY",
+        help=f"the category of a series whose name does not tell it: {', '.join(CATEGORIES)}; can be repeated",
+    )
+    add(
+        "--draws",
+        type=_draws,
+        default=DRAWS,
+        metavar="N",
+        help="resamples of the intervals and flips of the tests (default: %(default)s)",
+    )
+    add("--seed", type=int, default=1234, help="of these draws (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace an earlier report in --output_dir")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads, computes, writes and prints; returns the exit status."""
+    arguments = parse_arguments(argv)
+    folder = arguments.output_dir
+    for name in ("index.html", "leaderboard.csv"):
+        if (folder / name).exists() and not arguments.overwrite:
+            raise UserError(f"{folder / name} exists already; give another --output_dir, or --overwrite")
+    models = read_reviews(arguments)
+    report = make_report(models, () if arguments.no_paper else PAPER_ROWS, draws=arguments.draws, seed=arguments.seed)
+    write_report(folder, report, models, arguments.image_dir)
+    print_report(report)
+    print(f"written to {folder}; the page is {folder / 'index.html'}")
+    gaps = [gap for model in models for file in model.files for gap in describe_gaps(file)]
+    for gap in gaps:
+        print(gap, file=sys.stderr)
+    if gaps:
+        print("the numbers are not complete: they do not cover all answers (exit status 3)", file=sys.stderr)
+    return INCOMPLETE if gaps else 0
+
+
+def read_reviews(arguments: argparse.Namespace) -> list[ModelReviews]:
+    """The reviews of the models asked for.
+
+    Raises:
+        UserError: there are none, or some are faulty.
+    """
+    folders = arguments.reviews or [folder for folder in FOLDERS if folder.is_dir()]
+    if not folders:
+        raise UserError(
+            f"neither {' nor '.join(map(str, FOLDERS))} exists; review answers first (eval/RM_review.py), "
+            "or give --reviews"
+        )
+    models = read_models(folders, dict(arguments.category))
+    if arguments.models:
+        found = [model.model for model in models]
+        for name in arguments.models:
+            if name not in found:
+                raise UserError(f"there are no reviews of {name!r}; --models can name {', '.join(found)}")
+        models = [model for model in models if model.model in arguments.models]
+    models = [model for model in models if model.records]
+    if not models:
+        raise UserError(f"the files in {', '.join(map(str, folders))} hold no reviews")
+    return models
+
+
+def write_report(folder: Path, report: Report, models: Sequence[ModelReviews], image_dir: Path) -> None:
+    """Writes all files, each atomically, the page last."""
+    from mmrole.scoring.figures import draw_figures  # loads matplotlib
+    from mmrole.scoring.page import write_page
+
+    tables = {
+        "leaderboard.csv": leaderboard_csv(report),
+        "leaderboard.md": leaderboard_markdown(report),
+        "leaderboard.tex": leaderboard_tex(report),
+    }
+    for name, text in tables.items():
+        with replacing(folder / name) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+    draw_figures(folder, report, models)
+    write_page(folder, report, models, image_dir if image_dir.is_dir() else None)
+
+
+def print_report(report: Report) -> None:
+    """Prints the overall means and the comparisons."""
+    width = max(len(model.model) for model in report.models) + 2
+    for key in shown_splits(report):
+        print(f"{OVERALL}, {key}:")
+        for model in report.models:
+            if key in model.scores:
+                overall = model.scores[key][OVERALL]
+                print(f"  {model.model:{width}}{estimate(overall)}  {overall.n} samples")
+    for pair in report.pairs:
+        print(f"{pair.first} – {pair.second}: {estimate(pair.difference)}, p {p_value(pair.corrected)}: {pair.verdict}")
+
+
+def _category(text: str) -> tuple[str, str]:
+    series, _, name = text.rpartition("=")
+    if name not in CATEGORIES or not series:
+        raise argparse.ArgumentTypeError(f"must be SERIES=CATEGORY with one of {', '.join(CATEGORIES)}, not {text!r}")
+    return series, name
+
+
+def _draws(text: str) -> int:
+    draws = int(text)
+    if draws < 100:
+        raise argparse.ArgumentTypeError(f"{draws} is below 100, the fewest that tell anything")
+    return draws
+
+
+if __name__ == "__main__":
+    run(main)
