@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -142,9 +143,16 @@ class TrainingArguments(transformers.TrainingArguments):
         # DeepSpeed must know that gradients of several passes are summed, though their number differs from step to
         # step; the Trainer gets all passes of a step at once.
         self.per_device_train_batch_size, self.gradient_accumulation_steps = 1, samples
-        if self.use_cpu is False and _deepspeed_on_cpu():
+        if self.deepspeed and "RANK" not in os.environ:
+            raise UserError("--deepspeed: start the script with torchrun --nproc_per_node N, one process for each GPU")
+        if os.environ.get("DS_ACCELERATOR") == "cpu":
             self.use_cpu = True
         super().__post_init__()
+        if self.deepspeed and self.use_cpu:
+            # transformers starts DeepSpeed's processes only where there are GPUs.
+            from deepspeed import comm
+
+            comm.init_distributed(dist_backend="gloo", verbose=False)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = samples, 1
         # The loss is stopped at, and not filtered, where it is not finite.
         self.logging_nan_inf_filter = False
@@ -252,8 +260,3 @@ def translate(argv: list[str]) -> tuple[list[str], list[str]]:
             translated.append(argument)
     return translated, notes
 
-
-def _deepspeed_on_cpu() -> bool:
-    import os
-
-    return os.environ.get("DS_ACCELERATOR") == "cpu"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging as python_logging
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -57,7 +59,7 @@ def train(arguments: Arguments) -> int:
 
     run = describe_run(arguments, checkpoint.identity()["model"], prepared.steps)
     resumed, notes = checkpoints.choose(output_dir, training.resume_from_checkpoint)
-    for note in notes:
+    for note in [*notes, *_builds()]:
         say(f"note: {note}")
     total = _total_steps(training, prepared.steps)
     done = 0
@@ -194,10 +196,23 @@ def _first_alone(training: TrainingArguments, step: Callable[[], T]) -> T:
     return step() if result is None else result
 
 
+def _builds() -> list[str]:
+    """A line for each lock of a C++ extension: DeepSpeed would wait for it, even for that of a process that was killed."""
+    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache/torch_extensions"))
+    return [
+        f"{lock}: another process builds an extension that is waited for; if none does (it was killed), delete this file"
+        for lock in sorted(folder.glob("**/lock"))
+    ]
+
+
 def _quiet_libraries(training: TrainingArguments) -> None:
     if training.process_index != 0 or not sys.stderr.isatty():
         logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*use_reentrant.*")
+    # What the libraries say to each other's authors, at every step or about what is done on purpose.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|transformers")
+    python_logging.getLogger("accelerate.accelerator").addFilter(
+        lambda record: "Gradient accumulation steps mismatch" not in record.getMessage()
+    )
 
 
 def _silent(text: str) -> None:

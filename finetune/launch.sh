@@ -1,0 +1,40 @@
+# shellcheck shell=bash
+# What the recipes share; they source it: how many processes there are, what each takes of a step, and torchrun.
+
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python
+    [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python
+fi
+# DeepSpeed looks for ninja on the path when it builds its optimizer.
+PATH=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$PATH
+export PATH
+
+NNODES=${NNODES:-1}
+NODE_RANK=${NODE_RANK:-0}
+MASTER_ADDR=${MASTER_ADDR:-localhost}
+MASTER_PORT=${MASTER_PORT:-6001}
+GLOBAL_BATCH=${GLOBAL_BATCH:-256}
+if [ "${DS_ACCELERATOR:-}" = cpu ]; then
+    GPUS_PER_NODE=${GPUS_PER_NODE:-1}
+    precision=()
+else
+    GPUS_PER_NODE=${GPUS_PER_NODE:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
+    precision=(--bf16 True)
+fi
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+[ "$GPUS_PER_NODE" -gt 0 ] || fail "no GPU found; DS_ACCELERATOR=cpu runs on the CPU"
+processes=$((GPUS_PER_NODE * NNODES))
+[ $((GLOBAL_BATCH % processes)) -eq 0 ] ||
+    fail "GLOBAL_BATCH=$GLOBAL_BATCH cannot be shared out evenly by $processes processes; set another GLOBAL_BATCH"
+
+launch() {
+    exec "$PYTHON" -m torch.distributed.run --nproc_per_node "$GPUS_PER_NODE" --nnodes "$NNODES" --node_rank "$NODE_RANK" \
+        --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" finetune/finetune.py \
+        --model_name_or_path "$MODEL" --data_path "$DATA" --output_dir "$OUTPUT_DIR" \
+        --per_device_train_batch_size $((GLOBAL_BATCH / processes)) "${precision[@]}" "$@"
+}

@@ -1,0 +1,70 @@
+"""Merges a LoRA adapter into its base model and writes a checkpoint in the original layout.
+
+python scripts/merge_lora.py --adapter checkpoints/agent-lora --output_dir checkpoints/agent
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+try:
+    from data_utils.errors import UserError, run
+    from mmrole.generation.checkpoints import VOCABULARY, find_checkpoint, generation_settings
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
+    sys.exit(2)
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--adapter", type=Path, required=True, help="adapter directory; its adapter_config.json names the base model")
+    add("--output_dir", type=Path, required=True, help="directory of the merged checkpoint")
+    add("--dtype", choices=DTYPES, default="auto", help="of the merged weights; auto: as the base's config.json has it")
+    add("--overwrite", action="store_true", help="replace a checkpoint that lies there")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status.
+
+    Raises:
+        UserError: the adapter or its base cannot be used, or the output cannot be written.
+    """
+    arguments = parse_arguments(argv)
+    checkpoint = find_checkpoint(arguments.adapter, use_lora=True)
+    import torch
+
+    from mmrole.generation.loading import Model, check_checkpoint, load
+    from mmrole.qwen_vl import CheckpointError
+    from mmrole.qwen_vl.bpe import read_ranks
+    from mmrole.qwen_vl.checkpoint import read_config
+    from mmrole.qwen_vl.random_checkpoint import refuse_existing, write_checkpoint
+
+    try:
+        if not arguments.overwrite:
+            refuse_existing(arguments.output_dir)
+        check_checkpoint(checkpoint)
+        settings = generation_settings(checkpoint, no_random=False, seed=0, max_new_tokens=None)
+        # Added up in float32: in bfloat16 a small change of a large weight would be lost twice.
+        model = Model(checkpoint, settings, settings, device=torch.device("cpu"), dtype=torch.float32)
+        merged, _ = load(model, progress=sys.stderr.isatty())
+        dtype = read_config(checkpoint.base).dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+        merged = merged.to(dtype or torch.bfloat16)
+        ranks = read_ranks(checkpoint.file(VOCABULARY))
+        write_checkpoint(arguments.output_dir, merged, ranks, overwrite=arguments.overwrite)
+    except CheckpointError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"cannot write {arguments.output_dir}: {error}") from None
+    print(f"{arguments.output_dir}: {checkpoint} merged, in {str(merged.dtype).removeprefix('torch.')}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
