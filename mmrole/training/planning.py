@@ -19,6 +19,8 @@ MIN_SHARED = 256
 MAX_GROUP = 32
 # Smaller trees repeat prefixes and images, so they must leave processes waiting for clearly less time.
 WORTH_CUTTING = 0.97
+# The largest trees that are tried, in shares of an even bin.
+CUTS = (1e9, 1.5, 1.25, 1.1, 1.0, 0.5, 0.25)
 
 Bin = list[int]
 """The samples of one micro-batch, merged into trees where they share a prefix; empty where a process has none left."""
@@ -148,8 +150,9 @@ def _plan_step(groups: Groups, parts: list[list[int]], world_size: int, max_batc
         n_bins = rounds * world_size
         target = -(-sum(piece.nodes for piece in whole) // n_bins)
         # Few large trees cannot be dealt evenly: smaller trees read a prefix twice, but nobody waits for the largest.
-        for most in (max_batch_tokens, target, target // 2, target // 4):
-            pieces = [piece for part in parts for piece in _cut(groups, part, min(most, max_batch_tokens))]
+        for share in CUTS:
+            most = min(int(share * target), max_batch_tokens)
+            pieces = [piece for part in parts for piece in _cut(groups, part, most)]
             bins = _deal(pieces, n_bins) if groups.prompt_tree else _deal_by_length(pieces, n_bins)
             fits = _load(bins[0]) <= max_batch_tokens
             if fits and (not best or _cost(bins, world_size) < WORTH_CUTTING * _cost(best, world_size)):

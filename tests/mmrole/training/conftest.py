@@ -87,7 +87,7 @@ def encoded(byte_tokenizer: QWenTokenizer, conversations: list[TrainingSample]) 
     return samples
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model() -> Callable[..., QWenLMHeadModel]:
     """Makes the same small model, in training mode."""
 
