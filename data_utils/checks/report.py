@@ -66,7 +66,7 @@ def as_json(report: Report) -> str:
         "files": [{"file": file.file, "form": file.form, "records": file.records} for file in report.files],
         "problems": problems,
     }
-    return json.dumps(value, ensure_ascii=False, indent=4)
+    return json.dumps(value, indent=4)  # ASCII, whatever the encoding of stdout is
 
 
 def _summary(report: Report) -> Iterator[str]:
