@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from data_utils.files import replacing
 from data_utils.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.figures_samples import draw_characters, draw_distributions, draw_length
-from mmrole.scoring.measures import OVERALL, POOLED, WEIGHTED
+from mmrole.scoring.measures import OVERALL, WEIGHTED
 from mmrole.scoring.report import Report
 from mmrole.scoring.reviews import SPLITS, ModelReviews
 from mmrole.scoring.statistics import Estimate
@@ -76,13 +76,13 @@ def _overall(report: Report) -> Figure:
     names = [model.model for model in report.models]
     n_rows = len(names) + len(papers)
     figure = Figure(figsize=(3 + 3.4 * len(keys), 1.3 + 0.32 * n_rows), layout="constrained")
-    panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(keys), sharex=True, sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, keys, strict=True):
         for row, model in enumerate(report.models):
             if key in model.scores:
-                length = model.length.get(key if key in SPLITS else POOLED)
                 _point(axes, model.scores[key][OVERALL], row - 0.12, _COLOURS[0], "o", "mean")
-                _point(axes, length.score, row + 0.18, _COLOURS[1], "D", "length-controlled", hollow=True)
+                controlled = model.length[key].score
+                _point(axes, controlled, row + 0.18, _COLOURS[1], "D", "length-controlled", hollow=True)
         for row in report.paper:
             if row.split == key:
                 place = len(names) + papers.index(row.model)

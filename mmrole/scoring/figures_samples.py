@@ -91,7 +91,7 @@ def draw_length(report: Report, samples: Mapping[str, ModelReviews]) -> Figure:
 
 
 def _character_blocks(samples: Mapping[str, ModelReviews]) -> list[list[tuple[str, str]]]:
-    """(series, character) in alphabetical order, in blocks; a series is opened by a row without a character."""
+    """(series, character) in alphabetical order, in blocks of one length; a row without a character opens a series."""
     pairs = {
         pair
         for model in samples.values()
@@ -102,7 +102,8 @@ def _character_blocks(samples: Mapping[str, ModelReviews]) -> list[list[tuple[st
     for part in np.array_split(np.arange(len(pairs)), n_blocks):
         own = [sorted(pairs)[place] for place in part]
         blocks.append(sorted({(series, "") for series, _ in own} | set(own)))
-    return blocks
+    height = max(map(len, blocks))
+    return [block + [("", "")] * (height - len(block)) for block in blocks]
 
 
 def _character_mean(model: ModelReport, name: str) -> float:

@@ -117,15 +117,26 @@ def group_scores(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap
 
 
 def measure_length(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap) -> dict[str, Length]:
-    """How scores and answer length go together, by split and, with both splits, `POOLED`."""
+    """How scores and answer length go together, by the keys of `split_scores`.
+
+    Under `WEIGHTED` the samples of each split weigh `WEIGHTS` in the fit of the length-controlled score; the rest is
+    that of `POOLED`.
+    """
     split = model.columns["split"]
-    masks = {name: split == name for name in SPLITS if (split == name).any()}
-    if len(masks) > 1:
-        masks[POOLED] = np.ones(len(split), bool)
-    return {
+    lengths = {
         name: _length(model.overall[mask], model.length_ratios[mask], clusters[mask], bootstrap)
-        for name, mask in masks.items()
+        for name in SPLITS
+        if (mask := split == name).any()
     }
+    if len(lengths) < len(SPLITS):
+        return lengths
+    pooled = _length(model.overall, model.length_ratios, clusters, bootstrap)
+    weights = np.zeros(len(split))
+    for name in SPLITS:
+        used = (split == name) & model.complete & (model.length_ratios > 0)
+        weights[used] = WEIGHTS[name] / max(used.sum(), 1)
+    weighted = length_controlled(model.overall, model.length_ratios, clusters, bootstrap, weights)
+    return {WEIGHTED: pooled._replace(score=weighted), POOLED: pooled, **lengths}
 
 
 def measure_position_bias(

@@ -47,7 +47,7 @@ class ModelReport:
         types: means by (split, type).
         groups: means by facet (`measures.FACETS`) and value.
         coverage: of each file.
-        length: by split, and `POOLED` with both.
+        length: by the keys of `scores`.
         position: None without swapped reviews.
         histogram: int64 [8, 11, 2]: how often each metric has the score 0 … 10, of the answer and of the reference.
     """

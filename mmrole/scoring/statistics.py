@@ -172,7 +172,11 @@ def spearman(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, bootstrap: Boot
 
 
 def length_controlled(
-    scores: np.ndarray, length_ratios: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap | None = None
+    scores: np.ndarray,
+    length_ratios: np.ndarray,
+    clusters: np.ndarray,
+    bootstrap: Bootstrap | None = None,
+    weights: np.ndarray | None = None,
 ) -> Estimate:
     """The score that a model would have if its answers were as long as the references, told from its own samples.
 
@@ -187,18 +191,21 @@ def length_controlled(
         length_ratios: float [n], answer over reference; samples with 0 are left out.
         clusters: of the samples.
         bootstrap: for the interval. The spread of d is that of all samples.
+        weights: float [n], how much each sample counts in the fit; all the same by default.
 
     Returns:
         a; NaN if all lengths are the same and not equal, or if equal length lies outside of the lengths that occur.
     """
     with np.errstate(divide="ignore"):
         logarithms = np.where(length_ratios > 0, np.log(length_ratios), np.nan)
+    weights = np.ones(len(scores)) if weights is None else weights
+    weights = weights[~(np.isnan(logarithms) | np.isnan(scores))]
     d, y, clusters = _known(logarithms, scores, clusters)
     nothing = Estimate(float("nan"), float("nan"), float("nan"), len(d))
     if not len(d) or d.min() > 0 or d.max() < 0:
         return nothing
     x = np.tanh(d / (d.std() or 1.0))
-    moments = np.stack([np.ones_like(x), x, y, x * x, x * y], axis=1)
+    moments = weights[:, None] * np.stack([np.ones_like(x), x, y, x * x, x * y], axis=1)
     value = float(_intercept(moments.sum(axis=0)))
     low, high = _ends(None if bootstrap is None else _intercept(bootstrap.sums(moments, clusters)))
     return Estimate(value, low, high, len(d))

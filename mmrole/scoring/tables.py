@@ -97,12 +97,9 @@ def _csv_row(model: ModelReport, key: str) -> list[str | float | None]:
     scores = model.scores[key]
     row: list[str | float | None] = ["reviews", model.model, key, scores[OVERALL].n]
     row += [_plain(number) for name in MEASURES for number in scores[name][:3]]
-    length = model.length.get(key)
-    if length is None:  # of the weighted mean, whose samples are those of all
-        row += [None] * 6
-    else:
-        row += [_plain(number) for number in length.score[:3]]
-        row += [_plain(number) for number in (length.median_ratio, length.pearson.value, length.spearman.value)]
+    length = model.length[key]
+    row += [_plain(number) for number in length.score[:3]]
+    row += [_plain(number) for number in (length.median_ratio, length.pearson.value, length.spearman.value)]
     covered = _total([file for file in model.coverage if key not in SPLITS or file.split == key])
     return [*row, *(getattr(covered, name) for name in _COUNTS), *covered.n_per_metric.values()]
 
@@ -143,8 +140,7 @@ def _dimensions(report: Report, key: str) -> _Table:
     rows = []
     for model in report.models:
         if scores := model.scores.get(key):
-            length = model.length.get(key)  # the weighted mean has none: its samples are those of all
-            cells = [*(estimate(scores[name]) for name in columns), estimate(length.score) if length else "–"]
+            cells = [*(estimate(scores[name]) for name in columns), estimate(model.length[key].score)]
             rows.append([escape_markdown(model.model), str(scores[OVERALL].n), *cells])
     for row in report.paper:
         if row.split == key:
