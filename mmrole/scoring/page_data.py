@@ -19,14 +19,11 @@ from mmrole.scoring.measures import FACETS, POOLED, WEIGHTED, Scores
 from mmrole.scoring.report import ModelReport, Report
 from mmrole.scoring.reviews import SPLITS, ModelReviews
 from mmrole.scoring.statistics import Estimate
+from mmrole.scoring.tables import TITLES
 
 THUMBNAIL_SIDE = 400  # pixels: sharp at the width that the page gives it
 THUMBNAIL_QUALITY = 70  # of JPEG: about 20 kB an image
 
-_VIEW_LABELS = {
-    WEIGHTED: "In-Test and Out-Test, weighted 0.75 / 0.25 as in the paper",
-    POOLED: "In-Test and Out-Test, all samples alike",
-}
 _HISTORY = re.compile(r"\n\n\nThe conversation history between .+? and .+? is as follows:\n")
 _REQUEST = re.compile(r"\n\n\nPlease respond to the following words of .+? about the image in .+? using the [^\n]+?:\n")
 _OPENING = re.compile(r"\n\n\nPlease initiate the conversation with [^\n]+\Z")
@@ -50,7 +47,7 @@ def report_data(report: Report, reviews: Sequence[ModelReviews]) -> Json:
         "dimensions": DIMENSIONS,
         "facets": ["type", *(facet for facet in FACETS if facet != "character")],
         "views": views,
-        "view_labels": {view: _VIEW_LABELS.get(view, view) for view in views},
+        "view_labels": {view: TITLES.get(view, view) for view in views},
         "models": [_model_data(model) for model in report.models],
         "paper": [{"name": row.model, "view": row.split, "scores": row.scores} for row in report.paper],
         "pairs": [
@@ -176,7 +173,6 @@ def _model_data(model: ModelReport) -> Json:
         "length": lengths,
         "position": position,
         "coverage": _coverage(model.coverage),
-        "histogram": model.histogram.tolist(),
     }
 
 

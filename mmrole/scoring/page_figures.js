@@ -76,7 +76,7 @@ function drawBars() {
   const rows = viewRows().filter((row) => Number.isFinite(row.scores[measure]?.[0]))
     .sort((a, b) => b.scores[measure][0] - a.scores[measure][0]);
   const width = figureWidth("bars");
-  const [left, right, step, top] = [Math.min(180, width * 0.36), 66, rows.length > 8 ? 27 : 44, 8];
+  const [left, right, step, top] = [Math.min(210, width * 0.36), 66, rows.length > 8 ? 27 : 44, 8];
   const height = top + rows.length * step + 26;
   const most = Math.max(1.1, ...rows.map((row) => row.scores[measure][2] ?? row.scores[measure][0])) * 1.02;
   const x = (value) => left + ((width - left - right) * value) / most;

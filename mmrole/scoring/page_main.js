@@ -17,7 +17,7 @@ function start() {
   options(byId("heat-metric"), measureOptions);
   options(byId("group"), REPORT.facets.map((facet) => [facet, facet]));
   byId("paper-label").hidden = !REPORT.paper.length;
-  byId("table-note").replaceChildren(...coverageNote().map((text) => make("div", { text })));
+  byId("table-note").replaceChildren(...notes().map((text) => make("div", { text })));
   byId("view").addEventListener("change", (event) => { shown.view = event.target.value; drawView(); });
   byId("paper").addEventListener("change", (event) => { shown.paper = event.target.checked; drawView(); });
   byId("bar-metric").addEventListener("change", drawBars);

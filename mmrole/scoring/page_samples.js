@@ -193,7 +193,7 @@ function reviewBoard(sample) {
     board.append(make("div", { class: "band" }, make("button", {
       type: "button", "aria-expanded": String(expanded), text: metric, data: { metric },
       on: { click: () => toggle(sample, [metric], !expanded) },
-    })), ...cells("", ({ own }) => reviewCell(own.reviews[number], own.swapped[number], expanded)));
+    })), ...cells("", ({ model, own }) => reviewCell(model, own.reviews[number], own.swapped[number], expanded)));
   });
   const all = REPORT.metrics.every((metric) => browser.open.has(metric));
   const bar = make("div", { class: "reviews-bar" }, make("h3", { text: "Answers and their reviews" }),
@@ -213,21 +213,21 @@ function toggle(sample, metrics, visible) {
   button.focus({ preventScroll: true });
 }
 
-function reviewCell(review, swapped, expanded) {
+function reviewCell(model, review, swapped, expanded) {
   if (!review) return [make("div", { class: "empty", text: "no review" })];
-  const content = [pairScore(review)];
+  const content = [pairScore(model, review)];
   if (expanded) content.push(words(review.text, "review"));
   if (swapped) {
-    content.push(make("div", { class: "speaker", text: "Reference shown first:" }), pairScore(swapped));
+    content.push(make("div", { class: "speaker", text: "Reference shown first:" }), pairScore(model, swapped));
     if (expanded) content.push(words(swapped.text, "review"));
   }
   return content;
 }
 
-function pairScore({ score: pair, reason }) {
+function pairScore(model, { score: pair, reason }) {
   if (!pair) return make("div", { class: "empty", text: `no score: ${reason}` });
   const [own, reference] = pair;
   const side = own > reference ? "above" : own < reference ? "below" : "";
-  return make("div", { class: "pair-score" }, make("b", { class: side, text: `${own} : ${reference}` }),
+  return make("div", { class: "pair-score", title: model.name }, dot(model.colour), make("b", { class: side, text: `${own} : ${reference}` }),
     make("i", { text: fixed(own / reference, 2) }));
 }

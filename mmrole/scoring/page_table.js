@@ -71,25 +71,31 @@ function sortBy(column) {
   document.querySelector(`[data-sort="${column.key}"]`).focus();
 }
 
-/** What was not scored, in a sentence for each model. */
-function coverageNote() {
+/** What was not scored, and what order and length of the answers do, in a sentence for each model. */
+function notes() {
   const lines = REPORT.models.filter((model) => model.coverage.expected > model.coverage.scored).map((model) => {
-    const parts = Object.entries(model.coverage.gaps).filter(([, n]) => n).map(([name, n]) => `${n} ${name}`);
-    return `${model.name}: ${model.coverage.scored} of ${model.coverage.expected} samples scored (${parts.join(", ")}).`;
+    const parts = Object.entries(model.coverage.gaps).filter(([, n]) => n).map(([name, n]) => `${name}: ${n}`);
+    return `${model.name}: ${model.coverage.scored} of ${model.coverage.expected} samples (${parts.join(", ")}).`;
   });
   const bias = REPORT.models.filter((model) => model.position).map(({ name, position }) =>
     `${name}: ${fixed(position.first[0])} shown first, ${fixed(position.second[0])} shown second; difference ` +
-    `${fixed(position.difference[0])} (${range(position.difference)}), p = ${pValue(position.p)}; both orders agree in ` +
+    `${fixed(position.difference[0])} (${range(position.difference)}), ${pValue(position.p, true)}; both orders agree in ` +
     `${Math.round(100 * position.agreement)} % of the reviews.`);
+  const lengths = REPORT.models.map((model) => [model.name, Object.values(model.length).at(-1)]).map(([name, length]) =>
+    `${name}: r = ${fixed(length.pearson[0], 2)}, \u03c1 = ${fixed(length.spearman[0], 2)}.`);
   return [
-    ...(lines.length ? [`Not scored: ${lines.join(" ")}`] : []),
+    ...(lines.length ? [`Scored: ${lines.join(" ")}`] : []),
     ...(bias.length ? [`Position bias: ${bias.join(" ")}`] : []),
     "Length-controlled: the score read off at equal length of answer and reference, from a line fitted to the model's own " +
-      "samples; length is the median ratio, in characters.",
+      "samples; length is the median ratio, in characters. Correlation of the overall score with the logarithm of that ratio " +
+      `(Pearson, Spearman): ${lengths.join(" ")}`,
   ];
 }
 
-const pValue = (p) => (p === null ? DASH : p < 0.001 ? "< 0.001" : p.toFixed(3));
+function pValue(p, named = false) {
+  if (p === null) return DASH;
+  return (named ? "p " : "") + (p < 0.001 ? "< 0.001" : (named ? "= " : "") + p.toFixed(3));
+}
 
 function drawPairs() {
   byId("pairs").hidden = !REPORT.pairs.length;
