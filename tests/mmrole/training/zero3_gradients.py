@@ -1,0 +1,65 @@
+"""Run by torchrun: gradients of tree batches under ZeRO-3 against single samples without DeepSpeed.
+
+    DS_ACCELERATOR=cpu torchrun --nproc_per_node 2 tests/mmrole/training/zero3_gradients.py BATCHES
+
+BATCHES is a file of torch.save: the model's configuration, `bins[rank][micro_batch]`, and the samples' inputs.
+"""
+
+import sys
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_grad
+
+from mmrole.qwen_vl.random_checkpoint import random_model
+from mmrole.training.loss import tree_loss
+
+
+def main() -> None:
+    """Compares every parameter's gradient; exits with an error if one differs."""
+    torch.set_num_threads(1)
+    deepspeed.init_distributed("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    data = torch.load(sys.argv[1], weights_only=False)
+    dtype = torch.float32
+    expected, count = one_by_one(random_model(data["config"], seed=3, dtype=dtype).train(), data["samples"])
+
+    model = random_model(data["config"], seed=3, dtype=dtype).train()
+    if data["checkpointing"]:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    bins = data["bins"][rank]
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": len(bins),
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+    }
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    for batch in bins:
+        loss = tree_loss(engine, batch)
+        # DeepSpeed averages over ranks and micro-batches.
+        engine.backward(loss.sum * (world_size * len(bins) / count))
+        if batch is not bins[-1]:
+            engine.step()  # counts the micro-batch; the last one would use the gradients up
+
+    worst = 0.0
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            gradient = safe_get_full_grad(parameter)
+            worst = max(worst, float((gradient - expected[name]).norm() / expected[name].norm()))
+    print(f"rank {rank}: worst relative difference {worst:.1e} of {len(expected)} gradients", flush=True)
+    dist.destroy_process_group()
+    assert worst <= 1e-5
+
+
+def one_by_one(model: torch.nn.Module, samples: list[dict]) -> tuple[dict[str, torch.Tensor], int]:
+    """The gradients of the mean loss by name, and the number of loss positions."""
+    count = sum(int((sample["labels"][:, 1:] != -100).sum()) for sample in samples)
+    for sample in samples:
+        model(**sample, num_items_in_batch=count).loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}, count
+
+
+if __name__ == "__main__":
+    main()
