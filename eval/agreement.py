@@ -1,10 +1,11 @@
 """How far two sets of reviews of the same answers agree: errors and correlations, per metric and overall.
 
     python eval/agreement.py --reviews eval/in-test_reviews --reference gpt-4_reviews
-    python eval/agreement.py --rm_data RM_data/validation/RM-validation.json --replies replies/RM-validation.json
+    python eval/agreement.py --rm_data RM_data/validation/RM-validation.json --replies replies --model_path my-rm
 
 The first form compares reviews in the published form, by model, sample id and metric. The second compares the reviews
-of a reward model's validation file with a reward model's replies to the same prompts, in a file of the same form.
+of a reward model's validation file with a reward model's replies to the same prompts, in a file of the same form; with
+--model_path it makes that file first, and, killed or interrupted, goes on where it was.
 """
 
 import argparse
@@ -16,6 +17,7 @@ try:
     from data_utils.arguments import at_least
     from data_utils.errors import UserError, run
     from data_utils.files import replacing
+    from mmrole.generation.options import DTYPES, add_arguments
     from mmrole.scoring.agreement import (
         agreement_csv,
         agreement_text,
@@ -42,10 +44,22 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--reference", nargs="+", metavar="DIR", help="the second set, such as reviews by GPT-4 or by people")
     add = parser.add_argument_group("reviews as conversations").add_argument
+    add("--rm_data", type=Path, metavar="FILE", help="the second set: a validation file of the reward model")
     add(
-        "--replies", metavar="FILE", help="the first set: a reward model's replies, as the assistant turn or its answer"
+        "--replies",
+        type=Path,
+        metavar="FILE",
+        help="the first set: a reward model's replies, as the assistant turn or its answer; or a folder with a file of "
+        "the name that --rm_data has",
     )
-    add("--rm_data", metavar="FILE", help="the second set: a validation file of the reward model")
+    add = parser.add_argument_group("replies to make first, greedily, in the folder --replies").add_argument
+    add("--model_path", type=Path, metavar="DIR", help="checkpoint of the reward model")
+    add("--use_lora", action="store_true", help="--model_path is a LoRA adapter, whose configuration names its base")
+    add("--image_dir", type=Path, default=Path("images"), help="folder of the images (default: %(default)s)")
+    add("--skip_missing_images", action="store_true", help="leave out rows without their image file, and list them")
+    add("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 or float16 on a GPU, float32 on the CPU")
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)")
+    add("--max_new_tokens", type=at_least(1), metavar="N", help="most tokens of a reply (default: of the checkpoint)")
     add = parser.add_argument_group("results").add_argument
     add("--output", metavar="CSV", type=Path, help="also write the numbers to this file")
     add("--draws", type=at_least(100), default=DRAWS, metavar="N", help="of the bootstrap (default: %(default)s)")
@@ -54,6 +68,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     given = [name for name in ("reviews", "reference", "replies", "rm_data") if getattr(options, name) is not None]
     if given not in (["reviews", "reference"], ["replies", "rm_data"]):
         parser.error("give --reviews and --reference, or --rm_data and --replies")
+    if options.model_path is not None and options.rm_data is None:
+        parser.error("--model_path makes replies to --rm_data; reviews of answers are made by eval/RM_review.py")
     return options
 
 
@@ -65,7 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.rm_data is None:
         first, second = read_reviews(options.reviews), read_reviews(options.reference)
     else:
-        first, second = read_conversations(options.replies), read_conversations(options.rm_data)
+        if options.model_path is not None and (status := generate_replies(options)):
+            return status
+        replies = options.replies
+        if replies.is_dir():
+            replies = replies / options.rm_data.name
+        first, second = read_conversations(replies), read_conversations(options.rm_data)
     matched = match(first, second)
     if not matched.keys:
         raise UserError(
@@ -83,6 +104,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             file.write(agreement_csv(rows).encode())
         print(f"wrote {options.output}")
     return 0
+
+
+def generate_replies(options: argparse.Namespace) -> int:
+    """Has the reward model review the prompts of --rm_data; returns the exit status.
+
+    Raises:
+        UserError: for everything that the user can mend; what is finished is kept.
+    """
+    from mmrole.generation import job  # loads torch
+    from mmrole.scoring.review_replies import REPLIES
+
+    if options.replies.is_file():
+        raise UserError(f"{options.replies} is a file; with --model_path, --replies is the folder to make replies in")
+    parser = argparse.ArgumentParser()
+    add_arguments(
+        parser,
+        model_path=str(options.model_path),
+        input_dir=str(options.rm_data.parent),
+        output_dir=str(options.replies),
+    )
+    defaults = parser.parse_args(["--no_random", "--input_file", options.rm_data.name])
+    names = ("use_lora", "image_dir", "skip_missing_images", "dtype", "device", "max_new_tokens")
+    chosen = {name: getattr(options, name) for name in names}
+    return job.run(REPLIES, argparse.Namespace(**{**vars(defaults), **chosen}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """eval/agreement.py: what it prints and writes, and its errors."""
 
 import csv
+import importlib.util
 import json
 import subprocess
 import sys
@@ -8,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from data_utils.errors import UserError
 from data_utils.prompts import METRICS
+from data_utils.records import Review
+from data_utils.review_data import ReviewedAnswer, make_rows
 
 EVALUATED = [(9.0, 8.0), (7.0, 9.0), (8.0, 8.0)]
 
@@ -99,5 +103,49 @@ def test_help_explains_every_flag_without_torch(repository):
     )
     done = call(repository, code=code)
     assert done.returncode == 0, done.stderr
-    for flag in ("reviews", "reference", "replies", "rm_data", "output", "draws", "seed"):
+    for flag in ("reviews", "reference", "replies", "rm_data", "model_path", "output", "draws"):
         assert f"--{flag} " in done.stdout
+
+
+def test_replies_are_made_to_a_validation_file(repository, job, tmp_path, monkeypatch, capsys):
+    """Greedy replies to rows that share an id, beside the reviews; then the numbers, here without usable scores."""
+    spec = importlib.util.spec_from_file_location("agreement", repository / "eval/agreement.py")
+    agreement = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(agreement)
+    reviews = records(EVALUATED[:1])
+    reviews[0]["image"] = "Ships/01.png"
+    for review in reviews[0]["rm_review"].values():
+        review["review"] = "Fine. [Scores]: (9, 8)"
+    rows = make_rows([ReviewedAnswer("model", Review.from_json(reviews[0]))]).usable
+    objects = [row.to_json() | {"id": "the same"} for row in rows]
+    validation, replies = tmp_path / "RM-validation.json", tmp_path / "replies"
+    validation.write_text(json.dumps(objects), "utf-8")
+    flags = [
+        "--rm_data",
+        validation,
+        "--replies",
+        replies,
+        "--model_path",
+        job.model_path,
+        "--image_dir",
+        job.image_dir,
+    ]
+    flags = list(map(str, [*flags, "--dtype", "float64", "--max_new_tokens", 4]))
+    with pytest.raises(UserError, match=r"share no review with scores \(8 and 8 reviews\)"):
+        agreement.main(flags)
+    made = json.loads((replies / validation.name).read_text("utf-8"))
+    assert [row["conversations"][1]["value"] for row in made] == ["Fine. [Scores]: (9, 8)"] * 8
+    assert all(isinstance(row["conversations"][1]["answer"], str) for row in made)
+    record = job.sample(0, image="Ships/01.png")
+    record["conversations"][0]["value"] = objects[3]["conversations"][0]["value"].partition("\n")[2]
+    record["system"] = objects[3]["system"]
+    job.max_new_tokens = 4
+    assert made[3]["conversations"][1]["answer"] == job.alone(job.load(), record).text
+
+    for row in made:  # as if the model had learned it
+        row["conversations"][1]["answer"] = "Well. [Scores]: (9, 10)"
+    (replies / validation.name).write_text(json.dumps(made), "utf-8")
+    assert agreement.main(["--rm_data", str(validation), "--replies", str(replies)]) == 0
+    assert "8 reviews compared" in capsys.readouterr().out
+    with pytest.raises(UserError, match="is a file; with --model_path"):
+        agreement.main([*flags, "--replies", str(validation)])

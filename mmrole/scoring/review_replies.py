@@ -1,0 +1,60 @@
+"""A reward model's replies to the prompts of its training or validation file, as a job: one request a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from data_utils.dataset import IMAGE_FOLDER
+from data_utils.errors import RecordError, Where
+from data_utils.prompts import REVIEW_SYSTEM, split_pictures
+from data_utils.records import TrainSample
+from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
+from mmrole.generation.tasks import Program
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRow:
+    """A row of such a file: a conversation of one review prompt and one review."""
+
+    UNIQUE_IDS: ClassVar[bool] = True
+
+    id: str
+    """The row's number in the file, and its own id: the eight reviews of an answer can share that."""
+    image: str
+    """Path relative to the image folder."""
+    prompt: str
+    json: Json = field(repr=False, hash=False)
+    where: Where = field(repr=False, compare=False)
+
+    @classmethod
+    def from_json(cls, obj: object, where: Where) -> Self:
+        """Reads a record.
+
+        Raises:
+            RecordError: `obj` is not such a record.
+        """
+        row = TrainSample.from_json(obj, where)
+        images, prompt = split_pictures(row.turns[0].value)
+        images = [image.removeprefix(f"{IMAGE_FOLDER}/") for image in images] or ([row.image] if row.image else [])
+        if len(row.turns) != 2 or len(images) != 1:
+            raise RecordError(f"{row.where}: must be a review prompt with one image, and its review")
+        return cls(f"{where.index} {row.id or ''}".strip(), images[0], prompt, row.json, row.where)
+
+
+def _requests(row: ReviewRow, image: Path, settings: GenerationSettings) -> list[ChatRequest]:
+    return [ChatRequest(row.id, REVIEW_SYSTEM, row.prompt, image, settings)]
+
+
+def _result(row: ReviewRow, replies: Mapping[str, ChatReply]) -> Json:
+    prompt, review = row.json["conversations"]
+    answered = review | {"answer": replies[row.id].text}
+    return row.json | {"id": row.id, "conversations": [prompt, answered]}
+
+
+REPLIES = Program("agreement.py", ReviewRow, _requests, _result)
+"""The rows with the reply as `conversations[1].answer`, beside the review that they are compared with."""
