@@ -16,7 +16,8 @@ from tqdm import tqdm
 from transformers import set_seed
 from transformers.utils import logging
 
-from data_utils.errors import UserError
+from data_utils.disk import open_locked
+from data_utils.errors import UserError, reason
 from data_utils.files import sha256
 from mmrole.generation.checkpoints import VOCABULARY, find_checkpoint
 from mmrole.generation.loading import check_checkpoint
@@ -55,6 +56,7 @@ def train(arguments: Arguments) -> int:
     output_dir = Path(training.output_dir)
     checkpoint = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
     prepared = _first_alone(training, lambda: _prepare(arguments))
+    lock = _first_alone(training, lambda: _lock(training))  # held until this process ends
     say = print if training.process_index == 0 else _silent
 
     run = describe_run(arguments, checkpoint.identity()["model"], prepared.steps)
@@ -81,6 +83,8 @@ def train(arguments: Arguments) -> int:
     trainer = TreeTrainer(model, training, prepared.steps, prepared.tokenizer, run, prepared.eval_steps)
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     write_output(trainer, total)
+    if lock is not None:
+        os.close(lock)
     say(f"{output_dir}: trained, {total:,} steps")
     return 0
 
@@ -197,10 +201,10 @@ def _first_alone(training: TrainingArguments, step: Callable[[], T]) -> T:
 
 
 def _builds() -> list[str]:
-    """A line for each lock of a C++ extension: DeepSpeed would wait for it, even for that of a process that was killed."""
+    """A line for each lock of a C++ extension: DeepSpeed waits for it, even for that of a killed process."""
     folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache/torch_extensions"))
     return [
-        f"{lock}: another process builds an extension that is waited for; if none does (it was killed), delete this file"
+        f"{lock}: another process builds an extension, which is waited for; if none does (it was killed), delete this"
         for lock in sorted(folder.glob("**/lock"))
     ]
 
@@ -213,6 +217,20 @@ def _quiet_libraries(training: TrainingArguments) -> None:
     python_logging.getLogger("accelerate.accelerator").addFilter(
         lambda record: "Gradient accumulation steps mismatch" not in record.getMessage()
     )
+
+
+def _lock(training: TrainingArguments) -> int | None:
+    """Makes the first process the only one that trains into --output_dir: workers outlive a killed torchrun."""
+    if training.process_index != 0:
+        return None
+    try:
+        Path(training.output_dir).mkdir(parents=True, exist_ok=True)
+        lock = open_locked(Path(training.output_dir) / ".lock", os.O_RDWR)
+    except OSError as error:
+        raise UserError(f"cannot write to {training.output_dir}: {reason(error)}; give another --output_dir") from None
+    if lock is None:
+        raise UserError(f"another process trains into {training.output_dir}; wait for it, or stop it")
+    return lock
 
 
 def _silent(text: str) -> None:
