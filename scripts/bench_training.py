@@ -1,0 +1,210 @@
+"""Times training on the published way, on single samples and on prompt trees: the same samples, in one run.
+
+    python scripts/bench_training.py                                      # mid-size model, CPU, float32, agent data
+    python scripts/bench_training.py --data reviews
+    python scripts/bench_training.py --shape real --device cuda           # 9.6B, bfloat16
+
+Forward and backward passes with gradient checkpointing and a frozen image encoder, as in the recipe; no optimizer step,
+which is the same for all. Prints samples and useful tokens a second, peak memory, ratios, and which share of this
+machine's measured matrix-product rate the model's operations reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from bench_machine import Costs, Machine
+
+    from mmrole.training.encoding import EncodedSample
+
+PROFILE = Path(__file__).with_name("training_profile.json")
+PADDED_LENGTH = {"agent": 3072, "reviews": 4096}
+
+
+class Row(NamedTuple):
+    """One way of training, measured."""
+
+    name: str
+    samples: list[EncodedSample]
+    seconds: float
+    peak: int
+    flops: float  # of the model: recomputation in the backward pass does not count
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the three ways and prints a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data", choices=tuple(PADDED_LENGTH), default="agent", help="whose lengths the samples have")
+    parser.add_argument("--shape", choices=("mid", "real"), default="mid", help="mid-size, or Qwen-VL-Chat's 9.6B")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
+    parser.add_argument("--dtype", help="a torch dtype; None is float32 on the CPU and bfloat16 on a GPU")
+    parser.add_argument("--attention", help="attention of the trees; None is sdpa on the CPU, flex_attention on a GPU")
+    parser.add_argument("--trees", type=int, default=6, help="dialogues, or answers with their eight reviews")
+    parser.add_argument("--published", type=int, default=3, help="samples to train on in the published way")
+    parser.add_argument("--single", type=int, default=16, help="samples to train on without trees")
+    parser.add_argument("--max_batch_tokens", type=int, default=8192, help="most positions of a micro-batch")
+    arguments = parser.parse_args(argv)
+
+    import torch
+    from bench_machine import Costs, measure, random_model
+
+    device = torch.device(arguments.device)
+    dtype = getattr(torch, arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    machine = measure(device, dtype)
+    print(f"{machine.name}: {machine.flops / 1e9:,.0f} GFLOP/s, {dtype}, lengths of {arguments.data}")
+    model = random_model(arguments.shape, device, dtype).train()
+    model.transformer.visual.requires_grad_(False)
+    model.transformer.visual.attn_pool.requires_grad_(True)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with tempfile.TemporaryDirectory() as folder:
+        trees = make_trees(arguments.data, arguments.trees, model.config, Path(folder))
+        rows = compare(model, trees, arguments, Costs.of(model))
+    report(rows, machine)
+    return 0
+
+
+def make_trees(data: str, number: int, config: object, folder: Path) -> list[list[EncodedSample]]:
+    """Random samples with the lengths and shared prefixes of published ones, an image to each tree."""
+    import numpy as np
+    from PIL import Image
+
+    from mmrole.training.encoding import EncodedSample, ImageRows
+
+    profile = json.loads(PROFILE.read_text())[data]
+    rng = np.random.default_rng(0)
+    trees = []
+    for index in range(number):
+        file = folder / f"{index}.png"
+        Image.fromarray(rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)).save(file)
+        image = ImageRows(19, index, file)  # <|im_start|>system …, <|im_start|>user, Picture 1: <img>
+        tree, ids = [], np.zeros(0, dtype=np.int32)
+        for shared, length, n_targets in profile[(2 * index + 1) * len(profile) // (2 * number)]:
+            ids = np.concatenate([ids[:shared], rng.integers(1000, config.vocab_size, length - shared, dtype=np.int32)])
+            tree.append(EncodedSample(ids, np.arange(length) >= length - n_targets, (image,), False))
+        trees.append(tree)
+    return trees
+
+
+def compare(model: object, trees: list[list[EncodedSample]], arguments: argparse.Namespace, costs: Costs) -> list[Row]:
+    """Measures trees, single samples and the published way."""
+    samples = [sample for tree in trees for sample in tree]
+    every = max(1, len(samples) // arguments.published)
+    on_cpu = model.device.type == "cpu"
+    rows = []
+    model.set_attn_implementation(arguments.attention or ("sdpa" if on_cpu else "flex_attention"))
+    for name, chosen, prompt_tree in (
+        ("(c) prompt trees", samples, True),
+        ("(b) single samples by length", samples[:: max(1, len(samples) // arguments.single)], False),
+    ):
+        run, flops = micro_batches(model, chosen, prompt_tree, arguments.max_batch_tokens, costs)
+        rows.append(measured(name, chosen, model, run, flops))
+    model.set_attn_implementation("sdpa")
+    run, flops = published(model, samples[::every][: arguments.published], PADDED_LENGTH[arguments.data], costs)
+    rows.append(measured("(a) the published way", samples[::every][: arguments.published], model, run, flops))
+    return rows[::-1]
+
+
+def measured(name: str, samples: list[EncodedSample], model: object, run: Callable[[], None], flops: float) -> Row:
+    """Times a run over samples."""
+    from bench_machine import peak_bytes, reset_peak, timed
+
+    if model.device.type == "cuda":
+        run()  # compiles
+    model.zero_grad()
+    reset_peak(model.device)
+    seconds = timed(run, model.device)
+    return Row(name, samples, seconds, peak_bytes(model.device), flops)
+
+
+def micro_batches(
+    model: object, samples: list[EncodedSample], prompt_tree: bool, max_batch_tokens: int, costs: Costs
+) -> tuple[Callable[[], None], float]:
+    """This project's way: a plan, then micro-batches; and the operations that it takes."""
+    from mmrole.training.batches import collate
+    from mmrole.training.loss import tree_loss
+    from mmrole.training.planning import group_samples, plan_epoch
+
+    groups = group_samples(samples, prompt_tree)
+    (step,) = plan_epoch(
+        groups, samples_per_step=len(samples), world_size=1, max_batch_tokens=max_batch_tokens, seed=0, epoch=0
+    )
+    size = model.config.visual["image_size"]
+
+    def batches() -> object:
+        return (collate([samples[i] for i in bin_], size, prompt_tree=prompt_tree) for bin_ in step.bins[0])
+
+    def run() -> None:
+        for batch in batches():
+            tree_loss(model, batch.to(model.device)).sum.backward()
+
+    flops = 0.0
+    for batch in batches():
+        nodes, scores = len(batch.last), int((batch.position_ids + 1).sum())
+        flops += operations(nodes, scores, len(batch.targets), len(batch.pixel_values), costs)
+    return run, flops
+
+
+def published(
+    model: object, samples: list[EncodedSample], length: int, costs: Costs
+) -> tuple[Callable[[], None], float]:
+    """One sample a micro-batch, padded, its image read and encoded each time, logits of all positions."""
+    import torch
+
+    from mmrole.qwen_vl.image_processing import preprocess
+
+    size = model.config.visual["image_size"]
+
+    def run() -> None:
+        for sample in samples:
+            ids = torch.zeros(1, length, dtype=torch.int64)
+            ids[0, : len(sample)] = torch.from_numpy(sample.input_ids)
+            labels = torch.full_like(ids, -100)
+            targets = torch.from_numpy(sample.targets)
+            labels[0, : len(sample)][targets] = ids[0, : len(sample)][targets]
+            positions = torch.full_like(ids, -1)
+            for image in sample.images:
+                positions[0, image.start : image.start + 256] = torch.arange(256)
+            inputs = {
+                "input_ids": ids,
+                "labels": labels,
+                "attention_mask": torch.arange(length)[None] < len(sample),
+                "image_positions": positions,
+                "pixel_values": preprocess([image.file for image in sample.images], size),
+            }
+            model(**{name: value.to(model.device) for name, value in inputs.items()}).loss.backward()
+
+    return run, len(samples) * operations(length, length * (length + 1) // 2, length, 1, costs)
+
+
+def operations(positions: int, scores: int, logits: int, images: int, costs: Costs) -> float:
+    """Of a forward and a backward pass; the frozen image encoder has no backward pass."""
+    forward = positions * costs.per_position + scores * costs.per_score + logits * costs.head
+    return 3 * forward + images * costs.image
+
+
+def report(rows: list[Row], machine: Machine) -> None:
+    """Prints the table."""
+    print(
+        f"{'':<30}{'samples':>8}{'seconds':>9}{'samples/s':>11}{'tokens/s':>10}{'peak GiB':>10}{'of rate':>9}{'ratio':>8}"
+    )
+    slowest = len(rows[0].samples) / rows[0].seconds
+    for row in rows:
+        rate = len(row.samples) / row.seconds
+        tokens = sum(map(len, row.samples)) / row.seconds
+        print(
+            f"{row.name:<30}{len(row.samples):>8}{row.seconds:>9.1f}{rate:>11.3f}{tokens:>10.0f}"
+            f"{row.peak / 2**30:>10.2f}{row.flops / row.seconds / machine.flops:>9.0%}{rate / slowest:>8.2f}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
