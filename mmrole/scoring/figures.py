@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from data_utils.files import replacing
 from data_utils.prompts import DIMENSIONS, METRICS
@@ -139,12 +140,11 @@ def _radar(report: Report) -> Figure:
         style = {"color": _COLOURS[place], "marker": _MARKERS[place], "markersize": 4, "linewidth": 1.4}
         axes.plot(np.append(angles, angles[0]), closed, label=_short(model.model), **style)
         axes.fill(angles, values[place], color=_COLOURS[place], alpha=0.06)
-    low = np.floor(min(np.nanmin(values), 0.95) * 10 - 0.5) / 10
-    high = np.ceil(max(np.nanmax(values), 1.05) * 10) / 10
+    low = np.floor(np.nanmin(np.append(values, 0.95)) * 10 - 0.5) / 10
+    high = np.ceil(np.nanmax(np.append(values, 1.05)) * 10) / 10
     axes.plot(np.linspace(0, 2 * np.pi, 200), np.ones(200), color=_GREY, linewidth=1, linestyle="--", label="reference")
-    step = 0.1 if high - low <= 0.8 else 0.2
     axes.set_ylim(low, high)
-    axes.set_yticks(np.arange(low + step, high + step / 2, step))
+    axes.set_yticks([tick for tick in MaxNLocator(5).tick_values(low, high) if low < tick <= high])
     axes.tick_params(axis="y", labelsize=7, labelcolor="#555555")
     axes.set_rlabel_position(180 / len(METRICS))
     axes.set_xticks(angles, [name.replace(" ", "\n", 1) for name in METRICS])

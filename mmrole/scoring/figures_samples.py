@@ -140,7 +140,8 @@ def _length_panel(axes: Axes, model: ModelReport, samples: ModelReviews) -> None
         line = length.score.value + slope * np.tanh(grid / logarithms.std())
         axes.plot(np.exp(grid), line, color="#D55E00", linewidth=1.4)
         axes.plot(1, length.score.value, "D", color="#D55E00", markerfacecolor="white", markersize=5)
-    note = f"mean {scores.mean():.3f}\nlength-controlled {length.score.value:.3f}\nSpearman {length.spearman.value:.2f}"
+    mean = scores.mean() if len(scores) else np.nan
+    note = f"mean {mean:.3f}\nlength-controlled {length.score.value:.3f}\nSpearman {length.spearman.value:.2f}"
     axes.annotate(note, (0.03, 0.97), xycoords="axes fraction", va="top", size=7.5, linespacing=1.3)
     axes.set_title(_short(model.model))
 

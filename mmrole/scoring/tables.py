@@ -188,14 +188,8 @@ def _coverage(report: Report) -> _Table:
             fewest = min(METRICS, key=file.n_per_metric.__getitem__)
             n = file.n_per_metric[fewest]
             shown = f"{n}" if n == max(file.n_per_metric.values()) else f"{n} ({fewest})"
-            rows.append(
-                [
-                    escape_markdown(model.model),
-                    "all" if file.type == "all" else f"{file.split} {file.type}",
-                    *counts,
-                    shown,
-                ]
-            )
+            place = "all" if file.type == "all" else escape_markdown(f"{file.split} {file.type}")
+            rows.append([escape_markdown(model.model), place, *counts, shown])
     note = "Means are taken over the scored samples, those with all eight pairs. Empty answers get no review."
     return header, rows, note
 
