@@ -20,7 +20,7 @@ from mmrole.scoring.report import Report
 from mmrole.scoring.reviews import ModelReviews
 
 NAME = "index.html"
-_SCRIPTS = ("page_dom.js", "page_table.js", "page_figures.js", "page_samples.js", "page_main.js")
+_SCRIPTS = ("page_dom.js", "page_table.js", "page_figures.js", "page_samples.js", "page_sample.js", "page_main.js")
 
 
 def write_page(

@@ -3,7 +3,9 @@
 
 const PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A63D2", "#A6761D"];
 const PAPER_COLOUR = "#8a939d";
-const MINUS = "\u2212", DASH = "\u2013", DOT = " \u00b7 ";
+const MINUS = "\u2212",
+  DASH = "\u2013",
+  DOT = " \u00b7 ";
 
 const byId = (id) => document.getElementById(id);
 const readData = (id) => JSON.parse(byId(id).textContent);
@@ -35,8 +37,13 @@ function words(text, className = "", limit = 8000) {
   const block = make("div", { class: `words ${className}`, dir: "auto", text: text.slice(0, limit) });
   if (text.length > limit) {
     const more = make("button", {
-      type: "button", text: `… show all ${text.length.toLocaleString("en")} characters`,
-      on: { click: () => { block.textContent = text; } },
+      type: "button",
+      text: `… show all ${text.length.toLocaleString("en")} characters`,
+      on: {
+        click: () => {
+          block.textContent = text;
+        },
+      },
     });
     block.append(make("div", {}, more));
   }
@@ -47,8 +54,7 @@ function options(select, pairs) {
   select.replaceChildren(...pairs.map(([value, label]) => make("option", { value, text: label })));
 }
 
-const fixed = (value, digits = 3) =>
-  value === null ? DASH : value.toFixed(digits).replace("-", MINUS);
+const fixed = (value, digits = 3) => (value === null ? DASH : value.toFixed(digits).replace("-", MINUS));
 
 const range = ([, low, high], digits = 3) =>
   low === null ? "" : `${fixed(low, digits)}${low < 0 ? " to " : DASH}${fixed(high, digits)}`;
@@ -58,7 +64,9 @@ const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number 
 const dot = (colour) => make("span", { class: "dot", style: { background: colour }, "aria-hidden": "true" });
 
 const REPORT = readData("report-data");
-REPORT.models.forEach((model, index) => { model.colour = PALETTE[index % PALETTE.length]; });
+REPORT.models.forEach((model, index) => {
+  model.colour = PALETTE[index % PALETTE.length];
+});
 
 const measureOptions = [
   ["Overall", "Overall"],

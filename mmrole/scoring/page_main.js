@@ -9,17 +9,34 @@ function drawView() {
 
 function start() {
   byId("summary").textContent = [
-    count(REPORT.models.length, "model"), count(REPORT.n_samples, "sample"), count(REPORT.n_images, "image"),
+    count(REPORT.models.length, "model"),
+    count(REPORT.n_samples, "sample"),
+    count(REPORT.n_images, "image"),
     `intervals from ${REPORT.draws.toLocaleString("en")} draws`,
   ].join(DOT);
-  options(byId("view"), REPORT.views.map((view) => [view, REPORT.view_labels[view]]));
-  options(byId("bar-metric"), measureOptions.filter(([name]) => !(name in REPORT.dimensions)));
+  options(
+    byId("view"),
+    REPORT.views.map((view) => [view, REPORT.view_labels[view]]),
+  );
+  options(
+    byId("bar-metric"),
+    measureOptions.filter(([name]) => !(name in REPORT.dimensions)),
+  );
   options(byId("heat-metric"), measureOptions);
-  options(byId("group"), REPORT.facets.map((facet) => [facet, facet]));
+  options(
+    byId("group"),
+    REPORT.facets.map((facet) => [facet, facet]),
+  );
   byId("paper-label").hidden = !REPORT.paper.length;
   byId("table-note").replaceChildren(...notes().map((text) => make("div", { text })));
-  byId("view").addEventListener("change", (event) => { shown.view = event.target.value; drawView(); });
-  byId("paper").addEventListener("change", (event) => { shown.paper = event.target.checked; drawView(); });
+  byId("view").addEventListener("change", (event) => {
+    shown.view = event.target.value;
+    drawView();
+  });
+  byId("paper").addEventListener("change", (event) => {
+    shown.paper = event.target.checked;
+    drawView();
+  });
   byId("bar-metric").addEventListener("change", drawBars);
   byId("group").addEventListener("change", drawGroups);
   byId("heat-metric").addEventListener("change", drawHeat);

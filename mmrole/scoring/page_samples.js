@@ -1,8 +1,16 @@
-// The browser of samples: filters, the list, and one sample with every model's answer and reviews side by side.
+// The browser of samples: search, filters, orders and the list.
 
 const FILTERS = ["split", "type", "series", "role", "language"];
 const PAGE = 60;
-const browser = { samples: [], texts: [], images: null, found: [], listed: PAGE, current: null, open: new Set(["Overall"]) };
+const browser = {
+  samples: [],
+  texts: [],
+  images: null,
+  found: [],
+  listed: PAGE,
+  current: null,
+  open: new Set(["Overall"]),
+};
 
 function startSamples() {
   Object.assign(browser, readData("sample-data"));
@@ -15,15 +23,25 @@ function startSamples() {
     select.parentElement.hidden = values.length < 2;
   }
   options(byId("order"), [
-    ["", "of the files"], ["spread", "models differ most"],
-    ...REPORT.models.flatMap((model, index) => [[`low ${index}`, `${model.name}: lowest first`], [`high ${index}`, `${model.name}: highest first`]]),
+    ["", "of the files"],
+    ["spread", "models differ most"],
+    ...REPORT.models.flatMap((model, index) => [
+      [`low ${index}`, `${model.name}: lowest first`],
+      [`high ${index}`, `${model.name}: highest first`],
+    ]),
     ["gaps", "not scored first"],
   ]);
   byId("order").addEventListener("change", search);
   byId("search-reviews").addEventListener("change", search);
-  byId("clear").addEventListener("click", () => { clearFilters(); search(); });
+  byId("clear").addEventListener("click", () => {
+    clearFilters();
+    search();
+  });
   let waiting;
-  byId("search").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(search, 120); });
+  byId("search").addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(search, 120);
+  });
   document.addEventListener("keydown", (event) => {
     const typing = event.target instanceof Element && event.target.closest("input, select, textarea");
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -49,11 +67,27 @@ function showCharacter(name) {
 
 /** Lower-case text that the search looks through, made when it is first needed. */
 function haystack(sample, withReviews) {
-  sample.plain ??= [sample.id, sample.role, sample.series, sample.other, sample.last, sample.reference,
-    ...sample.history.flat(), ...sample.answers.map((own) => own?.answer ?? "")].join("\n").toLowerCase();
+  sample.plain ??= [
+    sample.id,
+    sample.role,
+    sample.series,
+    sample.other,
+    sample.last,
+    sample.reference,
+    ...sample.history.flat(),
+    ...sample.answers.map((own) => own?.answer ?? ""),
+  ]
+    .join("\n")
+    .toLowerCase();
   if (!withReviews) return sample.plain;
-  sample.full ??= [sample.plain, ...sample.answers.flatMap((own) =>
-    own ? [...own.reviews, ...own.swapped].map((review) => review?.text ?? "") : [])].join("\n").toLowerCase();
+  sample.full ??= [
+    sample.plain,
+    ...sample.answers.flatMap((own) =>
+      own ? [...own.reviews, ...own.swapped].map((review) => review?.text ?? "") : [],
+    ),
+  ]
+    .join("\n")
+    .toLowerCase();
   return sample.full;
 }
 
@@ -67,13 +101,19 @@ function spread(sample) {
 function search() {
   const wanted = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const withReviews = byId("search-reviews").checked;
-  const values = FILTERS.map((name) => [name, document.querySelector(`[data-filter="${name}"]`).value]).filter(([, value]) => value);
-  browser.found = browser.samples.filter((sample) =>
-    values.every(([name, value]) => sample[name] === value) &&
-    wanted.every((word) => haystack(sample, withReviews).includes(word)));
+  const values = FILTERS.map((name) => [name, document.querySelector(`[data-filter="${name}"]`).value]).filter(
+    ([, value]) => value,
+  );
+  browser.found = browser.samples.filter(
+    (sample) =>
+      values.every(([name, value]) => sample[name] === value) &&
+      wanted.every((word) => haystack(sample, withReviews).includes(word)),
+  );
   const [order, index] = byId("order").value.split(" ");
   const keys = {
-    spread: [spread, true], low: [(sample) => score(sample, index), false], high: [(sample) => score(sample, index), true],
+    spread: [spread, true],
+    low: [(sample) => score(sample, index), false],
+    high: [(sample) => score(sample, index), true],
     gaps: [(sample) => sample.answers.filter((own) => own && own.score === null).length, true],
   };
   if (order in keys) {
@@ -87,34 +127,71 @@ function search() {
 
 function drawList() {
   const total = browser.samples.length;
-  byId("count").textContent = browser.found.length === total
-    ? count(total, "sample") : `${browser.found.length.toLocaleString("en")} of ${count(total, "sample")}`;
+  byId("count").textContent =
+    browser.found.length === total
+      ? count(total, "sample")
+      : `${browser.found.length.toLocaleString("en")} of ${count(total, "sample")}`;
   const items = browser.found.slice(0, browser.listed).map((sample) => make("li", {}, listItem(sample)));
   if (browser.found.length > browser.listed) {
-    items.push(make("li", {}, make("button", {
-      type: "button", class: "more", text: `Show ${Math.min(PAGE, browser.found.length - browser.listed)} more`,
-      on: { click: () => { browser.listed += PAGE; drawList(); } },
-    })));
+    items.push(
+      make(
+        "li",
+        {},
+        make("button", {
+          type: "button",
+          class: "more",
+          text: `Show ${Math.min(PAGE, browser.found.length - browser.listed)} more`,
+          on: {
+            click: () => {
+              browser.listed += PAGE;
+              drawList();
+            },
+          },
+        }),
+      ),
+    );
   }
   byId("list").replaceChildren(...items);
 }
 
 function listItem(sample) {
-  const scores = sample.answers.map((own, index) => own && make("span", { title: REPORT.models[index].name },
-    dot(REPORT.models[index].colour), own.score === null ? DASH : fixed(own.score, 2)));
-  return make("button", {
-    type: "button", "aria-current": sample === browser.current ? "true" : null,
-    on: { click: () => { open(sample); if (matchMedia("(max-width: 900px)").matches) byId("detail").scrollIntoView(); } },
-  }, make("div", { class: "who", dir: "auto", text: sample.role }),
-  make("div", { class: "what", text: `${sample.split}${DOT}${sample.type}` }),
-  make("div", { class: "scores" }, ...scores));
+  const scores = sample.answers.map(
+    (own, index) =>
+      own &&
+      make(
+        "span",
+        { title: REPORT.models[index].name },
+        dot(REPORT.models[index].colour),
+        own.score === null ? DASH : fixed(own.score, 2),
+      ),
+  );
+  return make(
+    "button",
+    {
+      type: "button",
+      "aria-current": sample === browser.current ? "true" : null,
+      on: {
+        click: () => {
+          open(sample);
+          if (matchMedia("(max-width: 900px)").matches) byId("detail").scrollIntoView();
+        },
+      },
+    },
+    make("div", { class: "who", dir: "auto", text: sample.role }),
+    make("div", { class: "what", text: `${sample.split}${DOT}${sample.type}` }),
+    make("div", { class: "scores" }, ...scores),
+  );
 }
 
 /** Opens the sample that the address names (`#sample=In-Test/<type>/<id>`); whether there is one. */
 function openFromAddress() {
   if (!location.hash.startsWith("#sample=")) return false;
   let wanted;
-  try { wanted = decodeURIComponent(location.hash.slice(8)); } catch { return false; }
+  try {
+    wanted = decodeURIComponent(location.hash.slice(8));
+  } catch {
+    return false;
+  }
   const sample = browser.samples.find((other) => address(other) === wanted);
   if (!sample) return false;
   if (sample !== browser.current) {
@@ -139,95 +216,4 @@ function open(sample) {
   const chosen = byId("list").querySelector('[aria-current="true"]');
   if (chosen) byId("list").scrollTop = chosen.offsetTop - byId("list").offsetTop - 80;
   drawSample(sample, place);
-}
-
-function drawSample(sample, place) {
-  const move = (by, label, name) => make("button", {
-    type: "button", text: label, title: name, "aria-label": name, disabled: !browser.found[place + by], on: { click: () => step(by) },
-  });
-  byId("detail").replaceChildren(
-    make("div", { class: "top" },
-      make("h3", { dir: "auto", text: `${sample.role} with ${sample.other}` }),
-      make("div", {}, move(-1, "‹", "Previous sample (k)"), " ", move(1, "›", "Next sample (j)"))),
-    make("div", { class: "badges" }, ...[sample.split, sample.type, sample.series, sample.language].map((text) =>
-      make("span", { class: "badge", dir: "auto", text })),
-    make("a", { class: "id", href: `#sample=${encodeURIComponent(address(sample))}`, title: "Link to this sample", text: sample.id })),
-    make("div", { class: "scene" }, picture(sample), conversation(sample)),
-    ...reviewBoard(sample));
-}
-
-function picture(sample) {
-  browser.images ??= readData("image-data");
-  const data = browser.images[sample.image];
-  const image = data ? make("img", { src: data, alt: `Image ${sample.image}`, decoding: "async" })
-    : make("div", { class: "no-image" }, "The image is not available:", make("br"), sample.image);
-  return make("div", { class: "picture" }, image);
-}
-
-function conversation(sample) {
-  const turn = (speaker, text, kind) => make("div", { class: `turn ${kind}` },
-    make("div", { class: "speaker", dir: "auto", text: speaker }), words(text));
-  const history = sample.history.map(([speaker, text]) => turn(speaker, text, speaker === sample.role ? "own" : ""));
-  return make("div", { class: "talk" },
-    ...history,
-    sample.last === null ? make("div", { class: "stage", text: `${sample.role} is asked to open the conversation.` })
-      : sample.last ? turn(sample.other, sample.last, "") : null,
-    turn(`${sample.role} (reference answer)`, sample.reference, "own reference"),
-    make("details", {}, make("summary", { text: "The whole prompt" }), words(sample.prompt.map((index) => browser.texts[index]).join("\n\n\n"), "", 40000)));
-}
-
-function reviewBoard(sample) {
-  const models = REPORT.models.map((model, index) => ({ model, own: sample.answers[index] })).filter(({ own }) => own);
-  const board = make("div", {
-    class: "board", tabindex: "0", role: "region", "aria-label": "Answers and reviews",
-    style: { gridTemplateColumns: `repeat(${models.length}, minmax(min(218px, 74vw), 1fr))` },
-  });
-  const cells = (className, content) => models.map((entry, index) =>
-    make("div", { class: `${className}${index ? "" : " first"}` }, ...content(entry)));
-  board.append(
-    ...cells("head", ({ model, own }) => [dot(model.colour), make("span", { text: model.name }),
-      make("b", { title: "Mean of the eight ratios", text: own.score === null ? DASH : fixed(own.score) })]),
-    ...cells("", ({ own }) => [own.answer.trim() ? words(own.answer) : make("div", { class: "empty", text: "Empty answer" })]));
-  REPORT.metrics.forEach((metric, number) => {
-    const expanded = browser.open.has(metric);
-    board.append(make("div", { class: "band" }, make("button", {
-      type: "button", "aria-expanded": String(expanded), text: metric, data: { metric },
-      on: { click: () => toggle(sample, [metric], !expanded) },
-    })), ...cells("", ({ model, own }) => reviewCell(model, own.reviews[number], own.swapped[number], expanded)));
-  });
-  const all = REPORT.metrics.every((metric) => browser.open.has(metric));
-  const bar = make("div", { class: "reviews-bar" }, make("h3", { text: "Answers and their reviews" }),
-    make("button", {
-      type: "button", id: "toggle-reviews", text: all ? "Hide the texts of the reviews" : "Show the texts of the reviews",
-      on: { click: () => toggle(sample, REPORT.metrics, !all) },
-    }));
-  return [bar, make("p", { class: "note", text: "Scores are those of the answer against those of the reference; their ratio follows." }), board];
-}
-
-function toggle(sample, metrics, visible) {
-  for (const metric of metrics) visible ? browser.open.add(metric) : browser.open.delete(metric);
-  const left = document.querySelector(".board").scrollLeft;
-  drawSample(sample, browser.found.indexOf(sample));
-  document.querySelector(".board").scrollLeft = left;
-  const button = metrics.length === 1 ? document.querySelector(`[data-metric="${metrics[0]}"]`) : byId("toggle-reviews");
-  button.focus({ preventScroll: true });
-}
-
-function reviewCell(model, review, swapped, expanded) {
-  if (!review) return [make("div", { class: "empty", text: "no review" })];
-  const content = [pairScore(model, review)];
-  if (expanded) content.push(words(review.text, "review"));
-  if (swapped) {
-    content.push(make("div", { class: "speaker", text: "Reference shown first:" }), pairScore(model, swapped));
-    if (expanded) content.push(words(swapped.text, "review"));
-  }
-  return content;
-}
-
-function pairScore(model, { score: pair, reason }) {
-  if (!pair) return make("div", { class: "empty", text: `no score: ${reason}` });
-  const [own, reference] = pair;
-  const side = own > reference ? "above" : own < reference ? "below" : "";
-  return make("div", { class: "pair-score", title: model.name }, dot(model.colour), make("b", { class: side, text: `${own} : ${reference}` }),
-    make("i", { text: fixed(own / reference, 2) }));
 }

@@ -10,7 +10,9 @@ function viewRows() {
   const paper = REPORT.paper
     .filter((row) => shown.paper && row.view === shown.view)
     .map((row) => ({
-      name: row.name, paper: true, colour: PAPER_COLOUR,
+      name: row.name,
+      paper: true,
+      colour: PAPER_COLOUR,
       scores: Object.fromEntries(Object.entries(row.scores).map(([name, value]) => [name, [value, null, null, null]])),
     }));
   return [...models, ...paper];
@@ -19,17 +21,27 @@ function viewRows() {
 const columns = () => [
   { key: "name", label: "Model", value: (row) => row.name.toLowerCase(), ascending: true },
   ...["Overall", ...REPORT.metrics].map((key) => ({
-    key, label: key, estimate: (row) => row.scores[key] ?? [null, null, null, null],
+    key,
+    label: key,
+    estimate: (row) => row.scores[key] ?? [null, null, null, null],
     value: (row) => row.scores[key]?.[0] ?? null,
   })),
-  ...(REPORT.models.some((model) => shown.view in model.length) ? [{
-    key: "controlled", label: "Overall, length-controlled",
-    estimate: (row) => row.model?.length[shown.view]?.score ?? [null, null, null, null],
-    value: (row) => row.model?.length[shown.view]?.score[0] ?? null,
-  }, {
-    key: "length", label: "Answer / reference length", digits: 2,
-    value: (row) => row.model?.length[shown.view]?.ratio ?? null,
-  }] : []),
+  ...(REPORT.models.some((model) => shown.view in model.length)
+    ? [
+        {
+          key: "controlled",
+          label: "Overall, length-controlled",
+          estimate: (row) => row.model?.length[shown.view]?.score ?? [null, null, null, null],
+          value: (row) => row.model?.length[shown.view]?.score[0] ?? null,
+        },
+        {
+          key: "length",
+          label: "Answer / reference length",
+          digits: 2,
+          value: (row) => row.model?.length[shown.view]?.ratio ?? null,
+        },
+      ]
+    : []),
   { key: "n", label: "Samples scored", digits: 0, value: (row) => row.scores.Overall[3] },
 ];
 
@@ -43,22 +55,48 @@ function drawTable() {
   const all = columns();
   const by = all.find((column) => column.key === shown.sort.key) ?? all[1];
   const rows = viewRows().sort((a, b) => compare(by.value(a), by.value(b), shown.sort.descending));
-  const best = Object.fromEntries(all.filter((column) => column.estimate).map((column) => [
-    column.key, Math.max(...rows.filter((row) => !row.paper).map((row) => column.value(row) ?? -Infinity)),
-  ]));
-  const header = make("tr", {}, ...all.map((column) => make("th", {
-    scope: "col",
-    "aria-sort": column === by ? (shown.sort.descending ? "descending" : "ascending") : null,
-  }, make("button", { type: "button", text: column.label, data: { sort: column.key }, on: { click: () => sortBy(column) } }))));
-  const body = rows.map((row) => make("tr", { class: row.paper ? "paper" : null },
-    make("th", { scope: "row" }, dot(row.colour), row.name + (row.paper ? " (paper)" : "")),
-    ...all.slice(1).map((column) => tableCell(row, column, best))));
+  const best = Object.fromEntries(
+    all
+      .filter((column) => column.estimate)
+      .map((column) => [
+        column.key,
+        Math.max(...rows.filter((row) => !row.paper).map((row) => column.value(row) ?? -Infinity)),
+      ]),
+  );
+  const header = make(
+    "tr",
+    {},
+    ...all.map((column) =>
+      make(
+        "th",
+        {
+          scope: "col",
+          "aria-sort": column === by ? (shown.sort.descending ? "descending" : "ascending") : null,
+        },
+        make("button", {
+          type: "button",
+          text: column.label,
+          data: { sort: column.key },
+          on: { click: () => sortBy(column) },
+        }),
+      ),
+    ),
+  );
+  const body = rows.map((row) =>
+    make(
+      "tr",
+      { class: row.paper ? "paper" : null },
+      make("th", { scope: "row" }, dot(row.colour), row.name + (row.paper ? " (paper)" : "")),
+      ...all.slice(1).map((column) => tableCell(row, column, best)),
+    ),
+  );
   byId("table").replaceChildren(make("thead", {}, header), make("tbody", {}, ...body));
 }
 
 function tableCell(row, column, best) {
   const value = column.value(row);
-  const isBest = column.estimate && !row.paper && value !== null && value === best[column.key] && REPORT.models.length > 1;
+  const isBest =
+    column.estimate && !row.paper && value !== null && value === best[column.key] && REPORT.models.length > 1;
   const cell = make("td", { class: isBest ? "best" : null, text: fixed(value, column.digits ?? 3) });
   if (column.estimate) cell.append(make("small", { text: range(column.estimate(row)) }));
   return cell;
@@ -73,22 +111,31 @@ function sortBy(column) {
 
 /** What was not scored, and what order and length of the answers do, in a sentence for each model. */
 function notes() {
-  const lines = REPORT.models.filter((model) => model.coverage.expected > model.coverage.scored).map((model) => {
-    const parts = Object.entries(model.coverage.gaps).filter(([, n]) => n).map(([name, n]) => `${name}: ${n}`);
-    return `${model.name}: ${model.coverage.scored} of ${model.coverage.expected} samples (${parts.join(", ")}).`;
-  });
-  const bias = REPORT.models.filter((model) => model.position).map(({ name, position }) =>
-    `${name}: ${fixed(position.first[0])} shown first, ${fixed(position.second[0])} shown second; difference ` +
-    `${fixed(position.difference[0])} (${range(position.difference)}), ${pValue(position.p, true)}; both orders agree in ` +
-    `${Math.round(100 * position.agreement)} % of the reviews.`);
-  const lengths = REPORT.models.map((model) => [model.name, Object.values(model.length).at(-1)]).map(([name, length]) =>
-    `${name}: r = ${fixed(length.pearson[0], 2)}, \u03c1 = ${fixed(length.spearman[0], 2)}.`);
+  const lines = REPORT.models
+    .filter((model) => model.coverage.expected > model.coverage.scored)
+    .map((model) => {
+      const parts = Object.entries(model.coverage.gaps)
+        .filter(([, n]) => n)
+        .map(([name, n]) => `${name}: ${n}`);
+      return `${model.name}: ${model.coverage.scored} of ${model.coverage.expected} samples (${parts.join(", ")}).`;
+    });
+  const bias = REPORT.models
+    .filter((model) => model.position)
+    .map(
+      ({ name, position }) =>
+        `${name}: ${fixed(position.first[0])} shown first, ${fixed(position.second[0])} shown second; difference ` +
+        `${fixed(position.difference[0])} (${range(position.difference)}), ${pValue(position.p, true)}; ` +
+        `both orders agree in ${Math.round(100 * position.agreement)} % of the reviews.`,
+    );
+  const lengths = REPORT.models
+    .map((model) => [model.name, Object.values(model.length).at(-1)])
+    .map(([name, length]) => `${name}: r = ${fixed(length.pearson[0], 2)}, \u03c1 = ${fixed(length.spearman[0], 2)}.`);
   return [
     ...(lines.length ? [`Scored: ${lines.join(" ")}`] : []),
     ...(bias.length ? [`Position bias: ${bias.join(" ")}`] : []),
-    "Length-controlled: the score read off at equal length of answer and reference, from a line fitted to the model's own " +
-      "samples; length is the median ratio, in characters. Correlation of the overall score with the logarithm of that ratio " +
-      `(Pearson, Spearman): ${lengths.join(" ")}`,
+    "Length-controlled: the score read off at equal length of answer and reference, from a line fitted to the model's " +
+      "own samples; length is the median ratio, in characters. Correlation of the overall score with the logarithm " +
+      `of that ratio (Pearson, Spearman): ${lengths.join(" ")}`,
   ];
 }
 
@@ -101,29 +148,54 @@ function drawPairs() {
   byId("pairs").hidden = !REPORT.pairs.length;
   document.querySelector('nav a[href="#pairs"]').hidden = !REPORT.pairs.length;
   byId("pairs-lead").textContent =
-    "Overall score on the samples of both models: sign-flip test by image, p-values corrected for the number of pairs (Holm).";
+    "Overall score on the samples of both models: sign-flip test by image, p-values corrected for the number of " +
+    "pairs (Holm).";
   const head = ["Pair", "Verdict", "Difference", "p, corrected", "Samples"];
-  const rows = REPORT.pairs.map((pair) => make("tr", {},
-    make("th", { scope: "row", text: `${pair.first} ${MINUS} ${pair.second}` }),
-    make("td", { class: "text verdict", text: pair.verdict }),
-    make("td", { text: fixed(pair.difference[0]) }, make("small", { text: range(pair.difference) })),
-    make("td", { text: pValue(pair.corrected) }),
-    make("td", { text: String(pair.n) })));
+  const rows = REPORT.pairs.map((pair) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row", text: `${pair.first} ${MINUS} ${pair.second}` }),
+      make("td", { class: "text verdict", text: pair.verdict }),
+      make("td", { text: fixed(pair.difference[0]) }, make("small", { text: range(pair.difference) })),
+      make("td", { text: pValue(pair.corrected) }),
+      make("td", { text: String(pair.n) }),
+    ),
+  );
   byId("pair-table").replaceChildren(
-    make("thead", {}, make("tr", {}, ...head.map((text, index) => make("th", { scope: "col", class: index < 2 ? "text" : null, text })))),
-    make("tbody", {}, ...rows));
+    make(
+      "thead",
+      {},
+      make(
+        "tr",
+        {},
+        ...head.map((text, index) => make("th", { scope: "col", class: index < 2 ? "text" : null, text })),
+      ),
+    ),
+    make("tbody", {}, ...rows),
+  );
 }
 
 function drawGroups() {
   const facet = byId("group").value;
   const names = [...new Set(REPORT.models.flatMap((model) => Object.keys(model.groups[facet] ?? {})))];
-  const head = make("tr", {}, make("th", { scope: "col", text: "Overall" }),
-    ...REPORT.models.map((model) => make("th", { scope: "col" }, dot(model.colour), model.name)));
-  const rows = names.map((name) => make("tr", {}, make("th", { scope: "row", text: name }),
-    ...REPORT.models.map((model) => {
-      const estimate = model.groups[facet]?.[name]?.Overall ?? [null, null, null, 0];
-      const small = make("small", { text: [range(estimate), `n = ${estimate[3]}`].filter(Boolean).join(DOT) });
-      return make("td", { text: fixed(estimate[0]) }, small);
-    })));
+  const head = make(
+    "tr",
+    {},
+    make("th", { scope: "col", text: "Overall" }),
+    ...REPORT.models.map((model) => make("th", { scope: "col" }, dot(model.colour), model.name)),
+  );
+  const rows = names.map((name) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row", text: name }),
+      ...REPORT.models.map((model) => {
+        const estimate = model.groups[facet]?.[name]?.Overall ?? [null, null, null, 0];
+        const small = make("small", { text: [range(estimate), `n = ${estimate[3]}`].filter(Boolean).join(DOT) });
+        return make("td", { text: fixed(estimate[0]) }, small);
+      }),
+    ),
+  );
   byId("group-table").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
 }
