@@ -9,7 +9,7 @@ const browser = {
   found: [],
   listed: PAGE,
   current: null,
-  open: new Set(["Overall"]),
+  open: new Set(),
 };
 
 function startSamples() {
