@@ -53,6 +53,7 @@ def read_inputs(
     *,
     limit: int | None,
     skip_missing_images: bool,
+    how_to_get: str,
 ) -> list[InputFile]:
     """Reads files of records and checks every record and image.
 
@@ -64,15 +65,13 @@ def read_inputs(
         image_dir: folder of the images.
         limit: take only so many records of each file.
         skip_missing_images: leave records without their image file out; otherwise they are an error.
+        how_to_get: what makes or fetches the input folder.
 
     Raises:
         UserError: the input cannot be used; all problems together.
     """
     if not input_dir.is_dir():
-        raise UserError(
-            f"the input folder {input_dir} does not exist; give another --input_dir "
-            "(bash scripts/download.sh data fetches the published data)"
-        )
+        raise UserError(f"the input folder {input_dir} does not exist; give another --input_dir ({how_to_get})")
     if output_dir.resolve() == input_dir.resolve():
         raise UserError(f"{output_dir} is the input folder; give another --output_dir")
     problems = Problems()

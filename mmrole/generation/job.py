@@ -69,6 +69,7 @@ def _prepare(
         options.image_dir,
         limit=options.limit,
         skip_missing_images=options.skip_missing_images,
+        how_to_get=program.how_to_get,
     )
     files = [file for file in given if file.records]
     model = find_model(options, processes.local_rank, processes.local_world_size)

@@ -35,6 +35,7 @@ class Program:
             or if it is given up. The third argument are the settings of a sampled reply.
         settings: flags of the script that change what it makes.
         report: lines about a finished output: its path and what was written.
+        how_to_get: what makes or fetches its input, for a message.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Program:
     retry: Callable[[ChatRequest, ChatReply, GenerationSettings], ChatRequest | None] | None = None
     settings: Json = field(default_factory=dict)
     report: Callable[[Path, Sequence[Json]], list[str]] = lambda output, results: []
+    how_to_get: str = "bash scripts/download.sh data fetches the published data"
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def review_program(retries: int, swap: bool) -> Program:
         retry=retry if retries else None,
         settings={"retries": retries, "swap": swap},
         report=describe_reviews,
+        how_to_get="bash inference.sh answers the test prompts; docs/answers_format.md is about answers from elsewhere",
     )
 
 

@@ -233,6 +233,8 @@ def test_long_prompts_of_samples_are_answered_with_a_warning(job, capsys):
 
 
 def test_samples_without_answers(reviews):
+    with pytest.raises(UserError, match=r"does not exist; give another --input_dir \(bash inference.sh answers"):
+        reviews.run()
     reviews.write([reviews.sample(0)])
     with pytest.raises(UserError, match=r'has no "answer"; answer the samples first \(inference.py\)'):
         reviews.run()
