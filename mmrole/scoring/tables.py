@@ -225,18 +225,13 @@ def _lengths(report: Report) -> _Table:
 
 
 def _types(report: Report) -> _Table:
-    rows = [
-        [
-            escape_markdown(model.model),
-            split,
-            kind,
-            str(scores[OVERALL].n),
-            *(estimate(scores[name]) for name in MEASURES),
-        ]
-        for model in report.models
-        for (split, kind), scores in model.types.items()
-    ]
-    return ["model", "split", "type", "n", *MEASURES], rows, ""
+    columns = (OVERALL, *DIMENSIONS)
+    rows = []
+    for model in report.models:
+        for (split, kind), scores in model.types.items():
+            names = [escape_markdown(name) for name in (model.model, split, kind)]
+            rows.append([*names, str(scores[OVERALL].n), *(estimate(scores[name]) for name in columns)])
+    return ["model", "split", "type", "n", *columns], rows, ""
 
 
 def _groups(report: Report, facet: str) -> _Table:
