@@ -111,7 +111,8 @@ def describe_gaps(file: ReviewFile) -> list[str]:
     for name, ids in gaps._asdict().items():
         if ids:
             details = [f"{shown(id_)} ({ids[id_]})" for id_ in ids] if isinstance(ids, dict) else map(shown, ids)
-            lines.append(f"{file.path}: {len(ids)} samples {words[name]}: {', '.join(details)}")
+            count = f"{len(ids)} sample{'s' * (len(ids) > 1)}"
+            lines.append(f"{file.path}: {count} {words[name]}: {', '.join(details)}")
     return lines
 
 
