@@ -33,7 +33,7 @@ def load_model(directory: str, training: TrainingArguments, lora: LoraArguments)
     if training.fix_vit:
         freeze_vision(model)
     if training.use_lora:
-        return add_adapters(model, lora, training.activation_checkpointing)
+        return add_adapters(model, lora, training.gradient_checkpointing)
     return model
 
 

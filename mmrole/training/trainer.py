@@ -100,7 +100,7 @@ class TreeTrainer(Trainer):
             waits = contextlib.nullcontext() if is_last or deepspeed else self.accelerator.no_sync(model)
             with waits:
                 loss = self._loss(model, batch).sum * scale
-                self._require_finite(loss, bin_)
+                self._require_finite(loss.detach(), bin_)
                 if is_last:  # DeepSpeed steps the optimizer and the schedule in the backward pass
                     self._rate_used = self._current_rate()
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
