@@ -193,9 +193,8 @@ def operations(positions: int, scores: int, logits: int, images: int, costs: Cos
 
 def report(rows: list[Row], machine: Machine) -> None:
     """Prints the table."""
-    print(
-        f"{'':<30}{'samples':>8}{'seconds':>9}{'samples/s':>11}{'tokens/s':>10}{'peak GiB':>10}{'of rate':>9}{'ratio':>8}"
-    )
+    head = f"{'':<30}{'samples':>8}{'seconds':>9}{'samples/s':>11}{'tokens/s':>10}{'peak GiB':>10}{'of rate':>9}"
+    print(f"{head}{'ratio':>8}")
     slowest = len(rows[0].samples) / rows[0].seconds
     for row in rows:
         rate = len(row.samples) / row.seconds
