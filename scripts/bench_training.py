@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
     parser.add_argument("--dtype", help="a torch dtype; None is float32 on the CPU and bfloat16 on a GPU")
     parser.add_argument("--attention", help="attention of the trees; None is sdpa on the CPU, flex_attention on a GPU")
-    parser.add_argument("--trees", type=int, default=6, help="dialogues, or answers with their eight reviews")
+    parser.add_argument("--trees", type=int, default=8, help="dialogues, or answers with their eight reviews")
     parser.add_argument("--published", type=int, default=3, help="samples to train on in the published way")
     parser.add_argument("--single", type=int, default=16, help="samples to train on without trees")
     parser.add_argument("--max_batch_tokens", type=int, default=8192, help="most positions of a micro-batch")
