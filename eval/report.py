@@ -2,9 +2,9 @@
 
     python eval/report.py --reviews eval/in-test_reviews eval/out-test_reviews --output_dir eval/report
 
-Writes index.html, which needs no network, leaderboard.csv, .md and .tex, and figures as PNG and SVG. How each number is
-computed: docs/evaluation.md. Exit status 3: something is not reviewed, or has no usable scores, and is named on stderr;
-everything is written all the same, over the samples that have all eight pairs.
+Writes index.html, which needs no network, leaderboard.csv, .md and .tex, all means as scores.csv, and figures as PNG
+and SVG. How each number is computed: docs/evaluation.md. Exit status 3: something is not reviewed, or has no usable
+scores, and is named on stderr; everything is written all the same, over the samples that have all eight pairs.
 """
 
 import argparse
@@ -22,7 +22,7 @@ try:
     from mmrole.scoring.report import Report, make_report
     from mmrole.scoring.reviews import ModelReviews, read_models
     from mmrole.scoring.statistics import DRAWS
-    from mmrole.scoring.tables import estimate, leaderboard_csv, leaderboard_markdown, p_value, shown_splits
+    from mmrole.scoring.tables import estimate, leaderboard_csv, leaderboard_markdown, p_value, scores_csv, shown_splits
     from mmrole.scoring.tables_tex import leaderboard_tex
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
@@ -131,6 +131,7 @@ def write_report(folder: Path, report: Report, models: Sequence[ModelReviews], i
 
     tables = {
         "leaderboard.csv": leaderboard_csv(report),
+        "scores.csv": scores_csv(report),
         "leaderboard.md": leaderboard_markdown(report),
         "leaderboard.tex": leaderboard_tex(report),
     }

@@ -3,7 +3,7 @@
 import functools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -221,11 +221,12 @@ def read_review_file(path: Path, answers_path: Path | None = None, problems: Pro
     return ReviewFile(path, records, answers_path, answers)
 
 
-def read_models(places: Iterable[str | os.PathLike], categories: Mapping[str, str]) -> list[ModelReviews]:
+def read_models(places: Sequence[str | os.PathLike], categories: Mapping[str, str]) -> list[ModelReviews]:
     """Reads the reviews of all models in or below some folders, by name.
 
     Args:
-        places: folders with `<model>/<type>_test.json` in or below them, or single files.
+        places: folders with `<model>/<type>_test.json` in or below them, or single files; folders of answers,
+            `…_answers`, are passed over.
         categories: categories of series whose names tell them otherwise.
 
     Raises:
@@ -235,10 +236,14 @@ def read_models(places: Iterable[str | os.PathLike], categories: Mapping[str, st
     problems = Problems()
     files: dict[tuple[str, str, str], ReviewFile] = {}
     for path in find_test_files(places):
+        if Path(os.path.abspath(path)).parent.parent.name.endswith("_answers"):
+            continue  # beside the reviews, where the folder of both is given
         file = read_review_file(path, problems=problems)
         key = (file.model, file.split, file.type)
         if files.setdefault(key, file) is not file:
             problems.add(f"{path} and {files[key].path} are both the {key[2]} reviews of {key[0]}, {key[1]}")
+    if not files:
+        problems.add(f"there are no reviews in {', '.join(map(str, places))}, only answers")
     problems.raise_if_any("the reviews cannot be used", "correct them, or give other files")
     by_model: dict[str, list[ReviewFile]] = {}
     for (model, _, _), file in sorted(files.items()):

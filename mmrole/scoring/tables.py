@@ -1,4 +1,4 @@
-"""The report's tables: `leaderboard.csv` for machines and `leaderboard.md` for people."""
+"""The report's tables: `leaderboard.csv` and `scores.csv` for machines, and `leaderboard.md` for people."""
 
 import csv
 import io
@@ -45,6 +45,24 @@ def leaderboard_csv(report: Report) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([*row, *[None] * (len(header) - len(row))] for row in rows)
+    return file.getvalue()
+
+
+def scores_csv(report: Report) -> str:
+    """All means in long form: a row for each model, group of samples and measure.
+
+    The column `by` tells what `group` is a value of: split (or mean of splits), type (`In-Test comment`), character,
+    series, category, language.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["model", "by", "group", "measure", "n", "mean", "low", "high"])
+    for model in report.models:
+        types = {f"{split} {kind}": scores for (split, kind), scores in model.types.items()}
+        for facet, groups in {"split": model.scores, "type": types, **model.groups}.items():
+            for group, scores in groups.items():
+                for measure, (*numbers, n) in scores.items():
+                    writer.writerow([model.model, facet, group, measure, n, *map(_plain, numbers)])
     return file.getvalue()
 
 

@@ -101,6 +101,16 @@ def test_the_same_file_twice_is_an_error(review_record: Callable, write_reviews:
         read_models([tmp_path / "in-test_reviews", tmp_path / "again"], {})
 
 
+def test_answers_beside_reviews_are_no_reviews(
+    review_record: Callable, write_reviews: Callable, tmp_path: Path
+) -> None:
+    write_reviews([review_record(0)])
+    (model,) = read_models([tmp_path], {})
+    assert len(model.files) == 1
+    with pytest.raises(UserError, match=r"there are no reviews in .*, only answers"):
+        read_models([tmp_path / "in-test_answers"], {})
+
+
 def test_all_faulty_records_are_named(review_record: Callable, write_reviews: Callable) -> None:
     bad = [review_record(number, "9/10") for number in range(2)]
     path = write_reviews([*bad, review_record(2)])

@@ -11,7 +11,7 @@ from mmrole.scoring.measures import MEASURES, OVERALL, WEIGHTED
 from mmrole.scoring.paper import PAPER_ROWS
 from mmrole.scoring.report import Report, make_report
 from mmrole.scoring.reviews import IN_TEST, ModelReviews, read_models
-from mmrole.scoring.tables import leaderboard_csv, leaderboard_markdown
+from mmrole.scoring.tables import leaderboard_csv, leaderboard_markdown, scores_csv
 from mmrole.scoring.tables_tex import escape_tex, leaderboard_tex
 
 HOSTILE = "a|b_c$d%e&f#g{h}~i^j\\k<l>"
@@ -40,6 +40,17 @@ def test_csv_holds_every_mean(report: Report) -> None:
             assert numbers == pytest.approx(estimate[:3], abs=1e-6)
         assert int(row["expected"]) - int(row["empty"]) == int(row["scored"]) == int(row["n Fluency"])
     assert (rows[4]["model"], rows[4]["split"], rows[4][OVERALL]) == ("GPT-4 Turbo", WEIGHTED, "1.099")
+
+
+def test_the_long_form_holds_every_group(report: Report) -> None:
+    rows = list(csv.DictReader(io.StringIO(scores_csv(report))))
+    agent = {(row["by"], row["group"], row["measure"]): row for row in rows if row["model"] == "mmrole-agent"}
+    assert len(agent) == len(MEASURES) * (1 + 3 + 72 + 11 + 3 + 2)
+    (model,) = (model for model in report.models if model.model == "mmrole-agent")
+    row = agent["type", "In-Test human-role", "Fluency"]
+    estimate = model.types[IN_TEST, "human-role"]["Fluency"]
+    assert [float(row[name]) for name in ("mean", "low", "high", "n")] == pytest.approx(estimate, abs=1e-6)
+    assert agent["category", "hypothetical", OVERALL]["n"] == "60"
 
 
 def test_every_row_of_the_markdown_has_all_cells(report: Report, hostile: Report) -> None:
