@@ -1,0 +1,1 @@
+"""The small world of `scripts/demo.sh`: invented characters, drawn pictures, dialogues, a teacher of rules, checks."""

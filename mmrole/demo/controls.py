@@ -1,0 +1,90 @@
+"""What the demo compares with: training on exchanged pictures, prompts with exchanged profiles or pictures, reviews."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from data_utils.prompts import picture_markup, split_pictures
+from mmrole.demo.faults import KINDS, faulty
+from mmrole.demo.teacher import find, review
+from mmrole.demo.world import World
+
+Json = dict[str, Any]
+
+
+def exchange_pictures(samples: Sequence[Json], chance: random.Random) -> list[Json]:
+    """Samples, of training or of a test, each dialogue with the picture of another one."""
+    images = list(dict.fromkeys(sample["image"] for sample in samples))
+    others = images[:]
+    chance.shuffle(others)
+    image_of = dict(zip(images, others, strict=True))
+    exchanged = copy.deepcopy(list(samples))
+    for sample in exchanged:
+        sample["image"] = image_of[sample["image"]]
+        turn = sample["conversations"][0]
+        markup, text = split_pictures(turn["value"])
+        if markup:
+            turn["value"] = picture_markup([f"images/{sample['image']}"]) + text
+    return exchanged
+
+
+def exchange_profiles(samples: Sequence[Json], world: World) -> list[Json]:
+    """Test samples whose prompts describe every out-of-distribution character as the next one of its series."""
+    outside = [each for each in world.characters.values() if each.distribution == "out-of-distribution"]
+    exchanged = copy.deepcopy(list(samples))
+    for sample in exchanged:
+        for character in outside:
+            other = impersonated(character.name, world)
+            profile = world.characters[other].profile
+            turn = sample["conversations"][0]
+            # The name in the description stays, so that the profile is the only thing that is another's.
+            turn["value"] = turn["value"].replace(character.profile, profile.replace(other, character.name))
+    return exchanged
+
+
+def impersonated(name: str, world: World) -> str:
+    """Whose profile `exchange_profiles` gives a character."""
+    distribution = world.characters[name].distribution
+    circle = [each.name for each in world.characters.values() if each.distribution == distribution]
+    return circle[(circle.index(name) + 1) % len(circle)]
+
+
+def teacher_reviews(
+    samples: Sequence[Json], world: World, answers: int, chance: random.Random
+) -> dict[str, list[Json]]:
+    """Reviewed answers to training samples, by what is wrong with them.
+
+    Args:
+        samples: of the training file.
+        world: what the teacher knows.
+        answers: how many kinds of answer each sample gets.
+        chance: where the draws come from.
+    """
+    reviewed: dict[str, list[Json]] = {kind: [] for kind in KINDS}
+    for sample in samples:
+        for kind in chance.sample(KINDS, answers):
+            character, scene = world.characters[sample["role"]], world.scenes[sample["image"]]
+            reference = sample["conversations"][1]["value"]
+            topic = find(reference, character, scene).topic
+            answer = faulty(kind, reference, character, topic, scene, chance)
+            reviewed[kind].append(reviewed_sample(sample, answer, world))
+    return reviewed
+
+
+def reviewed_sample(sample: Json, answer: str, world: World) -> Json:
+    """A sample with an answer and the teacher's reviews of it, in the published form."""
+    character, scene = world.characters[sample["role"]], world.scenes[sample["image"]]
+    question, reference = sample["conversations"]
+    scores = review(answer, reference["value"], character, scene)
+    fields = {key: sample[key] for key in ("id", "system", "image")}
+    return fields | {
+        "conversations": [
+            {"from": "user", "value": split_pictures(question["value"])[1]},
+            {"from": "assistant", "value": reference["value"], "answer": answer},
+        ],
+        **{key: sample[key] for key in ("role", "script", "other_role")},
+        "rm_review": {metric: {"review": text, "score": list(score)} for metric, (text, score) in scores.items()},
+    }

@@ -1,0 +1,139 @@
+"""Writes the world of the demo in the published layout (profiles, pictures, dialogues), and reads it again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from data_utils.dialogues import DISTRIBUTIONS, ID_NAMES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
+from data_utils.files import read_json, write_json
+from data_utils.profiles import file_name, profile_folder
+from mmrole.demo.characters import Character, make_characters
+from mmrole.demo.drawings import Scene, draw, draw_scene
+from mmrole.demo.grammar import TOPICS, opening, questions, reply
+
+Json = dict[str, Any]
+
+SCENES_FILE = "scenes.json"
+"""What is in each picture, by its path: what the teacher and the final table know and the models do not."""
+
+
+class World(NamedTuple):
+    """Characters by name, and the scene of each picture by its path."""
+
+    characters: dict[str, Character]
+    scenes: dict[str, Scene]
+
+
+def make_world(folder: Path, seed: int, dialogues: int) -> World:
+    """Writes a world.
+
+    Args:
+        folder: the data root; `images/`, `profiles/`, `dialogues/` and `scenes.json` are made in it.
+        seed: of everything.
+        dialogues: of each in-distribution character and type. Others have one of each type.
+    """
+    characters = make_characters(seed)
+    _write_profiles(folder, characters)
+    scenes: dict[str, Scene] = {}
+    chance = random.Random(f"pictures {seed}")
+    for distribution in DISTRIBUTIONS:
+        own = [character for character in characters if character.distribution == distribution]
+        count = dialogues if distribution == IN_DISTRIBUTION else 1
+        for kind in TYPES:
+            together = []
+            for character in tqdm(own, desc=f"{distribution} {kind}", unit=" characters", disable=None):
+                partners = [other for other in own if other.series == character.series and other is not character]
+                records = []
+                for number in range(count):
+                    image = f"{file_name(character.series)}/{file_name(character.name)}_{kind}_{number:03}.png"
+                    scenes[image] = draw_scene(chance)
+                    _save(folder / "images" / image, scenes[image], chance)
+                    talk = list(_talk(kind, character, partners, scenes[image], chance))
+                    records.append(_record(character, kind, number, distribution, image, talk))
+                together += records
+                if distribution == IN_DISTRIBUTION:
+                    name = f"{file_name(character.name)}_script.json"
+                    write_json(folder / "dialogues" / distribution / kind / name, records)
+            if distribution == OUT_OF_DISTRIBUTION:
+                write_json(folder / "dialogues" / distribution / f"{kind}.json", together)
+    write_json(folder / SCENES_FILE, {image: scene._asdict() for image, scene in scenes.items()})
+    return World({character.name: character for character in characters}, scenes)
+
+
+def read_world(folder: Path, seed: int) -> World:
+    """The world that `make_world` has written with this seed."""
+    scenes = {image: Scene(**scene) for image, scene in read_json(folder / SCENES_FILE, dict).items()}
+    return World({character.name: character for character in make_characters(seed)}, scenes)
+
+
+def _talk(
+    kind: str, character: Character, partners: list[Character], scene: Scene, chance: random.Random
+) -> Iterator[tuple[str, str]]:
+    """(speaker, words) of a dialogue. It is about the picture once: no reply can be read off the history."""
+
+    def question(topic: str) -> str:
+        return chance.choice(questions(topic, character.chinese))
+
+    if kind == "comment":
+        yield "human", question("picture")
+        yield character.name, reply(character, "picture", scene)
+    elif kind == "human-role":
+        topics = ["picture", chance.choice(TOPICS[1:])]
+        chance.shuffle(topics)
+        for topic in topics:
+            yield "human", question(topic)
+            yield character.name, reply(character, topic, scene)
+    else:
+        partner = chance.choice(partners)
+        speakers = (partner, character)
+        topics = ["picture", chance.choice(TOPICS[1:])]
+        chance.shuffle(topics)
+        for asked, topic in enumerate(topics):
+            asker, answerer = speakers[asked % 2], speakers[1 - asked % 2]
+            if asked == 0:
+                wording = chance.randrange(len(questions(topic, asker.chinese)))
+                yield asker.name, opening(asker, topic, answerer, wording)
+            yield (
+                answerer.name,
+                reply(answerer, topic, scene) + ("" if asked else _and_ask(topics[1], answerer, chance)),
+            )
+
+
+def _and_ask(topic: str, character: Character, chance: random.Random) -> str:
+    question = chance.choice(questions(topic, character.chinese))
+    return question if character.chinese else f" {question}"
+
+
+def _record(
+    character: Character, kind: str, number: int, distribution: str, image: str, talk: list[tuple[str, str]]
+) -> Json:
+    suffix = f"_{number}" if distribution == IN_DISTRIBUTION else ""
+    first = "from" if kind == "comment" else "role"
+    return {
+        "id": f"{file_name(character.name)}_{ID_NAMES[kind]}_script{suffix}",
+        "image": image,
+        "conversations": [
+            {first if place == 0 else "role": speaker, "value": words} for place, (speaker, words) in enumerate(talk)
+        ],
+    }
+
+
+def _write_profiles(folder: Path, characters: list[Character]) -> None:
+    for distribution in DISTRIBUTIONS:
+        own = [character for character in characters if character.distribution == distribution]
+        place = profile_folder(folder, distribution)
+        series = dict.fromkeys(character.series for character in own)
+        write_json(place / "roles.json", {name: [c.name for c in own if c.series == name] for name in series})
+        write_json(place / "profiles.json", {character.name: character.profile for character in own})
+        for character in own:
+            write_json(place / "detailed_profiles" / f"{file_name(character.name)}.json", character.detailed_profile)
+
+
+def _save(path: Path, scene: Scene, chance: random.Random) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(scene, chance).save(path)
