@@ -116,6 +116,7 @@ def compare(
     reset_peak(device)
     seconds_b = timed(lambda: replies.update((reply.id, reply) for reply in engine.generate(requests)), device)
     peak_b = peak_bytes(device)
+    print(f"engine: {len(requests)} reviews in {seconds_b:.1f} s; now one at a time", flush=True)
     reset_peak(device)
     seconds_a = timed(lambda: generate_alone(model, tokenizer, alone, one_by_one), device)
     peak_a = peak_bytes(device)
