@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrole.prompt_tree import PromptTree, TokenSequence, build_tree, concatenate
+from mmrole.prompt_tree import PromptTree, TokenSequence, build_tree, concatenate, group_by_prefix
 from mmrole.prompt_tree.mask import block_mask, dense_mask
 from mmrole.prompt_tree.sequences import TEXT
 from mmrole.qwen_vl.image_processing import preprocess
@@ -18,6 +18,7 @@ from mmrole.qwen_vl.lm_head import LossPositions
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 from mmrole.training.attention import BlockwiseAttention
 from mmrole.training.encoding import EncodedSample
+from mmrole.training.planning import MIN_SHARED
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,9 @@ def collate(samples: Sequence[EncodedSample], image_size: int, *, prompt_tree: b
         OSError: an image that was there has gone or cannot be read.
     """
     sequences = [sample.sequence() for sample in samples] or [TokenSequence(np.zeros(1, dtype=np.int64))]
-    tree = build_tree(sequences) if prompt_tree else concatenate([build_tree([sequence]) for sequence in sequences])
+    groups = group_by_prefix(sequences, MIN_SHARED) if prompt_tree else [[index] for index in range(len(sequences))]
+    # What shares no more than a system message is kept apart: attention is cheaper in a forest than in one wide tree.
+    tree = concatenate([build_tree([sequences[index] for index in group]) for group in groups])
     files = {rows.number: rows.file for sample in samples for rows in sample.images}
     numbers = sorted(files)
     image_positions = _image_positions(tree, numbers)
