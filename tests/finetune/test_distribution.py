@@ -27,6 +27,7 @@ def config(repository, folder, name):
     return file
 
 
+@pytest.mark.long
 def test_ddp(make_run, alone, tmp_path):
     run = make_run(tmp_path / "ddp", *FLAGS, processes=2)
     assert run.finish() == 0, run.said

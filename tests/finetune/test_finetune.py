@@ -143,7 +143,7 @@ def test_evaluation_loss_is_the_training_loss(train, tiny, tmp_path, data_file, 
 
 
 def test_without_trees_the_losses_are_the_same(train, samples):
-    flags = ("--max_steps", 2, "--per_device_train_batch_size", len(samples))  # without trees the order is another one
+    flags = ("--per_device_train_batch_size", len(samples))  # without trees the order is another one
     with_trees = train(*flags, name="trees")
     without = train(*flags, "--prompt_tree", False, "--max_batch_tokens", 4096, name="single")
     assert without.log() == pytest.approx(with_trees.log(), rel=1e-5)
