@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Fine-tunes Qwen-VL-Chat into the agent, on the published recipe: bash finetune/finetune_ds.sh [flags of finetune.py]
+# Fine-tunes Qwen-VL-Chat into the agent, on the published recipe:
+#
+#   bash finetune/finetune_ds.sh [flags of finetune.py]
 #
 # By environment (paths are relative to the repository root):
 #   MODEL        checkpoint to start from (default: model_weights/Qwen-VL-Chat)

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Trains LoRA adapters of Qwen-VL-Chat for the agent, with the published targets: bash finetune/finetune_lora_ds.sh [flags of finetune.py]
+# Trains LoRA adapters of Qwen-VL-Chat for the agent, with the published targets:
+#
+#   bash finetune/finetune_lora_ds.sh [flags of finetune.py]
 #
 # By environment (paths are relative to the repository root):
 #   MODEL        checkpoint to start from (default: model_weights/Qwen-VL-Chat)
