@@ -6,8 +6,10 @@ import logging as python_logging
 import math
 import os
 import sys
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,7 +21,7 @@ from transformers.utils import logging
 from data_utils.disk import open_locked
 from data_utils.errors import UserError, reason
 from data_utils.files import sha256
-from mmrole.generation.checkpoints import VOCABULARY, find_checkpoint
+from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
 from mmrole.generation.loading import check_checkpoint
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.checkpoint import read_config
@@ -35,6 +37,8 @@ from mmrole.training.trainer import TreeTrainer
 
 T = TypeVar("T")
 
+_PATIENCE = 20  # seconds
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs finetune.py; returns the exit status.
@@ -42,51 +46,82 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         UserError: a mistake in arguments, data or checkpoints, in the processes that found it.
     """
-    arguments = parse_arguments(argv)
     try:
-        return train(arguments)
+        with _said_once():
+            arguments = parse_arguments(argv)
+            start = begin(arguments)
+        if start is not None:
+            train(arguments, start)
+        return 0
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def train(arguments: Arguments) -> int:
-    """Trains and writes the result to --output_dir; goes on from the newest complete checkpoint there."""
-    training = arguments.training
-    output_dir = Path(training.output_dir)
-    checkpoint = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
-    prepared = _first_alone(training, lambda: _prepare(arguments))
-    lock = _first_alone(training, lambda: _lock(training))  # held until this process ends
-    say = print if training.process_index == 0 else _silent
+class Start(NamedTuple):
+    """A run that is ready to load its model.
 
-    run = describe_run(arguments, checkpoint.identity()["model"], prepared.steps)
+    Attributes:
+        model: the checkpoint to start from.
+        prepared: data and tokenizer.
+        run: what the run is made of, for its checkpoints.
+        resumed: the checkpoint to go on from, None to start from the model.
+        total_steps: of the whole run.
+        lock: descriptor of the output directory's lock, in the first process.
+    """
+
+    model: Checkpoint
+    prepared: Prepared
+    run: dict[str, Any]
+    resumed: Path | None
+    total_steps: int
+    lock: int | None
+
+
+def begin(arguments: Arguments) -> Start | None:
+    """Checks everything that can be checked before the model loads, and says what will be done; None: nothing is left.
+
+    Raises:
+        UserError: a mistake in data, images or checkpoints.
+    """
+    training, output_dir = arguments.training, Path(arguments.training.output_dir)
+    _quiet_libraries(training)
+    model = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
+    prepared = _first_alone(training, lambda: _prepare(arguments))
+    lock = _first_alone(training, lambda: _lock(training))
+    run = describe_run(arguments, model.identity()["model"], prepared.steps)
+    total = _total_steps(training, prepared.steps)
     resumed, notes = checkpoints.choose(output_dir, training.resume_from_checkpoint)
     for note in [*notes, *_builds()]:
-        say(f"note: {note}")
-    total = _total_steps(training, prepared.steps)
-    done = 0
+        _say(training, f"note: {note}")
     if resumed is not None:
         checkpoints.check_run(resumed, run)
-        done = checkpoints.step_of(resumed)
     if is_finished(output_dir, run, total):
-        say(f"{output_dir}: all {total:,} steps are done already")
-        return 0
-    say(prepared.summary(training, total))
+        _say(training, f"{output_dir}: all {total:,} steps are done already")
+        return None
+    _say(training, prepared.summary(training, total))
     if resumed is not None:
-        say(f"going on from {resumed}: {done:,} of {total:,} steps are done")
+        _say(training, f"going on from {resumed}: {checkpoints.step_of(resumed):,} of {total:,} steps are done")
+    return Start(model, prepared, run, resumed, total, lock)
 
+
+def train(arguments: Arguments, start: Start) -> None:
+    """Loads the model, trains, and writes the result to --output_dir.
+
+    Raises:
+        UserError: the loss is not finite, or a checkpoint cannot be written.
+    """
+    training, prepared = arguments.training, start.prepared
     set_seed(training.seed)
-    _quiet_libraries(training)
-    model = load_model(str(checkpoint.base), training, arguments.lora)
+    model = load_model(str(start.model.base), training, arguments.lora)
     trained, parameters = trained_parameters(model)
-    say(f"{checkpoint}: {trained:,} of {parameters:,} parameters are trained")
-    trainer = TreeTrainer(model, training, prepared.steps, prepared.tokenizer, run, prepared.eval_steps)
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-    write_output(trainer, total)
-    if lock is not None:
-        os.close(lock)
-    say(f"{output_dir}: trained, {total:,} steps")
-    return 0
+    _say(training, f"{start.model}: {trained:,} of {parameters:,} parameters are trained")
+    trainer = TreeTrainer(model, training, prepared.steps, prepared.tokenizer, start.run, prepared.eval_steps)
+    trainer.train(resume_from_checkpoint=None if start.resumed is None else str(start.resumed))
+    write_output(trainer, start.total_steps)
+    if start.lock is not None:
+        os.close(start.lock)
+    _say(training, f"{training.output_dir}: trained, {start.total_steps:,} steps")
 
 
 class Prepared(NamedTuple):
@@ -233,5 +268,19 @@ def _lock(training: TrainingArguments) -> int | None:
     return lock
 
 
-def _silent(text: str) -> None:
-    """Says nothing: other processes speak through the first one."""
+def _say(training: TrainingArguments, text: str) -> None:
+    """Prints a line, once for all processes."""
+    if training.process_index == 0:
+        print(text, flush=True)
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Lets only the first process of each machine say what is wrong, for all of them find the same."""
+    try:
+        yield
+    except UserError:
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            raise
+        time.sleep(_PATIENCE)  # torchrun ends all processes when the first of them has ended
+        raise SystemExit(2) from None
