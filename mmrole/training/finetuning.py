@@ -231,7 +231,7 @@ def _first_alone(training: TrainingArguments, step: Callable[[], T]) -> T:
     if error is not None:
         raise error
     if failed[0]:
-        raise SystemExit(2)
+        raise UserError("the first process of this run has failed and says why")
     return step() if result is None else result
 
 
