@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 try:
-    from data_utils.dialogues import DISTRIBUTIONS, ID_NAMES, OUT_OF_DISTRIBUTION, TYPES
+    from data_utils.dialogues import DISTRIBUTIONS, ID_NAMES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
     from data_utils.errors import run
     from data_utils.files import read_json, write_json
     from data_utils.prompts import METRICS, REVIEW_SYSTEM, ROLE_PLAY_SYSTEM, review_prompt
@@ -73,6 +73,9 @@ def teach(arguments: argparse.Namespace) -> None:
             tests = read_json(folder / "data" / "test" / distribution / f"{kind}_test.json")
             exchanged = controls.exchange_pictures(tests, chance)
             write_json(folder / "controls" / "pictures" / distribution / f"{kind}_test.json", exchanged)
+        tests = read_json(folder / "data" / "test" / IN_DISTRIBUTION / f"{kind}_test.json")
+        for probe, records in controls.probes(tests, world, chance).items():
+            write_json(folder / "controls" / "probes" / probe / f"{kind}_test.json", records)
         tests = read_json(folder / "data" / "test" / OUT_OF_DISTRIBUTION / f"{kind}_test.json")
         exchanged = controls.exchange_profiles(tests, world)
         write_json(folder / "controls" / "profiles" / f"{kind}_test.json", exchanged)

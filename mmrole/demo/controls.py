@@ -23,6 +23,7 @@ def exchange_pictures(samples: Sequence[Json], chance: random.Random) -> list[Js
     image_of = dict(zip(images, others, strict=True))
     exchanged = copy.deepcopy(list(samples))
     for sample in exchanged:
+        sample["reference_image"] = sample["image"]
         sample["image"] = image_of[sample["image"]]
         turn = sample["conversations"][0]
         markup, text = split_pictures(turn["value"])
@@ -77,14 +78,39 @@ def teacher_reviews(
 def reviewed_sample(sample: Json, answer: str, world: World) -> Json:
     """A sample with an answer and the teacher's reviews of it, in the published form."""
     character, scene = world.characters[sample["role"]], world.scenes[sample["image"]]
+    scores = review(answer, sample["conversations"][1]["value"], character, scene)
+    return _answered(sample, answer) | {
+        "rm_review": {metric: {"review": text, "score": list(score)} for metric, (text, score) in scores.items()}
+    }
+
+
+def _answered(sample: Json, answer: str) -> Json:
+    """A sample, of training or of a test, with an answer, in the published form of answers."""
     question, reference = sample["conversations"]
-    scores = review(answer, reference["value"], character, scene)
-    fields = {key: sample[key] for key in ("id", "system", "image")}
-    return fields | {
+    return {key: sample[key] for key in ("id", "system", "image")} | {
         "conversations": [
             {"from": "user", "value": split_pictures(question["value"])[1]},
             {"from": "assistant", "value": reference["value"], "answer": answer},
         ],
         **{key: sample[key] for key in ("role", "script", "other_role")},
-        "rm_review": {metric: {"review": text, "score": list(score)} for metric, (text, score) in scores.items()},
     }
+
+
+PROBES = ("faithful", "other-colour", "mixed")
+"""Kinds of answer that the reward model is tried on; "mixed" has faults of all kinds."""
+
+
+def probes(tests: Sequence[Json], world: World, chance: random.Random) -> dict[str, list[Json]]:
+    """Answers to test samples about pictures, by `PROBES`."""
+    probed: dict[str, list[Json]] = {probe: [] for probe in PROBES}
+    for sample in tests:
+        character, scene = world.characters[sample["role"]], world.scenes[sample["image"]]
+        reference = sample["conversations"][1]["value"]
+        topic = find(reference, character, scene).topic
+        if topic != "picture":
+            continue
+        for probe, records in probed.items():
+            kind = chance.choice(KINDS) if probe == "mixed" else probe
+            answer = faulty(kind, reference, character, topic, scene, chance)
+            records.append(_answered(sample, answer))
+    return probed

@@ -20,8 +20,8 @@ _CHINESE_QUESTIONS = {
     "home": ("你住在哪里？", "你的家在哪里？"),
     "work": ("你做什么？", "你的行当是什么？"),
 }
-_NUMBERS = ("No", "One", "Two", "Three")
-_CHINESE_NUMBERS = ("零", "一", "两", "三")
+NUMBERS = ("No", "One", "Two", "Three")
+CHINESE_NUMBERS = ("零", "一", "两", "三")
 _PLACES = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
 _STARTS = {"friend": "I trust ", "home": "I live in ", "work": "I am "}
 _CHINESE_STARTS = {"friend": "我信任", "home": "我住在", "work": "我是"}
@@ -68,9 +68,9 @@ def fact(character: Character, topic: str, scene: Scene | None) -> str:
 
 def _scene(scene: Scene) -> str:
     shape = scene.shape if scene.count == 1 else _PLURALS.get(scene.shape, scene.shape + "s")
-    return f"{_NUMBERS[scene.count]} {scene.colour} {shape} {_PLACES[scene.place]}"
+    return f"{NUMBERS[scene.count]} {scene.colour} {shape} {_PLACES[scene.place]}"
 
 
 def _chinese_scene(scene: Scene) -> str:
     place, colour, shape = (CHINESE_WORDS[word] for word in (scene.place, scene.colour, scene.shape))
-    return f"{place}有{_CHINESE_NUMBERS[scene.count]}个{colour}的{shape}"
+    return f"{place}有{CHINESE_NUMBERS[scene.count]}个{colour}的{shape}"

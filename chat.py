@@ -1,0 +1,152 @@
+"""Talks with a trained agent about an image, in the terminal or in a browser.
+
+    python chat.py --model_path model_weights/MMRole-Agent --role "Iron Man" --image photo.jpg
+    python chat.py --model_path model_weights/MMRole-Agent --web
+
+In the terminal: a line is said to the character; /image FILE shows another image, /role NAME calls another character,
+/again forgets what was said, /quit or Ctrl-D ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+try:
+    from data_utils.errors import UserError, listed, run
+    from data_utils.images import ImagePathError, open_image
+    from data_utils.profiles import Character, read_characters
+    from mmrole.generation.loading import check_checkpoint, find_model, load
+    from mmrole.generation.options import DTYPES, at_least
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("model").add_argument
+    add("--model_path", type=Path, default=Path("model_weights/MMRole-Agent"), help="checkpoint (default: %(default)s)")
+    add("--use_lora", action="store_true", help="--model_path is a LoRA adapter, whose configuration names its base")
+    add("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 or float16 on a GPU, float32 on the CPU")
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)")
+    add = parser.add_argument_group("talk").add_argument
+    add("--role", help="who answers, as profiles.json names the character")
+    add("--image", type=Path, metavar="FILE", help="what the talk is about")
+    add(
+        "--data_root",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="folder with profiles/{in,out-of}-distribution/ (default: the current folder)",
+    )
+    add("--no_random", action="store_true", help="greedy: always the most probable token")
+    add("--seed", type=int, default=1234, help="seed of the sampling (default: %(default)s)")
+    add("--max_new_tokens", type=at_least(1), metavar="N", help="most tokens of a reply")
+    add = parser.add_argument_group("browser (needs gradio: pip install gradio)").add_argument
+    add("--web", action="store_true", help="serve a page to chat in, on this machine only")
+    add("--port", type=int, default=7860, help="of the page (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    if not arguments.web and arguments.role is None:
+        parser.error("give --role NAME, or --web")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    arguments = parse_arguments(argv)
+    if arguments.web and importlib.util.find_spec("gradio") is None:
+        raise UserError("--web needs gradio, which is not installed; run: pip install gradio")
+    characters = read_characters(arguments.data_root)
+    character = None if arguments.role is None else find_character(arguments.role, characters)
+    if arguments.image is not None:
+        check_image(arguments.image)
+    model = find_model(arguments, 0, 1)
+    check_checkpoint(model.checkpoint)
+    print(model, file=sys.stderr)
+    loaded, tokenizer = load(model, progress=sys.stderr.isatty())
+
+    import torch
+
+    from mmrole.generation.conversation import Conversation, Speaker
+
+    torch.manual_seed(model.settings.seed)
+    speaker = Speaker(loaded, tokenizer, model.settings)
+    if arguments.web:
+        from mmrole.generation.web_page import serve
+
+        serve(speaker, characters, character, arguments.image, arguments.port)
+    else:
+        talk(Conversation(character, arguments.image), speaker, characters)
+    return 0
+
+
+def find_character(name: str, characters: Mapping[str, Character]) -> Character:
+    """The character of a name, in any case and with `_` for blanks.
+
+    Raises:
+        UserError: there is none; the message names those that are meant perhaps.
+    """
+    by_key = {_key(known): character for known, character in characters.items()}
+    if _key(name) in by_key:
+        return by_key[_key(name)]
+    near = [by_key[key].name for key in difflib.get_close_matches(_key(name), by_key, n=3)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {listed(list(characters), 8)}"
+    raise UserError(f"--role {name}: not in profiles.json; {hint}")
+
+
+def check_image(path: Path) -> None:
+    """Raises UserError if a file is not a picture that can be read."""
+    try:
+        open_image(path)
+    except (ImagePathError, OSError) as error:
+        raise UserError(f"{error}; give another --image") from None
+
+
+def talk(conversation, speaker, characters: Mapping[str, Character]) -> None:
+    """Reads lines from the terminal, or another standard input, until it ends."""
+    prompt = "you: " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            words = input(prompt).strip()
+        except EOFError:
+            print()
+            return
+        command, _, argument = words.partition(" ")
+        if command == "/quit":
+            return
+        if command.startswith("/"):
+            try:
+                _obey(command, argument.strip(), conversation, characters)
+            except UserError as error:
+                print(error)
+        elif words:
+            print(f"{conversation.character.name}: ", end="", flush=True)
+            for piece in conversation.reply(speaker, words):
+                print(piece, end="", flush=True)
+            print()
+
+
+def _obey(command: str, argument: str, conversation, characters: Mapping[str, Character]) -> None:
+    """Carries out a command; a new image or character begins a new talk."""
+    if command == "/image":
+        check_image(Path(argument))
+        conversation.image = Path(argument)
+    elif command == "/role":
+        conversation.character = find_character(argument, characters)
+    elif command != "/again":
+        raise UserError("commands: /image FILE, /role NAME, /again, /quit")
+    conversation.history.clear()
+
+
+def _key(name: str) -> str:
+    return name.replace("_", " ").casefold()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,175 @@
+"""What the demo's models have learned, measured with what the world knows: the figures and gates of the final table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
+from data_utils.files import read_json
+from data_utils.prompts import METRICS
+from mmrole.demo.characters import Character
+from mmrole.demo.controls import impersonated
+from mmrole.demo.drawings import COLOURS, Scene
+from mmrole.demo.grammar import CHINESE_NUMBERS, CHINESE_WORDS, NUMBERS
+from mmrole.demo.teacher import colour_in, find, review
+from mmrole.demo.world import World
+
+Json = dict[str, Any]
+
+MODELS = ("agent", "blind", "untrained")
+CHANCE = 1 / len(COLOURS)
+_EVAL_NAMES = {IN_DISTRIBUTION: "in-test", OUT_OF_DISTRIBUTION: "out-test"}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition on a figure."""
+
+    name: str
+    value: float
+    wanted: str
+    holds: bool
+
+
+class Seen(NamedTuple):
+    """Shares of answers about a picture that name what is in it, and how many answers there are."""
+
+    colour: float
+    shape: float
+    place: float
+    count: float
+    answers: int
+
+
+def read_answers(folder: Path) -> list[Json]:
+    """The records of the answer, review or test files in a folder."""
+    return [record for kind in TYPES for record in read_json(folder / f"{kind}_test.json", list)]
+
+
+def model_answers(workspace: Path, model: str, distribution: str) -> list[Json]:
+    """A model's answers to In-Test or Out-Test."""
+    return read_answers(workspace / "eval" / f"{_EVAL_NAMES[distribution]}_answers" / model)
+
+
+def model_reviews(workspace: Path, model: str) -> list[Json]:
+    """The reviews of a model's answers to both test sets."""
+    folders = (workspace / "eval" / f"{_EVAL_NAMES[name]}_reviews" / model for name in DISTRIBUTIONS)
+    return [record for folder in folders for record in read_answers(folder)]
+
+
+def seen(records: Iterable[Json], world: World) -> Seen:
+    """What answers name of the picture that they were given, where the reference is about the picture."""
+    hits, count = [0, 0, 0, 0], 0
+    for record in records:
+        turn = record["conversations"][1]
+        if colour_in(turn["value"]) is None:
+            continue
+        scene = world.scenes[record["image"]]
+        count += 1
+        hits[0] += colour_in(turn["answer"]) == scene.colour
+        for place, word in enumerate((scene.shape, scene.place), 1):
+            hits[place] += word in turn["answer"] or CHINESE_WORDS[word] in turn["answer"]
+        numbers = (NUMBERS[scene.count], f"有{CHINESE_NUMBERS[scene.count]}")
+        hits[3] += any(number in turn["answer"] for number in numbers)
+    return Seen(*(hit / count if count else math.nan for hit in hits), count)
+
+
+def in_character(records: Sequence[Json], world: World) -> float:
+    """Share of answers with the catchphrase or the address of the right character, and nobody else's catchphrase."""
+    return _share(_is_in_character(record, world) for record in records)
+
+
+def speaks_as(records: Sequence[Json], characters: Sequence[Character]) -> float:
+    """Share of answers that begin with the catchphrase of the character given for each."""
+    pairs = zip(records, characters, strict=True)
+    return _share(record["conversations"][1]["answer"].startswith(other.catchphrase) for record, other in pairs)
+
+
+def own(records: Sequence[Json], world: World) -> list[Character]:
+    """Who is to be played."""
+    return [world.characters[record["role"]] for record in records]
+
+
+def exchanged(records: Sequence[Json], world: World) -> list[Character]:
+    """Whose profile was in the prompt instead."""
+    return [world.characters[impersonated(record["role"], world)] for record in records]
+
+
+def parsed(records: Sequence[Json]) -> float:
+    """Share of reviews that have a pair of scores."""
+    return _share(each["score"] is not None for record in records for each in record.get("rm_review", {}).values())
+
+
+def agreement(records: Sequence[Json], world: World) -> float:
+    """Pearson's correlation of reviewed ratios with the teacher's, over fluent answers and all metrics."""
+    pairs = []
+    for record in records:
+        answer, reference = record["conversations"][1]["answer"], record["conversations"][1]["value"]
+        character, scene = world.characters[record["role"]], world.scenes[record["image"]]
+        if not find(answer, character, scene).is_fluent:
+            continue
+        taught = review(answer, reference, character, scene)
+        pairs += [
+            (ratio, taught[metric].score[0] / taught[metric].score[1])
+            for metric in METRICS
+            if (ratio := _ratio(record, metric)) is not None
+        ]
+    return pearson(pairs)
+
+
+def separated(right: Sequence[Json], wrong: Sequence[Json]) -> float:
+    """Share of pairs whose answer with the right colour is more relevant to the picture than that with a wrong one."""
+    pairs = [
+        (_ratio(one, "Image-Text Relevance"), _ratio(other, "Image-Text Relevance"))
+        for one, other in zip(right, wrong, strict=True)
+    ]
+    return _share(one is not None and other is not None and one > other for one, other in pairs)
+
+
+def mean_score(records: Sequence[Json]) -> float:
+    """Mean of all ratios of the reviews that have scores."""
+    ratios = [ratio for record in records for metric in METRICS if (ratio := _ratio(record, metric)) is not None]
+    return sum(ratios) / len(ratios) if ratios else math.nan
+
+
+def pearson(pairs: Sequence[tuple[float, float]]) -> float:
+    """Pearson's correlation; NaN without variation."""
+    count = len(pairs)
+    if count < 2:
+        return math.nan
+    means = [sum(pair[side] for pair in pairs) / count for side in (0, 1)]
+    shifted = [(one - means[0], other - means[1]) for one, other in pairs]
+    spread = math.sqrt(sum(one * one for one, _ in shifted) * sum(other * other for _, other in shifted))
+    return sum(one * other for one, other in shifted) / spread if spread else math.nan
+
+
+def at_least(name: str, value: float, bound: float) -> Gate:
+    """A gate from below; NaN does not pass."""
+    return Gate(name, value, f"≥ {bound:g}", value >= bound)
+
+
+def at_most(name: str, value: float, bound: float) -> Gate:
+    """A gate from above; NaN does not pass."""
+    return Gate(name, value, f"≤ {bound:g}", value <= bound)
+
+
+def _is_in_character(record: Json, world: World) -> bool:
+    answer, character = record["conversations"][1]["answer"], world.characters[record["role"]]
+    catchphrase = character.catchphrase in answer
+    others = any(each.catchphrase in answer for each in world.characters.values() if each is not character)
+    found = find(answer, character, Scene("red", "circle", "left", 1))
+    return (catchphrase or found.address == character.address) and not others
+
+
+def _ratio(record: Json, metric: str) -> float | None:
+    score = record.get("rm_review", {}).get(metric, {}).get("score")
+    return None if score is None else score[0] / score[1]
+
+
+def _share(values: Iterable[bool]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else math.nan

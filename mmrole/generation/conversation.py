@@ -1,0 +1,120 @@
+"""A talk between a person and a character about an image, one streamed reply after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from transformers import StoppingCriteria, TextIteratorStreamer
+
+from data_utils.profiles import Character
+from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, ROLE_PLAY_SYSTEM, role_play_prompt
+from mmrole.generation.requests import GenerationSettings
+from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
+from mmrole.qwen_vl.chat_format import ChatTurn
+from mmrole.qwen_vl.processing import Chat, QWenProcessor
+
+
+class Speaker(NamedTuple):
+    """A loaded model, and how it chooses tokens."""
+
+    model: QWenLMHeadModel
+    tokenizer: QWenTokenizer
+    settings: GenerationSettings
+
+
+@dataclass
+class Conversation:
+    """What was said so far. Each request tells the whole history, as the published prompts do: it is one user turn.
+
+    Attributes:
+        character: who answers.
+        image: what the talk is about: a file or a picture; None for a talk about nothing to see.
+        history: (speaker, words), oldest first.
+    """
+
+    character: Character
+    image: Path | Image.Image | None = None
+    history: list[tuple[str, str]] = field(default_factory=list)
+
+    def prompt(self, words: str) -> str:
+        """The user turn that asks for a reply to these words."""
+        return role_play_prompt(
+            role=self.character.name,
+            series=self.character.series,
+            other_role=HUMAN_PARTNER,
+            profiles={self.character.name: self.character.profile},
+            history=self.history,
+            last_utterance=words,
+        )
+
+    def reply(self, speaker: Speaker, words: str) -> Iterator[str]:
+        """Streams the reply in pieces; once it is complete, question and reply are part of the history.
+
+        A reply that is given up half-way (the iterator is closed) is not remembered.
+
+        Raises:
+            OSError: the image cannot be read.
+        """
+        processor = QWenProcessor(speaker.tokenizer, speaker.model.config.visual["image_size"])
+        images = () if self.image is None else (self.image,)
+        inputs = processor(Chat([ChatTurn(self.prompt(words), images)], ROLE_PLAY_SYSTEM))
+        pieces = []
+        for piece in _stream(speaker, inputs.to(speaker.model.device)):
+            # Blanks before the first word are no part of an answer.
+            piece = piece if pieces else piece.lstrip()
+            if piece:
+                pieces.append(piece)
+                yield piece
+        self.history += [(HUMAN_SPEAKER, words), (self.character.name, "".join(pieces).strip())]
+
+
+def _stream(speaker: Speaker, inputs: dict[str, torch.Tensor]) -> Iterator[str]:
+    """Generates in a thread of its own, whose exception is raised here; stops when the iterator is closed."""
+    model, tokenizer, settings = speaker
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    given_up, failures = Event(), []
+    chosen = {"do_sample": settings.do_sample, "repetition_penalty": settings.repetition_penalty}
+    if settings.do_sample:
+        chosen |= {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
+
+    def generate() -> None:
+        try:
+            with torch.inference_mode():
+                model.generate(
+                    **inputs,
+                    **chosen,
+                    max_new_tokens=settings.max_new_tokens,
+                    eos_token_id=[tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id],
+                    pad_token_id=tokenizer.eod_id,
+                    stopping_criteria=[_GivenUp(given_up)],
+                    streamer=streamer,
+                )
+        except BaseException as error:  # handed over to whoever reads
+            failures.append(error)
+            streamer.end()
+
+    thread = Thread(target=generate, daemon=True)
+    thread.start()
+    try:
+        yield from streamer
+    finally:
+        given_up.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+class _GivenUp(StoppingCriteria):
+    """Ends generation when nobody listens any more."""
+
+    def __init__(self, given_up: Event) -> None:
+        self.given_up = given_up
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.given_up.is_set(), device=input_ids.device)

@@ -1,0 +1,100 @@
+"""A page in the browser to talk with characters: pick one, drop an image, chat. Needs gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import gradio
+from PIL import Image
+
+from data_utils.profiles import Character
+from data_utils.prompts import HUMAN_SPEAKER
+from mmrole.generation.conversation import Conversation, Speaker
+
+Messages = list[dict[str, str]]
+
+
+def serve(
+    speaker: Speaker,
+    characters: Mapping[str, Character],
+    character: Character | None,
+    image: Path | None,
+    port: int,
+) -> None:
+    """Serves the page on this machine until it is interrupted.
+
+    Args:
+        speaker: who speaks for the characters.
+        characters: by name.
+        character: whom the page shows first; the first one by default.
+        image: what it shows first.
+        port: of the page.
+    """
+    first = character or next(iter(characters.values()))
+    page = make_page(speaker, characters, first, image)
+    # One reply at a time: the model is shared by all who have the page open.
+    page.queue(default_concurrency_limit=1).launch(
+        server_name="127.0.0.1", server_port=port, theme=gradio.themes.Soft(primary_hue="slate")
+    )
+
+
+def make_page(
+    speaker: Speaker, characters: Mapping[str, Character], first: Character, image: Path | None
+) -> gradio.Blocks:
+    """The page, not yet served."""
+
+    def say(words: str, messages: Messages, name: str, picture: Image.Image | None) -> Iterator[tuple[str, Messages]]:
+        words = words.strip()
+        if not words:
+            yield "", messages
+            return
+        conversation = Conversation(characters[name], picture, _history(messages, name))
+        shown = [*messages, _message("user", words), _message("assistant", "")]
+        yield "", shown
+        for piece in conversation.reply(speaker, words):
+            shown = [*shown[:-1], _message("assistant", _text(shown[-1]) + piece)]
+            yield "", shown
+
+    def describe(name: str) -> tuple[str, Messages]:
+        return _introduction(characters[name]), []
+
+    with gradio.Blocks(title="MMRole", analytics_enabled=False, fill_height=True) as page:
+        gradio.Markdown("# MMRole\nPick a character, drop an image, and talk about it.")
+        with gradio.Row(equal_height=False):
+            with gradio.Column(scale=2, min_width=280):
+                role = gradio.Dropdown(list(characters), value=first.name, label="Character")
+                picture = gradio.Image(
+                    value=None if image is None else str(image), type="pil", label="Image", height=280
+                )
+                with gradio.Accordion("Profile", open=False):
+                    profile = gradio.Markdown(_introduction(first), sanitize_html=True)
+            with gradio.Column(scale=3, min_width=320):
+                # What people and models say is shown as it is, neither as HTML nor as Markdown.
+                talk = gradio.Chatbot(label="Conversation", height=460, render_markdown=False, sanitize_html=True)
+                words = gradio.Textbox(label="You", placeholder="What do you see?", submit_btn=True, autofocus=True)
+                gradio.Button("Start again").click(list, outputs=talk)
+        words.submit(say, [words, talk, role, picture], [words, talk])
+        role.change(describe, role, [profile, talk])
+        picture.change(list, outputs=talk)
+    return page
+
+
+def _history(messages: Messages, name: str) -> list[tuple[str, str]]:
+    """The talk in the page as a conversation's history."""
+    speakers = {"user": HUMAN_SPEAKER, "assistant": name}
+    return [(speakers[message["role"]], _text(message)) for message in messages]
+
+
+def _text(message: dict) -> str:
+    """A message's text: what comes back from the page is a list of parts."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _introduction(character: Character) -> str:
+    return f"**{character.name}** · {character.series}\n\n{character.profile}"

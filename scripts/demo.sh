@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# The whole of MMRole on one small machine, with models that really learn: bash scripts/demo.sh [--quick] [--fresh]
+#
+#   --quick   the wiring only, in under five minutes: few samples, few steps, ZeRO-3; nothing is learned
+#   --fresh   throw away what an earlier run has made; otherwise what is finished is kept, and the rest goes on
+#
+# By environment:
+#   FOLDER    where everything lies (default: demo, with --quick demo-quick, in the repository root)
+#   NPROC     processes (default: the number of cores, at most 2)
+#   PYTHON    interpreter (default: .venv/bin/python if it is there, else python)
+#
+# The folder is a workspace like the repository root: links to the scripts, which run unchanged, and their data and
+# outputs in the places that they always have. Your own data, checkpoints and results are not touched.
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+ROOT=$PWD
+
+quick=false fresh=false
+for argument in "$@"; do
+    case $argument in
+        --quick) quick=true ;;
+        --fresh) fresh=true ;;
+        -h | --help)
+            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$ROOT/scripts/demo.sh"
+            exit 0
+            ;;
+        *)
+            echo "error: unknown flag $argument; bash scripts/demo.sh --help" >&2
+            exit 2
+            ;;
+    esac
+done
+
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python
+    [ ! -x "$ROOT/.venv/bin/python" ] || PYTHON=$ROOT/.venv/bin/python
+fi
+export PYTHON
+"$PYTHON" -c 'import mmrole' 2>/dev/null || {
+    echo "error: mmrole is not installed; run: bash scripts/setup.sh" >&2
+    exit 2
+}
+cores=$(nproc 2>/dev/null || echo 1)
+NPROC=${NPROC:-$((cores < 2 ? 1 : 2))}
+# One thread for each process: on models this small, several threads wait for one another.
+export NPROC OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu GPUS_PER_NODE=$NPROC TOKENIZERS_PARALLELISM=false
+
+if $quick; then
+    FOLDER=${FOLDER:-demo-quick}
+    world=(--dialogues 2 --profiles 64 --pictures 32)
+    teaching=(--prompts 12 --answers 3)
+    limit=(--limit 2)
+    zero=3
+    base_epochs=1 agent_epochs=1 reward_epochs=1
+else
+    FOLDER=${FOLDER:-demo}
+    world=(--dialogues 10 --profiles 10000 --pictures 5000)
+    teaching=(--prompts 800 --answers 3)
+    limit=()
+    zero=2
+    base_epochs=2 agent_epochs=2 reward_epochs=1
+fi
+! $fresh || rm -rf -- "$FOLDER"
+mkdir -p -- "$FOLDER"
+cd -- "$FOLDER"
+
+began=$SECONDS
+step() {
+    printf '\n== %s (%d:%02d)\n' "$1" $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60))
+}
+
+# once NAME COMMAND...: runs what cannot go on by itself, unless it was finished before
+once() {
+    local name=$1
+    shift
+    if [ -e ".done/$name" ]; then
+        echo "done before"
+        return
+    fi
+    "$@"
+    mkdir -p .done
+    touch ".done/$name"
+}
+
+# train NAME FROM DATA RECIPE EPOCHS GLOBAL_BATCH RATE [flags]: a recipe, with the sizes of the demo
+train() {
+    local name=$1 from=$2 data=$3 recipe=$4 epochs=$5 batch=$6 rate=$7
+    shift 7
+    once "$name" env MODEL="$from" DATA="$data" OUTPUT_DIR="checkpoints/$name" GLOBAL_BATCH="$batch" MASTER_PORT="$port" \
+        bash "finetune/$recipe" --deepspeed "finetune/ds_config_zero$zero.json" --learning_rate "$rate" \
+        --num_train_epochs "$epochs" --gradient_checkpointing False --adam_beta2 0.98 --weight_decay 0 \
+        --save_strategy steps --save_steps 400 --save_total_limit 1 --logging_steps 50 "$@"
+}
+
+answers() { # answers MODEL CHECKPOINT
+    MODEL=$1 MODEL_PATH=$2 bash inference.sh --no_random --max_new_tokens 40 "${limit[@]}"
+}
+
+step "The workspace: links to the scripts"
+for file in inference.py inference.sh chat.py finetune eval/RM_review.py eval/RM_review.sh eval/RM_result.py \
+    eval/RM_result.sh eval/report.py; do
+    mkdir -p -- "$(dirname -- "$file")"
+    ln -sfn -- "$ROOT/$file" "$file"
+done
+port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+echo "$PWD"
+
+step "The world: characters, pictures, dialogues -> images/, profiles/, dialogues/"
+once world "$PYTHON" "$ROOT/scripts/demo_world.py" make --folder . "${world[@]}"
+
+step "Training and test files -> data/"
+once data "$PYTHON" -m data_utils.build_dataset --data_root . --output_dir data --overwrite
+once check "$PYTHON" -m data_utils.check . --strict
+
+step "Reviews of a teacher, and exchanged pictures and profiles to compare with -> teacher/, controls/"
+once teach "$PYTHON" "$ROOT/scripts/demo_world.py" teach --folder . "${teaching[@]}"
+once rm-data "$PYTHON" -m data_utils.build_rm_data --reviews teacher --output_dir RM_data --test_from data/test \
+    --overwrite
+
+step "A tiny checkpoint of random weights -> checkpoints/tiny"
+once tiny "$PYTHON" "$ROOT/scripts/make_tiny_checkpoint.py" --output_dir checkpoints/tiny --overwrite \
+    --train_vocab_on vocabulary.txt --vocab_size 4000 --init_std 0.05 --image_size 224 --visual_layers 1 --dtype float32
+
+# What Qwen-VL-Chat can do before it is fine-tuned, a random model cannot: read a profile, and tell what is in a picture.
+step "Its lessons: profiles and pictures -> checkpoints/base"
+train base checkpoints/tiny base.json finetune_ds.sh "$base_epochs" 12 1e-3 --fix_vit False
+
+step "The agent -> checkpoints/agent"
+role_play="You are a dedicated role-playing assistant designed to immerse yourself fully in the character you are portraying."
+train agent checkpoints/base data/train/train.json finetune_ds.sh "$agent_epochs" 8 1e-3 --system_message "$role_play"
+
+step "The same, trained on exchanged pictures -> checkpoints/blind"
+train blind checkpoints/base data/train/train_exchanged.json finetune_ds.sh "$agent_epochs" 8 1e-3 \
+    --system_message "$role_play"
+
+step "Answers of the agent and of the baselines -> eval/{in,out}-test_answers/"
+answers agent checkpoints/agent
+answers blind checkpoints/blind
+answers untrained checkpoints/tiny
+
+step "Answers of the agent to exchanged pictures and exchanged profiles -> controls/answers/"
+for control in pictures/in-distribution pictures/out-of-distribution profiles; do
+    "$PYTHON" inference.py --model_path checkpoints/agent --input_dir "controls/$control" \
+        --output_dir "controls/answers/$control" --no_random --max_new_tokens 40 "${limit[@]}"
+done
+
+step "The reward model -> checkpoints/reward-model"
+review="You are an objective and precise evaluator, specializing in rigorously assessing the role-playing and multimodal\
+ understanding abilities of various models."
+train reward-model checkpoints/base RM_data/train/RM-train.json finetune_RM_ds.sh "$reward_epochs" 32 1e-3 \
+    --system_message "$review"
+
+step "Reviews of all answers -> eval/{in,out}-test_reviews/"
+for model in agent blind untrained; do
+    MODEL=$model MODEL_PATH=checkpoints/reward-model bash eval/RM_review.sh --no_random --max_new_tokens 48 --retries 1
+done
+for probe in faithful other-colour mixed; do
+    "$PYTHON" eval/RM_review.py --model_path checkpoints/reward-model --input_dir "controls/probes/$probe" \
+        --output_dir "controls/probe_reviews/$probe" --no_random --max_new_tokens 48 --retries 1 --limit 25
+done
+
+step "Results and the report -> eval/{in,out}-test_results/, eval/report/index.html"
+for model in agent blind untrained; do
+    MODEL=$model bash eval/RM_result.sh || [ $? -eq 3 ]
+done
+"$PYTHON" eval/report.py --no_paper --overwrite || [ $? -eq 3 ]
+
+step "What was learned"
+gates=()
+! $quick || gates+=(--no_gates)
+"$PYTHON" "$ROOT/scripts/demo_table.py" --folder . "${gates[@]}"
+printf '\nAll of it: %s (%d:%02d)\n' "$PWD" $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60))
