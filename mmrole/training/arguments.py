@@ -259,4 +259,3 @@ def translate(argv: list[str]) -> tuple[list[str], list[str]]:
         else:
             translated.append(argument)
     return translated, notes
-
