@@ -101,11 +101,13 @@ def find_character(name: str, characters: Mapping[str, Character]) -> Character:
 
 
 def check_image(path: Path) -> None:
-    """Raises UserError if a file is not a picture that can be read."""
+    """Raises UserError if there is no such file, or it is not a picture that can be read."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give another image")
     try:
         open_image(path)
     except (ImagePathError, OSError) as error:
-        raise UserError(f"{error}; give another --image") from None
+        raise UserError(f"{error}; give another image") from None
 
 
 def talk(conversation, speaker, characters: Mapping[str, Character]) -> None:

@@ -54,11 +54,11 @@ if $quick; then
     base_epochs=1 agent_epochs=1 reward_epochs=1
 else
     FOLDER=${FOLDER:-demo}
-    world=(--dialogues 10 --profiles 10000 --pictures 5000)
-    teaching=(--prompts 800 --answers 3)
+    world=(--dialogues 10 --profiles 8000 --pictures 5000)
+    teaching=(--prompts 500 --answers 3)
     limit=()
     zero=2
-    base_epochs=2 agent_epochs=2 reward_epochs=1
+    base_epochs=1 agent_epochs=1 reward_epochs=1
 fi
 ! $fresh || rm -rf -- "$FOLDER"
 mkdir -p -- "$FOLDER"
@@ -121,16 +121,19 @@ step "A tiny checkpoint of random weights -> checkpoints/tiny"
 once tiny "$PYTHON" "$ROOT/scripts/make_tiny_checkpoint.py" --output_dir checkpoints/tiny --overwrite \
     --train_vocab_on vocabulary.txt --vocab_size 4000 --init_std 0.05 --image_size 224 --visual_layers 1 --dtype float32
 
+role_play="You are a dedicated role-playing assistant designed to immerse yourself fully in the character you are\
+ portraying."
+
 # What Qwen-VL-Chat can do before it is fine-tuned, a random model cannot: read a profile, and tell what is in a picture.
 step "Its lessons: profiles and pictures -> checkpoints/base"
-train base checkpoints/tiny base.json finetune_ds.sh "$base_epochs" 12 1e-3 --fix_vit False
+train base checkpoints/tiny base.json finetune_ds.sh "$base_epochs" 12 1e-3 --fix_vit False \
+    --system_message "$role_play"
 
 step "The agent -> checkpoints/agent"
-role_play="You are a dedicated role-playing assistant designed to immerse yourself fully in the character you are portraying."
-train agent checkpoints/base data/train/train.json finetune_ds.sh "$agent_epochs" 8 1e-3 --system_message "$role_play"
+train agent checkpoints/base data/train/train.json finetune_ds.sh "$agent_epochs" 8 5e-4 --system_message "$role_play"
 
 step "The same, trained on exchanged pictures -> checkpoints/blind"
-train blind checkpoints/base data/train/train_exchanged.json finetune_ds.sh "$agent_epochs" 8 1e-3 \
+train blind checkpoints/base data/train/train_exchanged.json finetune_ds.sh "$agent_epochs" 8 5e-4 \
     --system_message "$role_play"
 
 step "Answers of the agent and of the baselines -> eval/{in,out}-test_answers/"

@@ -14,8 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_utils.prompts import picture_markup
-from mmrole.demo.characters import CHINESE, SERIES, make_stranger
+from data_utils.prompts import HUMAN_PARTNER, picture_markup, role_play_prompt
+from mmrole.demo.characters import CHINESE, CROWD_SERIES, make_stranger
 from mmrole.demo.drawings import draw, draw_scene
 from mmrole.demo.grammar import TOPICS, describe, questions, reply
 
@@ -28,7 +28,7 @@ _CHINESE_SHARE = 0.2
 
 
 def profile_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[Json]:
-    """Conversations about a profile: of a stranger, in every second one followed by that of another stranger.
+    """Prompts to play a stranger, half of them in a talk with another stranger, and nothing to see.
 
     Args:
         chance: where the draws come from.
@@ -37,15 +37,20 @@ def profile_lessons(chance: random.Random, count: int, reserved: Collection[str]
     """
     lessons = []
     while len(lessons) < count:
-        series = CHINESE if chance.random() < _CHINESE_SHARE else SERIES[0]
+        series = CHINESE if chance.random() < _CHINESE_SHARE else chance.choice(CROWD_SERIES)
         strangers = [make_stranger(chance, series) for _ in range(2)]
-        if any(stranger.catchphrase in reserved for stranger in strangers):
+        if strangers[0].name == strangers[1].name or any(stranger.catchphrase in reserved for stranger in strangers):
             continue
         topic = chance.choice(TOPICS[1:])
-        told = strangers[: chance.choice((1, 2))]
-        descriptions = [f"The description of {each.name} is as follows:\n{each.profile}" for each in told]
-        prompt = "\n\n\n".join([*descriptions, chance.choice(questions(topic, series == CHINESE))])
-        lessons.append(_lesson(f"profile_{len(lessons)}", prompt, reply(told[0], topic, None)))
+        role, partner = strangers
+        prompt = role_play_prompt(
+            role=role.name,
+            series=series,
+            other_role=chance.choice((HUMAN_PARTNER, partner.name)),
+            profiles={stranger.name: stranger.profile for stranger in strangers},
+            last_utterance=chance.choice(questions(topic, series == CHINESE)),
+        )
+        lessons.append(_lesson(f"profile_{len(lessons)}", prompt, reply(role, topic, None)))
     return lessons
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import gradio
 from PIL import Image
 
+from data_utils.errors import UserError
 from data_utils.profiles import Character
 from data_utils.prompts import HUMAN_SPEAKER
 from mmrole.generation.conversation import Conversation, Speaker
@@ -30,13 +32,23 @@ def serve(
         character: whom the page shows first; the first one by default.
         image: what it shows first.
         port: of the page.
+
+    Raises:
+        UserError: the port is not free.
     """
     first = character or next(iter(characters.values()))
     page = make_page(speaker, characters, first, image)
     # One reply at a time: the model is shared by all who have the page open.
-    page.queue(default_concurrency_limit=1).launch(
-        server_name="127.0.0.1", server_port=port, theme=gradio.themes.Soft(primary_hue="slate")
-    )
+    page.queue(default_concurrency_limit=1)
+    try:
+        page.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            theme=gradio.themes.Soft(primary_hue="slate"),
+            footer_links=[],
+        )
+    except OSError as error:
+        raise UserError(f"the page cannot be served on port {port} ({error}); give another --port") from None
 
 
 def make_page(
@@ -52,9 +64,10 @@ def make_page(
         conversation = Conversation(characters[name], picture, _history(messages, name))
         shown = [*messages, _message("user", words), _message("assistant", "")]
         yield "", shown
+        reply = ""
         for piece in conversation.reply(speaker, words):
-            shown = [*shown[:-1], _message("assistant", _text(shown[-1]) + piece)]
-            yield "", shown
+            reply += piece
+            yield "", [*shown[:-1], _message("assistant", reply)]
 
     def describe(name: str) -> tuple[str, Messages]:
         return _introduction(characters[name]), []
@@ -65,13 +78,17 @@ def make_page(
             with gradio.Column(scale=2, min_width=280):
                 role = gradio.Dropdown(list(characters), value=first.name, label="Character")
                 picture = gradio.Image(
-                    value=None if image is None else str(image), type="pil", label="Image", height=280
+                    value=None if image is None else str(image),
+                    type="pil",
+                    label="Image",
+                    height=280,
+                    sources=["upload", "clipboard"],
                 )
                 with gradio.Accordion("Profile", open=False):
-                    profile = gradio.Markdown(_introduction(first), sanitize_html=True)
+                    profile = gradio.Textbox(_introduction(first), show_label=False, lines=12, interactive=False)
             with gradio.Column(scale=3, min_width=320):
-                # What people and models say is shown as it is, neither as HTML nor as Markdown.
-                talk = gradio.Chatbot(label="Conversation", height=460, render_markdown=False, sanitize_html=True)
+                # Without the button that would send the conversation to a server.
+                talk = gradio.Chatbot(label="Conversation", height=460, render_markdown=False, buttons=["copy"])
                 words = gradio.Textbox(label="You", placeholder="What do you see?", submit_btn=True, autofocus=True)
                 gradio.Button("Start again").click(list, outputs=talk)
         words.submit(say, [words, talk, role, picture], [words, talk])
@@ -89,12 +106,14 @@ def _history(messages: Messages, name: str) -> list[tuple[str, str]]:
 def _text(message: dict) -> str:
     """A message's text: what comes back from the page is a list of parts."""
     content = message["content"]
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    return html.unescape(text)
 
 
 def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
+    # The page takes messages for HTML, even without Markdown: an image in one could call any address.
+    return {"role": role, "content": html.escape(content, quote=False)}
 
 
 def _introduction(character: Character) -> str:
-    return f"**{character.name}** · {character.series}\n\n{character.profile}"
+    return f"{character.name} · {character.series}\n\n{character.profile}"
