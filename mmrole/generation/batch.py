@@ -14,7 +14,7 @@ from mmrole.generation.images import ImageFeatures
 from mmrole.generation.planning import PlannedTree, Prompt
 from mmrole.generation.sampling import choose_tokens
 from mmrole.generation.tree_memory import TreeMemory
-from mmrole.prompt_tree.mask import ancestor_rows, dense_mask
+from mmrole.prompt_tree.mask import ancestor_rows
 from mmrole.qwen_vl import QWenLMHeadModel
 
 # Rebuilding the memory copies it once, about the cost of a step: worth it when so many leaves have finished.
@@ -129,13 +129,10 @@ class Batch:
         if shows_image.size:
             features = self.images.rows(tree.image_keys[shows_image])
             embeddings[0, torch.from_numpy(shows_image).to(device)] = features.to(embeddings)
-        is_chain = bool((tree.last == len(tree) - 1).all())
         outputs = self.model(
             inputs_embeds=embeddings,
-            attention_mask=None if is_chain else dense_mask(torch.from_numpy(tree.last).to(device))[None, None],
             position_ids=torch.from_numpy(tree.depths).to(device)[None],
-            past_key_values=self.memory.row_cache(place),
-            use_cache=True,
+            memory=self.memory.prefill(place, torch.from_numpy(tree.last).to(device)),
             ntk_alpha=torch.tensor([planned.alpha], device=device),
             logits_to_keep=torch.from_numpy(tree.leaf).to(device),
         )

@@ -8,17 +8,16 @@ equal numbers of leaves lie together in a lane, one tensor, so that little memor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.attention import boolean_mask_for, eager_attention_forward
 from mmrole.qwen_vl.blocks import QWenAttention
+from mmrole.tree_attention import BlockwiseAttention
 
 # Most steps of decoding for which memory is taken at once: growing copies everything.
 STEPS_AHEAD = 128
@@ -140,16 +139,16 @@ class TreeMemory:
         for lane in self.lanes:
             lane.length += lane.visible.shape[1]
 
-    def row_cache(self, row: int) -> RowCache:
-        """Takes in the keys and values of a row's tree when it is prefilled."""
-        return RowCache(*self._find(row))
+    def prefill(self, row: int, last: Tensor) -> PrefillMemory:
+        """For the pass that reads a row's tree; `last` is `PromptTree.last` [nodes]."""
+        return PrefillMemory(*self._find(row), BlockwiseAttention(last, self.implementation))
 
     def rebuild(self, keep: Sequence[tuple[int, Sequence[int]]], new: Sequence[Tensor], steps: int) -> list[int]:
         """Lays the memory out anew; what only dropped leaves could see is freed.
 
         Args:
             keep: rows to keep, and the columns of their leaves that go on.
-            new: masks of trees to add, bool [leaves, nodes]; `row_cache` then takes in their keys and values.
+            new: masks of trees to add, bool [leaves, nodes]; `prefill` then takes in their keys and values.
             steps: how many steps there will be at most; room is made for them, up to `STEPS_AHEAD`.
 
         Returns:
@@ -193,19 +192,18 @@ class TreeMemory:
         raise IndexError("no such row")
 
 
-class RowCache(DynamicCache):
-    """Takes the keys and values of one forward pass over a tree straight into its row of a lane."""
+class PrefillMemory:
+    """Attention of one forward pass over a tree, whose keys and values go straight into its row of a lane."""
 
-    def __init__(self, lane: Lane, row: int) -> None:
-        super().__init__()
-        self._lane, self._row = lane, row
+    def __init__(self, lane: Lane, row: int, attention: BlockwiseAttention) -> None:
+        self._lane, self._row, self._attention = lane, row, attention
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any) -> tuple[Tensor, Tensor]:
-        """Stores [1, heads, nodes, head_dim] of a layer and gives them back to be attended to."""
-        nodes = key_states.shape[2]
-        self._lane.keys[layer_idx][self._row, :, :nodes] = key_states[0]
-        self._lane.values[layer_idx][self._row, :, :nodes] = value_states[0]
-        return key_states, value_states
+    def attend(self, module: QWenAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Stores [1, heads, nodes, head_dim] of a layer; each node attends to its ancestors and itself."""
+        nodes = key.shape[2]
+        self._lane.keys[module.layer_idx][self._row, :, :nodes] = key[0]
+        self._lane.values[module.layer_idx][self._row, :, :nodes] = value[0]
+        return self._attention.attend(module, query, key, value)
 
 
 def _lanes(order: list[int], shapes: list[tuple[int, int]]) -> list[list[int]]:

@@ -16,9 +16,9 @@ from mmrole.prompt_tree.sequences import TEXT
 from mmrole.qwen_vl.image_processing import preprocess
 from mmrole.qwen_vl.lm_head import LossPositions
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
-from mmrole.training.attention import BlockwiseAttention
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.planning import MIN_SHARED
+from mmrole.tree_attention import BlockwiseAttention
 
 
 @dataclass(frozen=True, eq=False)

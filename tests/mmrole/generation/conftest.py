@@ -1,6 +1,6 @@
 """Fixtures of the generation tests: a tiny random model, drawn pictures, and `generate()` one at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +18,6 @@ from mmrole.qwen_vl.chat_format import ChatTurn
 from mmrole.qwen_vl.processing import Chat, QWenProcessor
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from a second thread, and lose much where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -212,7 +212,7 @@ def test_memory_of_finished_trees_is_freed(exact, tokenizer):
     sizes = []
 
     def note(module, args, kwargs):
-        if kwargs.get("memory") is not None:
+        if isinstance(kwargs.get("memory"), TreeMemory):
             sizes.append(sum(len(lane.visible) * lane.length for lane in kwargs["memory"].lanes))
 
     hook = exact.transformer.register_forward_pre_hook(note, with_kwargs=True)

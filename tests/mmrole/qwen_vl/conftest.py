@@ -188,15 +188,6 @@ def complete_checkpoint(checkpoint: Path, real_vocabulary: Path) -> Path:
     return checkpoint
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from a second thread, and lose much where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def no_gradients(request: pytest.FixtureRequest) -> Iterator[None]:
     """Gradients are off unless a test is marked otherwise by the fixture `gradients`."""

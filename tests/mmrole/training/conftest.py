@@ -1,6 +1,6 @@
 """Fixtures of the training tests: a byte tokenizer, drawn pictures, conversations that share prefixes, small models."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +16,6 @@ from mmrole.qwen_vl.random_checkpoint import random_config, random_model
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
 from mmrole.training.encoding import EncodedSample, SampleEncoder
 from mmrole.training.samples import TrainingSample, TrainingTurn
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from a second thread, and lose much where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

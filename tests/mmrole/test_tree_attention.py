@@ -1,7 +1,5 @@
 """Block-wise attention in trees against attention with the dense mask."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -10,26 +8,25 @@ from hypothesis import strategies as st
 
 from mmrole.prompt_tree import TokenSequence, build_tree
 from mmrole.prompt_tree.mask import dense_mask
-from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.attention import eager_attention_forward
 from mmrole.qwen_vl.blocks import QWenAttention
-from mmrole.training.attention import BlockwiseAttention
+from mmrole.qwen_vl.random_checkpoint import random_config, random_model
+from mmrole.tree_attention import BlockwiseAttention
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=30), min_size=1, max_size=8)
 
 
 @pytest.fixture(scope="module")
-def modules(make_model: Callable[..., QWenLMHeadModel]) -> dict[str, QWenAttention]:
-    """Attention modules by implementation."""
-    return {name: make_model(attention=name).transformer.h[0].attn for name in ("eager", "sdpa")}
+def module() -> QWenAttention:
+    """An attention module of a small model."""
+    return random_model(random_config(256, visual_width=32), seed=3, dtype=torch.float64).transformer.h[0].attn
 
 
 @given(sequences=SEQUENCES, block_size=st.integers(1, 12))
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_outputs_and_gradients(modules, sequences, block_size, attention):
+def test_outputs_and_gradients(module, sequences, block_size, attention):
     tree = build_tree([TokenSequence(np.array(sequence)) for sequence in sequences])
     last = torch.from_numpy(tree.last)
-    module = modules[attention]
     generator = torch.Generator().manual_seed(0)
     states = [torch.randn(1, 2, len(tree), 4, dtype=torch.float64, generator=generator) for _ in range(3)]
     weights = torch.randn(1, len(tree), 2, 4, dtype=torch.float64, generator=generator)
@@ -41,7 +38,7 @@ def test_outputs_and_gradients(modules, sequences, block_size, attention):
         return output, *torch.autograd.grad((output * weights).sum(), leaves)
 
     expected = run(lambda *leaves: eager_attention_forward(module, *leaves, mask, module.scaling)[0])
-    found = run(lambda *leaves: BlockwiseAttention(last, block_size).attend(module, *leaves))
+    found = run(lambda *leaves: BlockwiseAttention(last, attention, block_size).attend(module, *leaves))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
 

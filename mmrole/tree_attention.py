@@ -1,4 +1,7 @@
-"""Attention in flattened trees without an N x N mask: blocks of queries meet only the keys that one of them sees."""
+"""Attention in flattened trees without an N x N mask: blocks of queries meet only the keys that one of them sees.
+
+Training and generation share it; it is where the model and the prompt tree, which do not know each other, meet.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,13 @@ BLOCK_SIZE = 256
 class _Block(NamedTuple):
     """Queries that follow one another in a tree, the nodes that at least one of them sees, and who sees which.
 
-    `keys` [keys] int64 (indices in the tree) is None where it would be all nodes up to the last query.
+    `keys` [keys] int64 (indices in the tree) is None where it would be all nodes up to the last query. `mask` is None
+    where a whole tree is one block in which each node sees all before it.
     """
 
     queries: int
     keys: Tensor | None
-    mask: Tensor
+    mask: Tensor | None
 
 
 class BlockwiseAttention:
@@ -35,15 +39,22 @@ class BlockwiseAttention:
     for other branches and other trees, and no mask of the whole row exists.
     """
 
-    def __init__(self, last: Tensor, block_size: int = BLOCK_SIZE) -> None:
+    def __init__(self, last: Tensor, implementation: str = "sdpa", block_size: int = BLOCK_SIZE) -> None:
         """Cuts a forest into trees and blocks.
 
         Args:
             last: [N] int64, `PromptTree.last`.
+            implementation: "sdpa" or "eager".
             block_size: most queries of a block.
         """
+        self.implementation = implementation
         self.trees = _tree_lengths(last)
-        self.blocks = [_blocks(tree.to(last.device), block_size) for tree in self._shifted(last)]
+        self.blocks = [self._cut(tree, block_size) for tree in self._shifted(last)]
+
+    def _cut(self, last: Tensor, block_size: int) -> list[_Block]:
+        if self.implementation == "sdpa" and bool((last == len(last) - 1).all()):
+            return [_Block(len(last), None, None)]  # causal without a mask is SDPA's fastest way
+        return _blocks(last, block_size)
 
     def _shifted(self, last: Tensor) -> list[Tensor]:
         starts = np.cumsum([0, *self.trees[:-1]]).tolist()
@@ -51,8 +62,7 @@ class BlockwiseAttention:
 
     def attend(self, module: QWenAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[1, heads, N, d] each → [1, N, heads, d]."""
-        implementation = module.config._attn_implementation
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.implementation, eager_attention_forward)
         outputs = []
         trees = zip(*(states.split(self.trees, dim=2) for states in (query, key, value)), self.blocks, strict=True)
         for tree_query, tree_key, tree_value, blocks in trees:
@@ -62,12 +72,15 @@ class BlockwiseAttention:
             ):
                 stop += block.queries
                 seen = slice(stop) if block.keys is None else block.keys
+                mask = block.mask
+                if mask is not None:
+                    mask = boolean_mask_for(self.implementation, mask[None, None], query.dtype)
                 output, _ = attention(
                     module,
                     block_query,
                     tree_key[:, :, seen],
                     tree_value[:, :, seen],
-                    boolean_mask_for(implementation, block.mask[None, None], query.dtype),
+                    mask,
                     dropout=module.config.attn_dropout_prob if module.training else 0.0,
                     scaling=module.scaling,
                 )
