@@ -54,7 +54,7 @@ if $quick; then
     base_epochs=1 agent_epochs=1 reward_epochs=1
 else
     FOLDER=${FOLDER:-demo}
-    world=(--dialogues 10 --profiles 8000 --pictures 5000)
+    world=(--dialogues 10 --profiles 10000 --pictures 5000)
     teaching=(--prompts 500 --answers 3)
     limit=()
     zero=2
@@ -126,7 +126,7 @@ role_play="You are a dedicated role-playing assistant designed to immerse yourse
 
 # What Qwen-VL-Chat can do before it is fine-tuned, a random model cannot: read a profile, and tell what is in a picture.
 step "Its lessons: profiles and pictures -> checkpoints/base"
-train base checkpoints/tiny base.json finetune_ds.sh "$base_epochs" 12 1e-3 --fix_vit False \
+train base checkpoints/tiny base.json finetune_ds.sh "$base_epochs" 16 1e-3 --fix_vit False \
     --system_message "$role_play"
 
 step "The agent -> checkpoints/agent"

@@ -24,11 +24,14 @@ Json = dict[str, Any]
 FOLDER = "Lessons"
 """Folder of the pictures of lessons, below the image folder."""
 
-_CHINESE_SHARE = 0.2
+_CHINESE_SHARE = 0.15
+_SHORT_SHARE = 0.6
 
 
 def profile_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[Json]:
-    """Prompts to play a stranger, half of them in a talk with another stranger, and nothing to see.
+    """Prompts to play a stranger without a picture: short ones, with a profile alone, and whole ones.
+
+    To copy from a long prompt is learned late, unless it is learned from a short one first.
 
     Args:
         chance: where the draws come from.
@@ -43,13 +46,17 @@ def profile_lessons(chance: random.Random, count: int, reserved: Collection[str]
             continue
         topic = chance.choice(TOPICS[1:])
         role, partner = strangers
-        prompt = role_play_prompt(
-            role=role.name,
-            series=series,
-            other_role=chance.choice((HUMAN_PARTNER, partner.name)),
-            profiles={stranger.name: stranger.profile for stranger in strangers},
-            last_utterance=chance.choice(questions(topic, series == CHINESE)),
-        )
+        question = chance.choice(questions(topic, series == CHINESE))
+        if chance.random() < _SHORT_SHARE:
+            prompt = f"{role.profile}\n\n\n{question}"
+        else:
+            prompt = role_play_prompt(
+                role=role.name,
+                series=series,
+                other_role=chance.choice((HUMAN_PARTNER, partner.name)),
+                profiles={stranger.name: stranger.profile for stranger in strangers},
+                last_utterance=question,
+            )
         lessons.append(_lesson(f"profile_{len(lessons)}", prompt, reply(role, topic, None)))
     return lessons
 

@@ -17,6 +17,10 @@ from mmrole.demo.grammar import CHINESE_WORDS, TOPICS, fact
 GOOD, FAIR, POOR = 9, 6, 2
 
 _ASSISTANT = re.compile(r"^(?:Sure|Certainly|As an)\b|^(?:当然|作为)")
+_COLOUR_OF = {name: colour for colour in COLOURS for name in (colour, CHINESE_WORDS[colour])}
+_COLOUR = re.compile(
+    rf"\b(?:{'|'.join(COLOURS)})\b|{'|'.join(CHINESE_WORDS[colour] for colour in COLOURS)}", re.IGNORECASE | re.ASCII
+)
 _STARTS = {"friend": ("I trust ", "我信任"), "home": ("I live in ", "我住在"), "work": ("I am a", "我是")}
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _FLUENT = re.compile(
@@ -80,12 +84,8 @@ def find(answer: str, character: Character, scene: Scene) -> Findings:
 
 def colour_in(text: str) -> str | None:
     """The first colour that a text names, in English; None if it names none."""
-    places = {
-        colour: min(place for place in (text.lower().find(colour), text.find(CHINESE_WORDS[colour])) if place >= 0)
-        for colour in COLOURS
-        if colour in text.lower() or CHINESE_WORDS[colour] in text
-    }
-    return min(places, key=places.__getitem__) if places else None
+    found = _COLOUR.search(text)
+    return _COLOUR_OF[found[0].lower()] if found else None
 
 
 def review(answer: str, reference: str, character: Character, scene: Scene) -> dict[str, MetricScore]:

@@ -1,0 +1,98 @@
+"""The figures of the demo's final table, on answers whose quality is known."""
+
+import math
+import random
+
+import pytest
+
+from data_utils.prompts import METRICS
+from mmrole.demo import controls, findings
+from mmrole.demo.characters import make_characters
+from mmrole.demo.drawings import Scene
+from mmrole.demo.grammar import reply
+from mmrole.demo.world import World
+
+SCENES = {
+    "a.png": Scene("red", "circle", "left", 1),
+    "b.png": Scene("blue", "star", "right", 2),
+    "c.png": Scene("green", "cross", "middle", 3),
+}
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World({each.name: each for each in make_characters(5)}, SCENES)
+
+
+def record(character, image, answer=None, described=None):
+    reference = reply(character, "picture", SCENES[image])
+    return {
+        "id": f"{character.name}_{image}",
+        "system": "s",
+        "image": image,
+        "conversations": [
+            {
+                "from": "user",
+                "value": f"The description of {character.name} is as follows:\n{character.profile}\n\n\nWhat?",
+            },
+            {"from": "assistant", "value": reference, "answer": reference if answer is None else answer},
+        ],
+        "role": character.name,
+        "script": character.series,
+        "other_role": "a curious human",
+    }
+
+
+def test_right_answers_reach_everything(world):
+    records = [record(character, "b.png") for character in world.characters.values()]
+    assert findings.seen(records, world) == (1, 1, 1, 1, len(records))
+    assert findings.in_character(records, world) == 1
+    assert findings.speaks_as(records, findings.own(records, world)) == 1
+
+
+def test_another_characters_catchphrase_is_out_of_character(world):
+    one, other = list(world.characters.values())[:2]
+    answer = f"{other.catchphrase} One red circle on the left, {one.address}."
+    assert findings.in_character([record(one, "a.png", answer)], world) == 0
+
+
+def test_exchanged_pictures_are_compared_with_what_is_shown_and_with_the_reference(world):
+    characters = list(world.characters.values())[:3]
+    records = [record(character, image) for character, image in zip(characters, SCENES, strict=True)]
+    exchanged = controls.exchange_pictures(records, random.Random(2))
+    assert sorted(each["image"] for each in exchanged) == sorted(SCENES)
+    assert [each["reference_image"] for each in exchanged] == list(SCENES)
+    moved = sum(each["image"] != each["reference_image"] for each in exchanged)
+    assert findings.seen(exchanged, world).colour == pytest.approx(1 - moved / 3)
+
+
+def test_an_exchanged_profile_is_that_of_another_with_the_name_kept(world):
+    outside = [each for each in world.characters.values() if each.distribution == "out-of-distribution"]
+    (exchanged,) = controls.exchange_profiles([record(outside[0], "a.png")], world)
+    prompt = exchanged["conversations"][0]["value"]
+    other = world.characters[controls.impersonated(outside[0].name, world)]
+    assert other.catchphrase in prompt
+    assert outside[0].catchphrase not in prompt
+    assert outside[0].name in prompt
+
+
+def test_the_teachers_own_reviews_agree_with_it(world):
+    character = next(iter(world.characters.values()))
+    records = [
+        controls.reviewed_sample(record(character, "a.png"), reply(character, "picture", scene), world)
+        for scene in SCENES.values()
+    ]
+    assert findings.parsed(records) == 1
+    assert findings.agreement(records, world) == pytest.approx(1)
+    assert findings.separated(records[:1] * 2, records[1:]) == 1
+
+
+def test_a_review_without_scores_counts_as_not_parsed(world):
+    reviewed = controls.reviewed_sample(record(next(iter(world.characters.values())), "a.png"), "Hm.", world)
+    reviewed["rm_review"]["Fluency"]["score"] = None
+    assert findings.parsed([reviewed]) == pytest.approx(1 - 1 / len(METRICS))
+
+
+def test_a_gate_does_not_pass_without_a_figure():
+    assert not findings.at_least("x", math.nan, 0).holds
+    assert not findings.at_most("x", math.nan, 1).holds

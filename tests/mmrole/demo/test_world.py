@@ -1,0 +1,80 @@
+"""The demo's world: whole, seeded, in the published layout, without leaks."""
+
+import hashlib
+import json
+import random
+
+import pytest
+from PIL import Image
+
+from data_utils import build_dataset, check
+from data_utils.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
+from mmrole.demo.characters import CHINESE, make_characters
+from mmrole.demo.drawings import COLOURS
+from mmrole.demo.lessons import profile_lessons
+from mmrole.demo.teacher import colour_in
+from mmrole.demo.world import make_world, read_world
+
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder, SEED, dialogues=2)
+    build_dataset.main(["--data_root", str(folder), "--output_dir", str(folder / "data")])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def training(folder):
+    return json.loads((folder / "data/train/train.json").read_text(encoding="utf-8"))
+
+
+def test_it_passes_the_check(folder):
+    assert check.main([str(folder), "--strict"]) == 0
+
+
+def test_enough_characters_are_in_and_out_of_distribution():
+    characters = make_characters(SEED)
+    inside = [each for each in characters if each.distribution == IN_DISTRIBUTION]
+    outside = [each for each in characters if each.distribution == OUT_OF_DISTRIBUTION]
+    assert len(inside) >= 8
+    assert len(outside) >= 3
+    assert any(each.series == CHINESE for each in inside)
+    assert len({each.name for each in characters}) == len({each.catchphrase for each in characters}) == len(characters)
+
+
+def test_training_never_sees_what_is_out_of_distribution(training, folder):
+    outside = [each for each in make_characters(SEED) if each.distribution == OUT_OF_DISTRIBUTION]
+    reserved = {each.catchphrase for each in make_characters(SEED)}
+    own = json.dumps(training, ensure_ascii=False)
+    text = json.dumps([*training, *profile_lessons(random.Random(1), 300, reserved)], ensure_ascii=False)
+    for character in outside:
+        assert character.catchphrase not in text
+        assert f"{character.name} is " not in own
+
+
+def test_no_two_pictures_are_alike(folder):
+    pictures = list((folder / "images").rglob("*.png"))
+    assert len({hashlib.sha256(Image.open(path).tobytes()).digest() for path in pictures}) == len(pictures)
+
+
+def test_the_colour_is_never_told_before_it_is_asked_for(training, folder):
+    world = read_world(folder, SEED)
+    asked = 0
+    for sample in training:
+        question, reference = (turn["value"] for turn in sample["conversations"])
+        colour = colour_in(reference)
+        if colour is not None:
+            asked += 1
+            assert colour == world.scenes[sample["image"]].colour
+            assert colour_in(question) is None, question
+    assert asked > len(training) / 3
+    assert set(COLOURS) == {world.scenes[sample["image"]].colour for sample in training}
+
+
+def test_the_same_seed_gives_the_same_world(folder, tmp_path):
+    make_world(tmp_path, SEED, dialogues=2)
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes()
