@@ -48,7 +48,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--no_random", action="store_true", help="greedy: always the most probable token")
     add("--seed", type=int, default=1234, help="seed of the sampling (default: %(default)s)")
     add("--max_new_tokens", type=at_least(1), metavar="N", help="most tokens of a reply")
-    add = parser.add_argument_group("browser (needs gradio: pip install gradio)").add_argument
+    add = parser.add_argument_group("browser (needs gradio: pip install -e .[web])").add_argument
     add("--web", action="store_true", help="serve a page to chat in, on this machine only")
     add("--port", type=int, default=7860, help="of the page (default: %(default)s)")
     arguments = parser.parse_args(argv)
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     arguments = parse_arguments(argv)
     if arguments.web and importlib.util.find_spec("gradio") is None:
-        raise UserError("--web needs gradio, which is not installed; run: pip install gradio")
+        raise UserError("--web needs gradio, which is not installed; run: pip install -e .[web]")
     characters = read_characters(arguments.data_root)
     character = None if arguments.role is None else find_character(arguments.role, characters)
     if arguments.image is not None:
