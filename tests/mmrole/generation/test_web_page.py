@@ -1,0 +1,62 @@
+"""The chat page in a real browser: it answers, and takes no word for markup. Needs gradio and Chromium."""
+
+import shutil
+
+import pytest
+import torch
+
+from data_utils.profiles import Character
+from mmrole.generation.conversation import Speaker
+from mmrole.generation.requests import GenerationSettings
+
+gradio = pytest.importorskip("gradio", reason="gradio, which chat.py --web needs, is not installed")
+HOSTILE = (
+    "<img src=http://192.0.2.1/x onerror=\"document.title='broken'\"> **Hello** "
+    "<script>document.title='broken'</script>"
+)
+PROFILE = "### Personality\n![](http://192.0.2.1/y)"
+
+
+@pytest.fixture(scope="module")
+def page(make_model, tokenizer):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on the path")
+    from mmrole.generation.web_page import make_page
+
+    speaker = Speaker(make_model(torch.float32), tokenizer, GenerationSettings(max_new_tokens=8, do_sample=False))
+    characters = {name: Character(name, "Lantern Bay", "in-distribution", PROFILE) for name in ("Mira", "Odo")}
+    built = make_page(speaker, characters, characters["Mira"], None)
+    _, address, _ = built.queue().launch(prevent_thread_lock=True, quiet=True, footer_links=[])
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.requests = []
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.goto(address)
+        yield page
+        browser.close()
+    built.close()
+
+
+def test_words_are_shown_as_they_are_and_answered(page):
+    box = page.get_by_placeholder("What do you see?")
+    box.fill(HOSTILE)
+    box.press("Enter")
+    said = page.locator(".message.user")
+    said.wait_for()
+    assert HOSTILE in said.inner_text()
+    reply = page.locator(".message.bot")
+    reply.wait_for()
+    assert page.title() != "broken"
+    page.get_by_text("Profile").click()
+    page.wait_for_timeout(300)
+    outside = [url for url in page.requests if "192.0.2.1" in url]
+    assert not outside, outside
+
+
+def test_another_character_begins_anew(page):
+    page.get_by_role("listbox", name="Character").or_(page.get_by_label("Character")).first.click()
+    page.get_by_role("option", name="Odo").click()
+    page.locator(".message.user").wait_for(state="detached")
