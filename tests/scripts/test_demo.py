@@ -1,0 +1,46 @@
+"""scripts/demo.sh: its flags, and (long) the whole wiring, twice over."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def demo(repository, *flags, **environment):
+    return subprocess.run(
+        ["bash", repository / "scripts/demo.sh", *flags],
+        env={**os.environ, "PYTHON": sys.executable, **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+
+
+def test_help_names_every_flag(repository):
+    done = demo(repository, "--help")
+    assert done.returncode == 0
+    assert all(word in done.stdout for word in ("--quick", "--fresh", "FOLDER", "NPROC", "PYTHON"))
+    assert "set -" not in done.stdout
+
+
+def test_an_unknown_flag_gets_one_line(repository):
+    done = demo(repository, "--quik")
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown flag --quik; bash scripts/demo.sh --help\n"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_quick_runs_through_and_again_does_nothing(repository, tmp_path):
+    folder = tmp_path / "demo"
+    first = demo(repository, "--quick", FOLDER=str(folder))
+    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
+    assert (folder / "eval/report/index.html").is_file()
+    assert "the agent names the colour" in (folder / "demo_table.md").read_text(encoding="utf-8")
+    written = {path: path.stat().st_mtime_ns for path in (folder / "checkpoints").rglob("*.safetensors")}
+    again = demo(repository, "--quick", FOLDER=str(folder))
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+    assert "finished before" in again.stdout
