@@ -34,7 +34,7 @@ FACETS = ("character", "series", "category", "language")
 """What samples are grouped by, besides split and type."""
 
 MIN_IMAGES = 5
-"""A group of fewer images gets no interval: to resample so few tells nothing."""
+"""Samples of fewer images get no interval: to resample so few tells nothing."""
 
 Scores = dict[str, Estimate]
 """An estimate for each of `MEASURES`."""
@@ -79,18 +79,39 @@ def split_scores(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap
     by_split = {name: _scores(values, split == name, clusters, bootstrap) for name in SPLITS if (split == name).any()}
     if len(by_split) < len(SPLITS):
         return by_split
-    draws = sum(WEIGHTS[name] * bootstrap.means(values[split == name], clusters[split == name]) for name in SPLITS)
-    weighted = {
-        measure: Estimate(
-            sum(WEIGHTS[name] * by_split[name][measure].value for name in SPLITS),
-            float(low),
-            float(high),
-            sum(by_split[name][measure].n for name in SPLITS),
-        )
-        for measure, low, high in zip(MEASURES, *interval(draws), strict=True)
-    }
+    weighted = dict(zip(MEASURES, weighted_estimates(values, split, clusters, bootstrap), strict=True))
     pooled = _scores(values, np.ones(len(values), bool), clusters, bootstrap)
     return {WEIGHTED: weighted, POOLED: pooled, **by_split}
+
+
+def enough_images(values: np.ndarray, clusters: np.ndarray) -> bool:
+    """Whether the known rows of values [n, k] are of at least `MIN_IMAGES` images."""
+    return len(np.unique(clusters[~np.isnan(values).all(axis=1)])) >= MIN_IMAGES
+
+
+def image_estimates(values: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap) -> list[Estimate]:
+    """The mean of each column of values [n, k]; with its interval if there are enough images."""
+    return mean_estimates(values, clusters, bootstrap if enough_images(values, clusters) else None)
+
+
+def weighted_estimates(
+    values: np.ndarray, split: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap
+) -> list[Estimate]:
+    """The mean of both splits with `WEIGHTS`, of each column of values [n, k]; `split` and `clusters` are [n]."""
+    parts = [(WEIGHTS[name], values[split == name], clusters[split == name]) for name in SPLITS]
+    means = [mean_estimates(own, images, None) for _, own, images in parts]
+    low = high = np.full(values.shape[1], np.nan)
+    if all(enough_images(own, images) for _, own, images in parts):
+        low, high = interval(sum(weight * bootstrap.means(own, images) for weight, own, images in parts))
+    return [
+        Estimate(
+            sum(weight * mean.value for (weight, *_), mean in zip(parts, of_splits, strict=True)),
+            float(low[column]),
+            float(high[column]),
+            sum(mean.n for mean in of_splits),
+        )
+        for column, of_splits in enumerate(zip(*means, strict=True))
+    ]
 
 
 def type_scores(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap) -> dict[tuple[str, str], Scores]:
@@ -135,7 +156,8 @@ def measure_length(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstr
     for name in SPLITS:
         used = (split == name) & model.complete & (model.length_ratios > 0)
         weights[used] = WEIGHTS[name] / max(used.sum(), 1)
-    weighted = length_controlled(model.overall, model.length_ratios, clusters, bootstrap, weights)
+    enough = all(enough_images(model.overall[split == name, None], clusters[split == name]) for name in SPLITS)
+    weighted = length_controlled(model.overall, model.length_ratios, clusters, bootstrap if enough else None, weights)
     return {WEIGHTED: pooled._replace(score=weighted), POOLED: pooled, **lengths}
 
 
@@ -150,7 +172,7 @@ def measure_position_bias(
     first, second = first[both], second[both]
     means = np.column_stack([first.mean(axis=1), second.mean(axis=1)])
     difference = means[:, 0] - means[:, 1]
-    estimates = mean_estimates(np.column_stack([means, difference]), clusters[both], bootstrap)
+    estimates = image_estimates(np.column_stack([means, difference]), clusters[both], bootstrap)
     p_value = sign_flip_test(difference, clusters[both], len(bootstrap.counts), seed)
     agreement = float((np.sign(first - 1) == np.sign(second - 1)).mean())
     return PositionBias(*estimates, p_value, agreement)
@@ -166,8 +188,7 @@ def score_histogram(model: ModelReviews) -> np.ndarray:
 
 
 def _scores(values: np.ndarray, mask: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap) -> Scores:
-    enough = len(np.unique(clusters[mask])) >= MIN_IMAGES
-    estimates = mean_estimates(values[mask], clusters[mask], bootstrap if enough else None)
+    estimates = image_estimates(values[mask], clusters[mask], bootstrap)
     return dict(zip(MEASURES, estimates, strict=True))
 
 
@@ -178,6 +199,7 @@ def _length(overall: np.ndarray, ratios: np.ndarray, clusters: np.ndarray, boots
         nothing = Estimate(float("nan"), float("nan"), float("nan"), 0)
         return Length(float("nan"), nothing, nothing, nothing)
     logarithms = np.log(ratios)
+    bootstrap = bootstrap if enough_images(overall[:, None], clusters) else None
     return Length(
         float(np.median(ratios)),
         pearson(overall, logarithms, clusters, bootstrap),

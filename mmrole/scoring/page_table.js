@@ -148,8 +148,8 @@ function drawPairs() {
   byId("pairs").hidden = !REPORT.pairs.length;
   document.querySelector('nav a[href="#pairs"]').hidden = !REPORT.pairs.length;
   byId("pairs-lead").textContent =
-    "Overall score on the samples of both models: sign-flip test by image, p-values corrected for the number of " +
-    "pairs (Holm).";
+    "Difference of the overall scores on the samples of both models (0.75 In-Test + 0.25 Out-Test where these are of " +
+    "both sets); sign-flip test by image, p-values corrected for the number of pairs (Holm).";
   const head = ["Pair", "Verdict", "Difference", "p, corrected", "Samples"];
   const rows = REPORT.pairs.map((pair) =>
     make(

@@ -11,15 +11,18 @@ from mmrole.scoring.coverage import Coverage, measure_coverage
 from mmrole.scoring.measures import (
     OVERALL,
     WEIGHTED,
+    WEIGHTS,
     Length,
     PositionBias,
     Scores,
     group_scores,
+    image_estimates,
     measure_length,
     measure_position_bias,
     score_histogram,
     split_scores,
     type_scores,
+    weighted_estimates,
 )
 from mmrole.scoring.reviews import SPLITS, ModelReviews
 from mmrole.scoring.statistics import (
@@ -27,13 +30,15 @@ from mmrole.scoring.statistics import (
     Bootstrap,
     Estimate,
     holm,
-    mean_estimates,
     number_clusters,
     sign_flip_test,
 )
 
 SIGNIFICANCE = 0.05
 """A corrected p-value below it tells two models apart."""
+
+FLIPS_PER_PAIR = 100
+"""Least flips of each test by the number of pairs, so that the correction leaves p-values well below `SIGNIFICANCE`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +68,7 @@ class ModelReport:
 
 
 class Pair(NamedTuple):
-    """Two models on the complete samples of both."""
+    """Two models on the complete samples of both; if they share both splits, by the `measures.WEIGHTED` mean."""
 
     first: str
     """The model with the higher mean."""
@@ -104,7 +109,7 @@ class Report:
         pairs: every two models.
         paper: the rows of the paper's Table 5; empty if switched off.
         n_images: distinct images, the clusters of the bootstrap.
-        draws: of the bootstrap and the tests.
+        draws: of the bootstrap.
         seed: of the draws.
     """
 
@@ -125,7 +130,7 @@ def make_report(
     Args:
         models: at least one, of distinct names, each with at least one sample.
         paper: rows to show as a reference.
-        draws: of the bootstrap and the tests.
+        draws: of the bootstrap, and flips of the tests (or `FLIPS_PER_PAIR` for each pair, if that is more).
         seed: of the draws.
     """
     clusters, n_images = number_clusters([image for model in models for image in model.columns["image"]])
@@ -164,17 +169,30 @@ def _rank(report: ModelReport, ranked_by: str | None) -> tuple[float, str]:
 def _pairs(
     models: Sequence[ModelReviews], clusters: Mapping[str, np.ndarray], bootstrap: Bootstrap, seed: int
 ) -> tuple[Pair, ...]:
-    pairs = [_compare(one, other, clusters[one.model], bootstrap, seed) for one, other in combinations(models, 2)]
+    chosen = list(combinations(models, 2))
+    # A p-value is not below 1 / (flips + 1), nor a corrected one below that times the number of pairs.
+    flips = max(len(bootstrap.counts), FLIPS_PER_PAIR * len(chosen))
+    pairs = [_compare(one, other, clusters[one.model], bootstrap, flips, seed) for one, other in chosen]
     corrected = holm([pair.p_value for pair in pairs])
     return tuple(pair._replace(corrected=value) for pair, value in zip(pairs, corrected, strict=True))
 
 
-def _compare(one: ModelReviews, other: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap, seed: int) -> Pair:
+def _compare(
+    one: ModelReviews, other: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap, flips: int, seed: int
+) -> Pair:
     """The pair, not yet corrected. `clusters` are those of the first model's samples."""
     theirs = dict(zip(other.keys, other.overall, strict=True))
     differences = one.overall - np.array([theirs.get(key, np.nan) for key in one.keys])
-    (difference,) = mean_estimates(differences[:, None], clusters, bootstrap)
-    p_value = sign_flip_test(differences, clusters, len(bootstrap.counts), seed)
+    split = one.columns["split"]
+    common = {name: int((~np.isnan(differences[split == name])).sum()) for name in SPLITS}
+    weights = np.ones(len(differences))
+    if all(common.values()):
+        (difference,) = weighted_estimates(differences[:, None], split, clusters, bootstrap)
+        for name in SPLITS:
+            weights[split == name] = WEIGHTS[name] / common[name]
+    else:
+        (difference,) = image_estimates(differences[:, None], clusters, bootstrap)
+    p_value = sign_flip_test(weights * differences, clusters, flips, seed)
     first, second = one.model, other.model
     if difference.value < 0:
         first, second = second, first

@@ -191,8 +191,8 @@ def _pairs(report: Report) -> _Table:
         names = escape_markdown(f"{pair.first} – {pair.second}")
         rows.append([names, str(pair.difference.n), estimate(pair.difference), *values, escape_markdown(pair.verdict)])
     note = (
-        f"Difference of the {OVERALL} means on the samples of both; two-sided sign-flip test by image; p (Holm) is "
-        f"corrected for all {len(rows)} pairs."
+        f"Difference of the {OVERALL} means on the samples of both models, {WEIGHTED} where these are of both test "
+        f"sets; two-sided sign-flip test by image; p (Holm) is corrected for all {len(rows)} pairs."
     )
     return header, rows, note if rows else "There is only one model."
 

@@ -136,6 +136,43 @@ def test_models_are_ranked_by_what_all_have(two_splits: Callable, published: lis
     assert {pair.verdict for pair in mixed.pairs if "gpt-4-turbo" in pair[:2]} == {"no sample in common"}
 
 
+def test_pairs_are_compared_by_the_mean_that_ranks(
+    review_record: Callable, write_reviews: Callable, tmp_path: Path
+) -> None:
+    """Better in few samples of In-Test, worse in many of Out-Test: the mean over all samples says the opposite."""
+    for model, own in (
+        ("a", {"in-test": (9, 10), "out-test": (8, 10)}),
+        ("b", {"in-test": (7, 10), "out-test": (9, 10)}),
+    ):
+        for split, n in (("in-test", 12), ("out-test", 36)):
+            write_reviews([review_record(number, own[split]) for number in range(n)], model=model, split=split)
+    report = make_report(read_models([tmp_path / "in-test_reviews", tmp_path / "out-test_reviews"], {}), draws=500)
+    assert [model.model for model in report.models] == ["a", "b"]
+    assert report.models[0].scores[POOLED][OVERALL].value < report.models[1].scores[POOLED][OVERALL].value
+    (pair,) = report.pairs
+    assert (pair.first, pair.difference.n) == ("a", 48)
+    assert pair.difference.value == pytest.approx(0.75 * 0.2 - 0.25 * 0.1)
+    assert pair.difference.low == pytest.approx(pair.difference.value)  # nothing varies within a set
+
+
+def test_any_number_of_pairs_can_be_told_apart(
+    review_record: Callable, write_reviews: Callable, tmp_path: Path
+) -> None:
+    """With 100 flips p is not below 1/101, 0.1 for ten pairs: there are more flips where there are many pairs."""
+    for number in range(5):
+        write_reviews([review_record(index, (4 + number, 10)) for index in range(60)], model=f"model-{number}")
+    pairs = make_report(read_models([tmp_path / "in-test_reviews"], {}), draws=100).pairs
+    assert {pair.verdict for pair in pairs} == {f"{pair.first} is better" for pair in pairs}
+
+
+def test_images_without_scores_do_not_make_an_interval(review_record: Callable, write_reviews: Callable) -> None:
+    records = [review_record(number, (9, 10) if number < 8 else None) for number in range(40)]  # four images scored
+    (model,) = make_report(read_models([write_reviews(records)], {}), draws=200).models
+    assert model.scores[IN_TEST][OVERALL].n == 8
+    assert math.isnan(model.scores[IN_TEST][OVERALL].low)
+    assert math.isnan(model.length[IN_TEST].score.low)
+
+
 def test_position_bias(review_record: Callable, write_reviews: Callable) -> None:
     swapped = {metric: {"review": "Fine.", "score": [8, 10]} for metric in METRICS}
     records = [review_record(number, (10, 10), rm_review_swapped=swapped) for number in range(12)]
