@@ -28,7 +28,8 @@ class RMSNorm(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., size] → the same."""
         wide = hidden_states.to(at_least_float32(hidden_states.dtype))
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)  # reads once what a mean of squares reads twice
+        wide = wide * torch.rsqrt(norm.square() / wide.shape[-1] + self.eps)
         return wide.to(hidden_states.dtype) * self.weight
 
 

@@ -48,7 +48,8 @@ def rotary_tables(
         dtype: float32 or float64.
 
     Returns:
-        Two tensors [batch, positions, r]; the second half of the channels repeats the first (rotate-half form).
+        Two tensors [batch, positions, r] for `rotate`: the second half of the channels repeats the first, and the sines
+        of the first half are negative.
     """
     alpha = alpha.to(device=position_ids.device, dtype=torch.float64)
     if alpha.dim() == 1:
@@ -58,8 +59,8 @@ def rotary_tables(
     exponents = torch.arange(0, channels, 2, device=position_ids.device, dtype=dtype) / channels
     inverse_frequencies = 1.0 / scaled_base[..., None] ** exponents  # [batch, 1 or positions, r / 2]
     angles = position_ids[..., None].to(dtype) * inverse_frequencies
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -67,13 +68,13 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         states: [batch, heads, positions, head_dim] queries or keys.
-        cos, sin: [batch, positions, r].
+        cos, sin: [batch, positions, r] of `rotary_tables`.
     """
     channels = cos.shape[-1]
     cos, sin = cos[:, None], sin[:, None]
     rotated = states[..., :channels].to(cos.dtype)
-    first, second = rotated.chunk(2, dim=-1)
-    rotated = (rotated * cos + torch.cat((-second, first), dim=-1) * sin).to(states.dtype)
+    swapped = torch.cat(rotated.chunk(2, dim=-1)[::-1], dim=-1)
+    rotated = (rotated * cos).addcmul_(swapped, sin).to(states.dtype)
     if channels == states.shape[-1]:
         return rotated
     return torch.cat((rotated, states[..., channels:]), dim=-1)

@@ -63,7 +63,7 @@ def ntk_factor_of_training(model: QWenLMHeadModel, patch: Patch) -> None:
 def interleaved_rotary(model: QWenLMHeadModel, patch: Patch) -> None:
     def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         half = cos.shape[-1] // 2
-        cos, sin = (table[:, None, :, :half].repeat_interleave(2, dim=-1) for table in (cos, sin))
+        cos, sin = (table[:, None, :, half:].repeat_interleave(2, dim=-1) for table in (cos, sin))
         turned = torch.stack((-states[..., 1::2], states[..., ::2]), dim=-1).flatten(-2)
         return states * cos + turned * sin
 
