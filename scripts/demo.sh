@@ -54,7 +54,7 @@ if $quick; then
     base_epochs=1 agent_epochs=1 reward_epochs=1
 else
     FOLDER=${FOLDER:-demo}
-    world=(--dialogues 10 --profiles 10000 --pictures 5000)
+    world=(--dialogues 10 --profiles 12000 --pictures 6000)
     teaching=(--prompts 500 --answers 3)
     limit=()
     zero=2

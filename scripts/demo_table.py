@@ -101,9 +101,9 @@ def measure(folder: Path, world: World) -> list[Gate]:
         findings.at_least(
             "the agent is in character, In-Test", findings.in_character(agent[IN_DISTRIBUTION], world), 0.95
         ),
-        findings.at_least("new characters' catchphrases, Out-Test", _says(outside, findings.own, world), 0.8),
+        findings.at_least("new characters' catchphrases, Out-Test", _says(outside, findings.own, world), 0.7),
         findings.at_least(
-            "… those of the profile, profiles exchanged", _says(profiles, findings.exchanged, world), 0.8
+            "… those of the profile, profiles exchanged", _says(profiles, findings.exchanged, world), 0.5
         ),
         findings.at_most("… their own, profiles exchanged", _says(profiles, findings.own, world), 0.1),
         findings.at_least("reviews that parse", findings.parsed(every), 0.99),
