@@ -7,6 +7,7 @@ the samples that have all eight pairs.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,10 @@ def read_files(arguments: argparse.Namespace) -> tuple[list[ReviewFile], list[Pa
     folder, answers_dir = arguments.input_dir, arguments.answers_dir
     if answers_dir and not answers_dir.is_dir():
         raise UserError(f"the folder of the answers, {answers_dir}, does not exist; give another --answers_dir")
+    if Path(os.path.abspath(folder)).parent.name.endswith("_answers"):
+        raise UserError(
+            f"{folder} is a folder of answers; give that of their reviews (eval/RM_review.py) as --input_dir"
+        )
     paths = [folder / name for name in ([arguments.input_file] if arguments.input_file else TEST_FILES)]
     present = [path for path in paths if path.exists()]
     if not present:
@@ -106,7 +111,8 @@ def _has_answers(path: Path | None) -> bool:
 def write_result(path: Path, file: ReviewFile, result: Result) -> None:
     """Writes a table, if there is anything to average, and says so; says as well if other figures were there."""
     if not result.n:
-        print(f"{path}: not written, no sample of {file.path} has all eight pairs", file=sys.stderr)
+        earlier = "; what is there is of earlier reviews" if path.exists() else ""
+        print(f"{path}: not written, no sample of {file.path} has all eight pairs{earlier}", file=sys.stderr)
         return
     data = result.csv().encode()
     note = ", which held other figures" if path.exists() and path.read_bytes() != data else ""

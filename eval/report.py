@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    from data_utils.arguments import at_least
     from data_utils.errors import UserError, run
     from data_utils.files import replacing
     from data_utils.profiles import CATEGORIES
@@ -69,12 +70,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--draws",
-        type=_draws,
+        type=at_least(100),
         default=DRAWS,
         metavar="N",
         help="resamples of the intervals and flips of the tests (default: %(default)s)",
     )
-    add("--seed", type=int, default=1234, help="of these draws (default: %(default)s)")
+    add("--seed", type=at_least(0), default=1234, help="of these draws (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace an earlier report in --output_dir")
     return parser.parse_args(argv)
 
@@ -160,13 +161,6 @@ def _category(text: str) -> tuple[str, str]:
     if name not in CATEGORIES or not series:
         raise argparse.ArgumentTypeError(f"must be SERIES=CATEGORY with one of {', '.join(CATEGORIES)}, not {text!r}")
     return series, name
-
-
-def _draws(text: str) -> int:
-    draws = int(text)
-    if draws < 100:
-        raise argparse.ArgumentTypeError(f"{draws} is below 100, the fewest that tell anything")
-    return draws
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
+
+from data_utils.arguments import at_least
 
 DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 TEST_FILES = ("comment_test.json", "human-role_test.json", "inter-role_test.json")
@@ -41,15 +42,3 @@ def add_arguments(parser: argparse.ArgumentParser, *, model_path: str, input_dir
         metavar="N",
         help="positions in memory at once; changes speed, not replies (default: what fits into the free memory)",
     )
-
-
-def at_least(minimum: int) -> Callable[[str], int]:
-    """An argparse type: integers from `minimum`."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"{value} is below {minimum}")
-        return value
-
-    return number

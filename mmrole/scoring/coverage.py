@@ -120,7 +120,8 @@ def _absent(record: Review, file: ReviewFile) -> list[str]:
     """The metrics without a review; in a file with swapped reviews, these are wanted as well."""
     absent = [metric for metric in METRICS if metric not in record.reviews]
     if file.is_swapped:
-        absent += [f"{metric} with the answers exchanged" for metric in METRICS if metric not in record.swapped]
+        exchanged = [f"{metric} with the answers exchanged" for metric in METRICS if metric not in record.swapped]
+        absent += exchanged if record.swapped else ["all with the answers exchanged"]
     return absent
 
 

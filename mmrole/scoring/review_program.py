@@ -119,10 +119,10 @@ def describe_reviews(output: Path, records: Sequence[Json]) -> list[str]:
     empty = [record["id"] for record in records if "rm_review" not in record]
     lines = []
     if empty:
-        lines.append(f"{output}: {len(empty)} answers are empty and have no reviews: {', '.join(map(shown, empty))}")
+        lines.append(f"{output}: empty answers, without reviews: {len(empty)} ({', '.join(map(shown, empty))})")
     if faulty:
         lines.append(
-            f"{output}: {len(faulty)} of {len(orders)} reviews have no usable pair of scores; they are stored with "
+            f"{output}: reviews without a usable pair of scores: {len(faulty)} of {len(orders)}; they are stored with "
             "score null and will not count:"
         )
     for id_, metric, order, review in faulty:

@@ -132,7 +132,20 @@ def test_reviews_without_answers_beside_them(
 def test_nothing_usable_writes_no_table(script: Callable, folders: Folders, capsys: pytest.CaptureFixture) -> None:
     folders.write("comment", [record(0, None)])
     assert script([*folders.flags, "--input_file", "comment_test.json"]) == 3
-    assert "not written, no sample of" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "not written, no sample of" in said
+    assert "earlier" not in said
+    assert folders.tables() == {}
+    folders.write("comment", [record(0)])
+    assert script(folders.flags) == 0
+    folders.write("comment", [record(0, None)])
+    assert script(folders.flags) == 3
+    assert "has all eight pairs; what is there is of earlier reviews" in capsys.readouterr().err
+
+
+def test_a_folder_of_answers_is_a_mistake(script: Callable, folders: Folders) -> None:
+    with pytest.raises(UserError, match=r"my-model is a folder of answers; give that of their reviews"):
+        script(["--input_dir", str(folders.answers), "--output_dir", str(folders.results)])
     assert folders.tables() == {}
 
 

@@ -143,7 +143,7 @@ def test_reviews_retries_and_empty_answers(reviews, capsys):
     said = capsys.readouterr().out
     *full, empty = written(reviews)
     assert empty == answered(reviews, 4, answer="")
-    assert f"{reviews.output}: 1 answers are empty and have no reviews: 'Captain_comment_4'" in said
+    assert f"{reviews.output}: empty answers, without reviews: 1 ('Captain_comment_4')" in said
     null = []
     for before, after in zip(records, full, strict=True):
         made = after.pop("rm_review")
@@ -157,7 +157,7 @@ def test_reviews_retries_and_empty_answers(reviews, capsys):
                 assert review == {"review": SCORED, "score": [7.0, 8.0]}
     # Greedy replies are all "x": every pair comes from a retry, and 0.55 ** 3 of the reviews have none.
     assert 0 < len(null) < 16
-    assert f"{len(null)} of 32 reviews have no usable pair of scores" in said
+    assert f"reviews without a usable pair of scores: {len(null)} of 32;" in said
     assert said.endswith("will not count:\n" + "".join(null))
     assert len(read_records(reviews.output, Review)) == 5
 
@@ -181,7 +181,7 @@ def test_the_answers_may_be_exchanged_as_well(reviews, capsys):
     record = written(reviews)[0]
     assert all(review["score"] == [7.0, 8.0] for review in record["rm_review"].values())
     assert all(review["score"] == [8.0, 7.0] for review in record["rm_review_swapped"].values())
-    assert "no usable pair" not in capsys.readouterr().out
+    assert "without a usable pair" not in capsys.readouterr().out
     with pytest.raises(UserError, match="swap was True, is False"):
         reviews.run("--retries", 40)
     with pytest.raises(UserError, match="retries was 40, is 3"):

@@ -98,7 +98,9 @@ def test_what_is_not_covered_is_named_and_everything_is_written(
         (["--reviews", "nowhere"], "nowhere does not exist; give test files"),
         (["--models", "three"], "there are no reviews of 'three'; --models can name one, two"),
         (["--category", "Ships=pirates"], "argument --category: must be SERIES=CATEGORY with one of"),
-        (["--draws", "9"], "argument --draws: 9 is below 100"),
+        (["--draws", "9"], "argument --draws: 9 is not a number from 100 on"),
+        (["--draws", "many"], "argument --draws: invalid number value: 'many'"),
+        (["--seed", "-1"], "argument --seed: -1 is not a number from 0 on"),
     ],
 )
 def test_mistakes_are_status_2(flags: list[str], message: str, tmp_path: Path, repository: Path) -> None:

@@ -69,10 +69,14 @@ def test_both_orders_are_wanted_where_one_record_has_them(review_record: Callabl
     both, without_pair = (review_record(number, (8, 10), rm_review_swapped=swapped) for number in (0, 1))
     null = {"review": "Hm.", "score": None, "reason": "no marker"}
     without_pair["rm_review_swapped"] = swapped | {"Fluency": null}
-    file = read_review_file(write_reviews([both, without_pair, review_record(2)]))
+    partly = review_record(3, (8, 10), rm_review_swapped={key: swapped[key] for key in METRICS if key != "Fluency"})
+    file = read_review_file(write_reviews([both, without_pair, review_record(2), partly]))
     gaps = find_gaps(file)
     assert gaps.unparseable == {"Captain_comment_1": "Fluency"}
-    assert "Fluency with the answers exchanged" in gaps.incomplete["Captain_comment_2"]
+    assert gaps.incomplete == {
+        "Captain_comment_2": "all with the answers exchanged",
+        "Captain_comment_3": "Fluency with the answers exchanged",
+    }
     assert compute_result(file).means == pytest.approx([(0.8 + 1.25) / 2] * 8)
 
 

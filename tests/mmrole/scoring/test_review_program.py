@@ -296,8 +296,8 @@ def test_results_with_swapped_and_null_pairs_and_empty_answers():
     empty = [program.result(record(text, rm_review={"Old": 1}, id=f"e{len(text)}"), {}) for text in ("", " \n")]
     assert all("rm_review" not in obj for obj in empty)
     lines = describe_reviews(Path("out.json"), [result, *empty])
-    assert lines[0] == "out.json: 2 answers are empty and have no reviews: 'e0', 'e2'"
-    assert lines[1].startswith("out.json: 2 of 16 reviews have no usable pair of scores")
+    assert lines[0] == "out.json: empty answers, without reviews: 2 ('e0', 'e2')"
+    assert lines[1].startswith("out.json: reviews without a usable pair of scores: 2 of 16;")
     assert lines[2:] == [
         "  'Mira_1', Tone Consistency: no [Scores]: marker",
         "  'Mira_1', Tone Consistency, answers exchanged: no [Scores]: marker",
