@@ -2,9 +2,10 @@
 
     python eval/report.py --reviews eval/in-test_reviews eval/out-test_reviews --output_dir eval/report
 
-Writes index.html, which needs no network, leaderboard.csv, .md and .tex, all means as scores.csv, and figures as PNG
-and SVG. How each number is computed: docs/evaluation.md. Exit status 3: something is not reviewed, or has no usable
-scores, and is named on stderr; everything is written all the same, over the samples that have all eight pairs.
+Writes index.html, which needs no network, leaderboard.csv, .md and .tex, all means as scores.csv, distributions.csv,
+and figures as PNG and SVG. How each number is computed: docs/evaluation.md. Exit status 3: something is not reviewed,
+or has no usable scores, and is named on stderr; everything is written all the same, over the samples that have all
+eight pairs.
 """
 
 import argparse
@@ -20,10 +21,19 @@ try:
     from mmrole.scoring.coverage import describe_gaps
     from mmrole.scoring.measures import OVERALL
     from mmrole.scoring.paper import PAPER_ROWS
+    from mmrole.scoring.provenance import describe_differences
     from mmrole.scoring.report import Report, make_report
     from mmrole.scoring.reviews import ModelReviews, read_models
     from mmrole.scoring.statistics import DRAWS
-    from mmrole.scoring.tables import estimate, leaderboard_csv, leaderboard_markdown, p_value, scores_csv, shown_splits
+    from mmrole.scoring.tables import (
+        distributions_csv,
+        estimate,
+        leaderboard_csv,
+        leaderboard_markdown,
+        p_value,
+        scores_csv,
+        shown_splits,
+    )
     from mmrole.scoring.tables_tex import leaderboard_tex
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
@@ -92,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_report(folder, report, models, arguments.image_dir)
     print_report(report)
     print(f"written to {folder}; the page is {folder / 'index.html'}")
+    for difference in describe_differences(file for model in models for file in model.files):
+        print(f"warning: {difference}", file=sys.stderr)
     gaps = [gap for model in models for file in model.files for gap in describe_gaps(file)]
     for gap in gaps:
         print(gap, file=sys.stderr)
@@ -133,6 +145,7 @@ def write_report(folder: Path, report: Report, models: Sequence[ModelReviews], i
     tables = {
         "leaderboard.csv": leaderboard_csv(report),
         "scores.csv": scores_csv(report),
+        "distributions.csv": distributions_csv(report),
         "leaderboard.md": leaderboard_markdown(report),
         "leaderboard.tex": leaderboard_tex(report),
     }

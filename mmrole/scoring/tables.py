@@ -1,4 +1,4 @@
-"""The report's tables: `leaderboard.csv` and `scores.csv` for machines, and `leaderboard.md` for people."""
+"""The report's tables: `leaderboard.csv`, `scores.csv`, `distributions.csv`, and `leaderboard.md` for people."""
 
 import csv
 import io
@@ -41,11 +41,7 @@ def leaderboard_csv(report: Report) -> str:
     for row in report.paper:
         scores = [number for name in MEASURES for number in (row.scores.get(name), None, None)]
         rows.append(["paper", row.model, row.split, None, *scores])
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([*row, *[None] * (len(header) - len(row))] for row in rows)
-    return file.getvalue()
+    return _csv(header, ([*row, *[None] * (len(header) - len(row))] for row in rows))
 
 
 def scores_csv(report: Report) -> str:
@@ -54,16 +50,28 @@ def scores_csv(report: Report) -> str:
     The column `by` tells what `group` is a value of: split (or mean of splits), type (`In-Test comment`), character,
     series, category, language.
     """
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["model", "by", "group", "measure", "n", "mean", "low", "high"])
+    rows = []
     for model in report.models:
         types = {f"{split} {kind}": scores for (split, kind), scores in model.types.items()}
         for facet, groups in {"split": model.scores, "type": types, **model.groups}.items():
             for group, scores in groups.items():
                 for measure, (*numbers, n) in scores.items():
-                    writer.writerow([model.model, facet, group, measure, n, *map(_plain, numbers)])
-    return file.getvalue()
+                    rows.append([model.model, facet, group, measure, n, *map(_plain, numbers)])
+    return _csv(["model", "by", "group", "measure", "n", "mean", "low", "high"], rows)
+
+
+def distributions_csv(report: Report) -> str:
+    """How many reviews give each score from 0 to 10, rounded: a row for each model, metric and score.
+
+    The columns `answer` and `reference` count the scores of the evaluated answers and of the references.
+    """
+    rows = [
+        [model.model, metric, score, *pair]
+        for model in report.models
+        for metric, counts in zip(METRICS, model.histogram.tolist(), strict=True)
+        for score, pair in enumerate(counts)
+    ]
+    return _csv(["model", "metric", "score", "answer", "reference"], rows)
 
 
 def leaderboard_markdown(report: Report) -> str:
@@ -109,6 +117,15 @@ def p_value(value: float) -> str:
 def escape_markdown(text: str) -> str:
     """Text as a cell of a table shows it, whatever it holds."""
     return "".join(_MARKDOWN.get(character, character) for character in text)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as CSV; None is an empty field."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def _csv_row(model: ModelReport, key: str) -> list[str | float | None]:

@@ -12,7 +12,7 @@ import pytest
 from data_utils.errors import UserError
 from data_utils.prompts import METRICS
 
-TABLES = ["leaderboard.csv", "leaderboard.md", "leaderboard.tex"]
+TABLES = ["distributions.csv", "leaderboard.csv", "leaderboard.md", "leaderboard.tex"]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,23 @@ def test_what_is_not_covered_is_named_and_everything_is_written(
     said = capsys.readouterr().err
     assert "2 samples not reviewed: 'Captain_comment_6', 'Captain_comment_7'" in said
     assert (tmp_path / "out/index.html").exists()
+
+
+def test_reviews_made_in_different_ways_are_a_warning(
+    script: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for model, judge in (("one", "abc"), ("two", "abc"), ("three", "def"), ("published", None)):
+        reviews = write(tmp_path, model)
+        settings = reviews / model / "comment_test.json.settings"
+        if judge:
+            settings.write_text(json.dumps({"model": judge, "swap": False, "input": model}), "utf-8")
+    flags = ["--reviews", str(reviews), "--output_dir", str(tmp_path / "out"), "--draws", "100", "--models"]
+    assert script([*flags, "one", "two", "published"]) == 0
+    assert capsys.readouterr().err == ""
+    assert script([*flags, "one", "two", "three", "--overwrite"]) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("warning: the reviews differ in model, and their scores may not be comparable: ")
+    assert said.endswith(": 'abc' ('one', 'two'); 'def' ('three')")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from mmrole.scoring.measures import MEASURES, OVERALL, WEIGHTED
 from mmrole.scoring.paper import PAPER_ROWS
 from mmrole.scoring.report import Report, make_report
 from mmrole.scoring.reviews import IN_TEST, ModelReviews, read_models
-from mmrole.scoring.tables import leaderboard_csv, leaderboard_markdown, scores_csv
+from mmrole.scoring.tables import distributions_csv, leaderboard_csv, leaderboard_markdown, scores_csv
 from mmrole.scoring.tables_tex import escape_tex, leaderboard_tex
 
 HOSTILE = "a|b_c$d%e&f#g{h}~i^j\\k<l>"
@@ -51,6 +51,18 @@ def test_the_long_form_holds_every_group(report: Report) -> None:
     estimate = model.types[IN_TEST, "human-role"]["Fluency"]
     assert [float(row[name]) for name in ("mean", "low", "high", "n")] == pytest.approx(estimate, abs=1e-6)
     assert agent["category", "hypothetical", OVERALL]["n"] == "60"
+
+
+def test_distributions_count_every_published_score(report: Report, published: list[ModelReviews]) -> None:
+    rows = list(csv.DictReader(io.StringIO(distributions_csv(report))))
+    assert len(rows) == 4 * 8 * 11
+    for model in published:
+        pairs = [review.score for record in model.records for review in record.reviews.values()]
+        for place, side in enumerate(("answer", "reference")):
+            own = dict.fromkeys(range(11), 0)
+            for row in rows:
+                own[int(row["score"])] += int(row[side]) * (row["model"] == model.model)
+            assert own == {score: sum(round(pair[place]) == score for pair in pairs) for score in range(11)}
 
 
 def test_every_row_of_the_markdown_has_all_cells(report: Report, hostile: Report) -> None:

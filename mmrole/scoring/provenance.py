@@ -1,0 +1,32 @@
+"""What reviews were made with: scores by different reward models, or under different settings, cannot be compared."""
+
+from collections.abc import Iterable
+
+from data_utils.errors import shown
+from data_utils.files import read_json
+from mmrole.scoring.reviews import ReviewFile
+
+_OF_THE_INPUT = ("input", "images")
+
+
+def describe_differences(files: Iterable[ReviewFile]) -> list[str]:
+    """One line for each setting in which files of reviews differ: its values, each with the models that have it.
+
+    Settings are those of `<file>.settings`, which `eval/RM_review.py` writes beside its output. Reviews from elsewhere,
+    the published ones among them, have none and are passed over.
+
+    Raises:
+        UserError: settings cannot be read.
+    """
+    models: dict[str, dict[str, dict[str, None]]] = {}
+    for file in files:
+        path = file.path.with_name(f"{file.path.name}.settings")
+        for name, value in read_json(path, dict).items() if path.is_file() else ():
+            if name not in _OF_THE_INPUT:
+                models.setdefault(name, {}).setdefault(shown(value), {})[file.model] = None
+    return [
+        f"the reviews differ in {name}, and their scores may not be comparable: "
+        + "; ".join(f"{value} ({', '.join(map(shown, own))})" for value, own in by_value.items())
+        for name, by_value in models.items()
+        if len(by_value) > 1
+    ]
