@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data_utils.files import replacing
 from data_utils.prompts import DIMENSIONS, METRICS
-from mmrole.scoring.figures_samples import draw_characters, draw_distributions, draw_length
+from mmrole.scoring.figures_samples import GREY, draw_characters, draw_distributions, draw_length, short_name
 from mmrole.scoring.measures import OVERALL, WEIGHTED
 from mmrole.scoring.report import Report
 from mmrole.scoring.reviews import SPLITS, ModelReviews
@@ -23,7 +23,6 @@ from mmrole.scoring.statistics import Estimate
 # Okabe and Ito's colours, which people with any colour vision tell apart; yellow is too light for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_GREY = "#888888"
 _IN_RADAR = len(_COLOURS)
 _STYLE = {
     "font.size": 9,
@@ -87,13 +86,13 @@ def _overall(report: Report) -> Figure:
         for row in report.paper:
             if row.split == key:
                 place = len(names) + papers.index(row.model)
-                axes.plot(row.scores[OVERALL], place, "s", color=_GREY, markersize=5, label="paper (Table 5)")
+                axes.plot(row.scores[OVERALL], place, "s", color=GREY, markersize=5, label="paper (Table 5)")
         _reference_line(axes)
         axes.set(
             title=key if key in SPLITS else f"{key} of {SPLITS[0]} / {SPLITS[1]}", xlabel="score (answer / reference)"
         )
         axes.grid(axis="x", color="#E5E5E5")
-    panels[0].set_yticks(range(n_rows), [_short(name) for name in names] + [f"{name} (paper)" for name in papers])
+    panels[0].set_yticks(range(n_rows), [short_name(name) for name in names] + [f"{name} (paper)" for name in papers])
     panels[0].set_ylim(n_rows - 0.5, -0.5)
     _legend_below(figure, panels)
     return figure
@@ -112,14 +111,14 @@ def _dimensions(report: Report) -> Figure:
         errors = np.nan_to_num(np.abs(ends - means))
         x = np.arange(len(columns)) + (place - (len(report.models) - 1) / 2) * width
         colour, hatch = _COLOURS[place % len(_COLOURS)], ("", "//", "..")[place // len(_COLOURS) % 3]
-        axes.bar(x, means, width * 0.92, color=colour, hatch=hatch, edgecolor="white", label=_short(model.model))
+        axes.bar(x, means, width * 0.92, color=colour, hatch=hatch, edgecolor="white", label=short_name(model.model))
         axes.errorbar(x, means, errors, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
         if len(report.models) <= 5:
             for left, mean, error in zip(x, means, errors[1], strict=True):
                 axes.annotate(
                     f"{mean:.2f}", (left, mean + error), (0, 2), textcoords="offset points", ha="center", size=7
                 )
-    axes.axhline(1, color=_GREY, linewidth=0.8, linestyle="--", zorder=0.9)
+    axes.axhline(1, color=GREY, linewidth=0.8, linestyle="--", zorder=0.9)
     axes.set_xticks(range(len(columns)), [name.replace(" ", "\n", 1) for name in columns])
     axes.set(title=_title(report, "Overall and by dimension"), ylabel="score (answer / reference)")
     axes.margins(y=0.1)
@@ -138,11 +137,11 @@ def _radar(report: Report) -> Figure:
     for place, model in enumerate(shown):
         closed = np.append(values[place], values[place][0])
         style = {"color": _COLOURS[place], "marker": _MARKERS[place], "markersize": 4, "linewidth": 1.4}
-        axes.plot(np.append(angles, angles[0]), closed, label=_short(model.model), **style)
+        axes.plot(np.append(angles, angles[0]), closed, label=short_name(model.model), **style)
         axes.fill(angles, values[place], color=_COLOURS[place], alpha=0.06)
     low = np.floor(np.nanmin(np.append(values, 0.95)) * 10 - 0.5) / 10
     high = np.ceil(np.nanmax(np.append(values, 1.05)) * 10) / 10
-    axes.plot(np.linspace(0, 2 * np.pi, 200), np.ones(200), color=_GREY, linewidth=1, linestyle="--", label="reference")
+    axes.plot(np.linspace(0, 2 * np.pi, 200), np.ones(200), color=GREY, linewidth=1, linestyle="--", label="reference")
     axes.set_ylim(low, high)
     axes.set_yticks([tick for tick in MaxNLocator(5).tick_values(low, high) if low < tick <= high])
     axes.tick_params(axis="y", labelsize=7, labelcolor="#555555")
@@ -174,7 +173,7 @@ def _types(report: Report) -> Figure:
                     height = row + (place - (n_models - 1) / 2) * 0.7 / n_models
                     colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
                     hollow = place >= len(_COLOURS)
-                    _point(axes, scores[OVERALL], height, colour, marker, _short(model.model), hollow=hollow)
+                    _point(axes, scores[OVERALL], height, colour, marker, short_name(model.model), hollow=hollow)
         _reference_line(axes)
         axes.set(title=split, xlabel="score (answer / reference)")
         axes.grid(axis="x", color="#E5E5E5")
@@ -191,11 +190,11 @@ def _position(report: Report) -> Figure:
     axes = figure.subplots()
     for row, model in enumerate(shown):
         bias = model.position
-        axes.plot([bias.first.value, bias.second.value], [row - 0.1, row + 0.1], color=_GREY, linewidth=1)
+        axes.plot([bias.first.value, bias.second.value], [row - 0.1, row + 0.1], color=GREY, linewidth=1)
         _point(axes, bias.first, row - 0.1, _COLOURS[0], "o", "evaluated answer shown first")
         _point(axes, bias.second, row + 0.1, _COLOURS[1], "s", "shown second")
     _reference_line(axes)
-    axes.set_yticks(range(len(shown)), [_short(model.model) for model in shown])
+    axes.set_yticks(range(len(shown)), [short_name(model.model) for model in shown])
     axes.set(title="Order of the answers", xlabel="score (answer / reference)", ylim=(len(shown) - 0.5, -0.5))
     axes.grid(axis="x", color="#E5E5E5")
     _legend_below(figure, [axes])
@@ -227,7 +226,7 @@ def _point(
 
 
 def _reference_line(axes: Axes) -> None:
-    axes.axvline(1, color=_GREY, linewidth=0.8, linestyle="--", zorder=0.9)
+    axes.axvline(1, color=GREY, linewidth=0.8, linestyle="--", zorder=0.9)
 
 
 def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
@@ -238,12 +237,6 @@ def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
             handles.setdefault(label, handle)
     columns = min(len(handles), 4)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
-
-
-def _short(name: str) -> str:
-    """A model's name as a label: `$` is no mathematics there, and long names are cut."""
-    name = name if len(name) <= 32 else name[:31] + "…"
-    return name.replace("$", r"\$")
 
 
 def _fonts() -> dict[str, object]:

@@ -14,7 +14,7 @@ from mmrole.scoring.measures import OVERALL, POOLED
 from mmrole.scoring.report import ModelReport, Report
 from mmrole.scoring.reviews import ModelReviews
 
-_GREY = "#888888"
+GREY = "#888888"
 _BINS = {"0–4": (0, 5), "5–6": (5, 7), "7": (7, 8), "8": (8, 9), "9": (9, 10), "10": (10, 11)}
 """The scores from … to (exclusive) by label."""
 _BLOCK_ROWS = 26
@@ -37,9 +37,9 @@ def draw_characters(report: Report, samples: Mapping[str, ModelReviews]) -> Figu
             value = values[row, place]
             shade = "white" if abs(value - 1) > 0.4 else "black"
             axes.text(place, row, f"{value:.2f}", ha="center", va="center", size=6.5, color=shade)
-        axes.set_xticks(range(n_models), [_short(model.model) for model in report.models], rotation=90)
+        axes.set_xticks(range(n_models), [short_name(model.model) for model in report.models], rotation=90)
         axes.xaxis.tick_top()
-        axes.set_yticks(range(len(block)), [_short(name or series) for series, name in block], size=7.5)
+        axes.set_yticks(range(len(block)), [short_name(name or series) for series, name in block], size=7.5)
         for label, (_, name) in zip(axes.get_yticklabels(), block, strict=True):
             if not name:
                 label.set(weight="bold", color="#333333")
@@ -63,7 +63,7 @@ def draw_distributions(report: Report) -> Figure:
         axes.set(title=metric, xlim=(0, 100))
         axes.tick_params(left=False)
         axes.spines["left"].set_visible(False)
-    panels[0, 0].set_yticks(range(n_models), [_short(model.model) for model in report.models])
+    panels[0, 0].set_yticks(range(n_models), [short_name(model.model) for model in report.models])
     panels[0, 0].set_ylim(n_models - 0.5, -0.5)
     for axes in panels[-1]:
         axes.set_xlabel("% of the reviews")
@@ -129,8 +129,8 @@ def _length_panel(axes: Axes, model: ModelReport, samples: ModelReviews) -> None
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}" if ratio >= 1 else f"1/{1 / ratio:g}"))
     axes.tick_params(axis="x", labelsize=7.5)
-    axes.axvline(1, color=_GREY, linewidth=0.8, linestyle="--", zorder=0.9)
-    axes.axhline(1, color=_GREY, linewidth=0.8, linestyle="--", zorder=0.9)
+    axes.axvline(1, color=GREY, linewidth=0.8, linestyle="--", zorder=0.9)
+    axes.axhline(1, color=GREY, linewidth=0.8, linestyle="--", zorder=0.9)
     length = model.length.get(POOLED) or next(iter(model.length.values()))
     logarithms = np.log(ratios)
     if len(ratios) > 2 and logarithms.std() > 0 and not np.isnan(length.score.value):
@@ -143,9 +143,10 @@ def _length_panel(axes: Axes, model: ModelReport, samples: ModelReviews) -> None
     mean = scores.mean() if len(scores) else np.nan
     note = f"mean {mean:.3f}\nlength-controlled {length.score.value:.3f}\nSpearman {length.spearman.value:.2f}"
     axes.annotate(note, (0.03, 0.97), xycoords="axes fraction", va="top", size=7.5, linespacing=1.3)
-    axes.set_title(_short(model.model))
+    axes.set_title(short_name(model.model))
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """A name as a label: `$` is no mathematics there, and long names are cut."""
     name = name if len(name) <= 32 else name[:31] + "…"
     return name.replace("$", r"\$")

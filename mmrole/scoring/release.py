@@ -17,7 +17,7 @@ from data_utils.records import Answer
 from data_utils.splits import find_test_files
 from mmrole.scoring.agreement import ALL_ANSWERS, Agreement, Key, Matched
 from mmrole.scoring.reviews import pair_ratios
-from mmrole.scoring.statistics import Estimate
+from mmrole.scoring.tables import escape_markdown, estimate
 
 _SHOWN = 10  # largest differences
 _CONTEXT = 160  # characters of an answer from where two answers part
@@ -108,13 +108,14 @@ def _verdicts(checks: Sequence[ReviewCheck]) -> list[str]:
     lines = ["| answers | reviews | overall, published | overall, now | difference |", "|---|---:|---:|---:|---:|"]
     for check in checks:
         if not check.agreement:
-            lines.append(f"| {_cell(check.title)} | 0 | – | – | – |")
+            lines.append(f"| {escape_markdown(check.title)} | 0 | – | – | – |")
             continue
         now, published = pair_ratios(check.matched.first).mean(), pair_ratios(check.matched.second).mean()
         overall = next((row for row in check.agreement if row.name == ALL_ANSWERS), check.agreement[0])
-        difference = _estimate(overall.ratio_difference)
+        difference = estimate(overall.ratio_difference)
         lines.append(
-            f"| {_cell(check.title)} | {len(check.matched.keys)} | {published:.3f} | {now:.3f} | {difference} |"
+            f"| {escape_markdown(check.title)} | {len(check.matched.keys)} | {published:.3f} | {now:.3f} "
+            f"| {difference} |"
         )
     return [*lines, ""]
 
@@ -124,7 +125,7 @@ def _review_section(check: ReviewCheck) -> list[str]:
     left_out = [f"{count} {reason}" for reason, count in check.matched.left_out.items() if count]
     note = f"; not compared: {', '.join(left_out)}" if left_out else ""
     lines = [
-        f"### Reviews of {_cell(check.title)}",
+        f"### Reviews of {escape_markdown(check.title)}",
         "",
         f"{int(same.sum())} of {len(same)} score pairs are the published ones (the first set is now, the second one "
         f"published{note}).",
@@ -134,7 +135,7 @@ def _review_section(check: ReviewCheck) -> list[str]:
     ]
     for row in check.agreement:
         numbers = [row.score_mae, row.ratio_mae, row.ratio_difference, row.ratio_pearson, row.ratio_spearman]
-        lines.append(f"| {row.name} | {row.n} | {' | '.join(map(_estimate, numbers))} |")
+        lines.append(f"| {row.name} | {row.n} | {' | '.join(map(estimate, numbers))} |")
     return [*lines, "", *_largest_review_differences(check.matched)]
 
 
@@ -147,13 +148,13 @@ def _largest_review_differences(matched: Matched) -> list[str]:
     for index in order:
         key: Key = matched.keys[index]
         pairs = [" : ".join(f"{score:g}" for score in scores[index]) for scores in (matched.second, matched.first)]
-        lines.append(f"| {_cell(key.answer[1])} | {key.metric} | {pairs[0]} | {pairs[1]} |")
+        lines.append(f"| {escape_markdown(key.answer[1])} | {key.metric} | {pairs[0]} | {pairs[1]} |")
     return [*lines, ""]
 
 
 def _answer_section(check: AnswerCheck) -> list[str]:
     lines = [
-        f"### Answers, {_cell(check.title)}",
+        f"### Answers, {escape_markdown(check.title)}",
         "",
         *([f"{check.missing} published answers have no counterpart.", ""] if check.missing else []),
         "| type | answers | the same | empty, published | empty, now | same beginning, median characters | similarity, "
@@ -176,7 +177,7 @@ def _answer_section(check: AnswerCheck) -> list[str]:
 
 def _answer_row(name: str, pairs: Sequence[AnswerPair]) -> str:
     cells = [
-        _cell(name),
+        escape_markdown(name),
         len(pairs),
         sum(pair.published == pair.now for pair in pairs),
         sum(not pair.published.strip() for pair in pairs),
@@ -195,21 +196,16 @@ def _excerpt(pair: AnswerPair) -> list[str]:
     shown = [f"{name} {_cut(text, start)}" for name, text in (("published:", pair.published), ("now:      ", pair.now))]
     longest = max((len(run) for run in re.findall("`+", "".join(shown))), default=0)
     fence = "`" * max(3, longest + 1)
-    return [f"{_cell(pair.id)} ({_cell(pair.type)}), {pair.prefix} characters the same", "", fence, *shown, fence, ""]
+    return [
+        f"{escape_markdown(pair.id)} ({escape_markdown(pair.type)}), {pair.prefix} characters the same",
+        "",
+        fence,
+        *shown,
+        fence,
+        "",
+    ]
 
 
 def _cut(text: str, start: int) -> str:
     part = " ".join(text[start : start + _CONTEXT].split())
     return ("…" if start else "") + part + ("…" if start + _CONTEXT < len(text) else "")
-
-
-def _cell(text: str) -> str:
-    """Text that stands for itself in a line of Markdown or a cell of its tables."""
-    return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", " ".join(text.split()))
-
-
-def _estimate(estimate: Estimate) -> str:
-    if np.isnan(estimate.value):
-        return "–"
-    ends = "" if np.isnan(estimate.low) else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:.3f}{ends}"

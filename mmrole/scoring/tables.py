@@ -22,7 +22,7 @@ TITLES = {
 """Headings of the leaderboards."""
 
 _COUNTS = [name for name in Coverage._fields if name not in ("split", "type", "n_per_metric")]
-_MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]<>|~"} | {"&": "&amp;", "\n": " "}
+_MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]<>|~#"} | {"&": "&amp;"}
 
 
 def leaderboard_csv(report: Report) -> str:
@@ -115,8 +115,8 @@ def p_value(value: float) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text as a cell of a table shows it, whatever it holds."""
-    return "".join(_MARKDOWN.get(character, character) for character in text)
+    """Text as a line or a cell of a table shows it, whatever it holds."""
+    return "".join(_MARKDOWN.get(character, character) for character in " ".join(text.split()))
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
