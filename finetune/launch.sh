@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the recipes share; they source it: how many processes there are, what each takes of a step, and torchrun.
+# What the recipes share; they source it: how many processes there are, what each takes of a step, and their start.
 
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python
@@ -33,7 +33,7 @@ processes=$((GPUS_PER_NODE * NNODES))
     fail "GLOBAL_BATCH=$GLOBAL_BATCH cannot be shared out evenly by $processes processes; set another GLOBAL_BATCH"
 
 launch() {
-    exec "$PYTHON" -m torch.distributed.run \
+    exec "$PYTHON" -m mmrole.launch \
         --nproc_per_node "$GPUS_PER_NODE" --nnodes "$NNODES" --node_rank "$NODE_RANK" \
         --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" finetune/finetune.py \
         --model_name_or_path "$MODEL" --data_path "$DATA" --output_dir "$OUTPUT_DIR" \

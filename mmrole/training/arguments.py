@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
+import io
 import os
 import sys
 from dataclasses import dataclass, field
@@ -152,7 +154,8 @@ class TrainingArguments(transformers.TrainingArguments):
             # transformers starts DeepSpeed's processes only where there are GPUs.
             from deepspeed import comm
 
-            comm.init_distributed(dist_backend="gloo", verbose=False)
+            with contextlib.redirect_stdout(io.StringIO()):  # each process would say that it has built an extension
+                comm.init_distributed(dist_backend="gloo", verbose=False)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = samples, 1
         # The loss is stopped at, and not filtered, where it is not finite.
         self.logging_nan_inf_filter = False

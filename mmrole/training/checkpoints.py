@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from data_utils.disk import sync_folder
-from data_utils.errors import UserError, shown
+from data_utils.errors import UserError, reason, shown
 from data_utils.files import read_json, write_json
 
 MANIFEST = "complete.json"
@@ -38,7 +38,10 @@ def seal(folder: Path, run: dict[str, Any]) -> None:
         OSError: a file cannot be forced to the disk.
     """
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    mask = _umask()
     for file in files:
+        if file.suffix == ".safetensors":
+            file.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
         _force_to_disk(file)
     for subfolder in {file.parent for file in files}:
         sync_folder(subfolder)
@@ -146,12 +149,31 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_of_the_disk(error: Exception) -> bool:
-    """Whether a failed save is the disk's fault: full, read-only, broken."""
+def is_of_the_disk(error: Exception, folder: Path) -> bool:
+    """Whether a failed save into a folder is the disk's fault: full, read-only, broken.
+
+    Also where another process has met the fault first, and has removed the folder.
+    """
+    if not folder.exists() and (isinstance(error, FileNotFoundError) or "does not exist" in str(error)):
+        return True
     if isinstance(error, OSError):
         return error.errno in _DISK
     # torch and safetensors report what the system says as errors of their own.
     return isinstance(error, SafetensorError | UserError) or any(words in str(error) for words in _DISK_WORDS)
+
+
+def disk_fault(error: Exception) -> str:
+    """What the disk's fault is, in the system's words where they are known."""
+    if isinstance(error, OSError):
+        return reason(error)
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, UserError) or "No space left" in text else f"the disk is full or broken ({text})"
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _force_to_disk(file: Path) -> None:

@@ -6,20 +6,17 @@ import logging as python_logging
 import math
 import os
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from tqdm import tqdm
 from transformers import set_seed
 from transformers.utils import logging
 
-from data_utils.disk import open_locked
-from data_utils.errors import UserError, reason
+from data_utils.errors import UserError
 from data_utils.files import sha256
 from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
 from mmrole.generation.loading import check_checkpoint
@@ -27,17 +24,14 @@ from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.checkpoint import read_config
 from mmrole.training import checkpoints
 from mmrole.training.adapters import load_model, trained_parameters
-from mmrole.training.arguments import Arguments, TrainingArguments, parse_arguments, zero_stage
+from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments, zero_stage
 from mmrole.training.encoding import EncodedSample, SampleEncoder
-from mmrole.training.output import is_finished, write_output
+from mmrole.training.output import check_output_dir, is_finished, write_output
 from mmrole.training.planning import group_samples
+from mmrole.training.processes import first_alone, lock_output_dir, quiet_where_others_fail, said_once, say
 from mmrole.training.samples import TrainingSample, read_samples
 from mmrole.training.steps import Plan, TrainingSteps
 from mmrole.training.trainer import TreeTrainer
-
-T = TypeVar("T")
-
-_PATIENCE = 20  # seconds
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,11 +41,12 @@ def main(argv: list[str] | None = None) -> int:
         UserError: a mistake in arguments, data or checkpoints, in the processes that found it.
     """
     try:
-        with _said_once():
+        with said_once():
             arguments = parse_arguments(argv)
             start = begin(arguments)
         if start is not None:
-            train(arguments, start)
+            with quiet_where_others_fail():
+                train(arguments, start)
         return 0
     finally:
         if dist.is_initialized():
@@ -87,21 +82,28 @@ def begin(arguments: Arguments) -> Start | None:
     training, output_dir = arguments.training, Path(arguments.training.output_dir)
     _quiet_libraries(training)
     model = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
-    prepared = _first_alone(training, lambda: _prepare(arguments))
-    lock = _first_alone(training, lambda: _lock(training))
+    if output_dir.exists() and output_dir.samefile(model.base):
+        raise UserError(f"--output_dir {output_dir} is the model to start from; give another directory for the result")
+    prepared = first_alone(training, lambda: _prepare(arguments))
+    lock = first_alone(training, lambda: lock_output_dir(training))
     run = describe_run(arguments, model.identity()["model"], prepared.steps)
     total = _total_steps(training, prepared.steps)
     resumed, notes = checkpoints.choose(output_dir, training.resume_from_checkpoint)
     for note in [*notes, *_builds()]:
-        _say(training, f"note: {note}")
+        say(training, f"note: {note}")
     if resumed is not None:
         checkpoints.check_run(resumed, run)
     if is_finished(output_dir, run, total):
-        _say(training, f"{output_dir}: all {total:,} steps are done already")
+        say(training, f"{output_dir}: all {total:,} steps are done already")
         return None
-    _say(training, prepared.summary(training, total))
+    check_output_dir(output_dir, run, resumed)
+    if resumed is not None and checkpoints.step_of(resumed) > total:
+        raise UserError(
+            f"{resumed} has more steps behind it than the {total:,} of this command; give more, or another --output_dir"
+        )
+    say(training, prepared.summary(training, total))
     if resumed is not None:
-        _say(training, f"going on from {resumed}: {checkpoints.step_of(resumed):,} of {total:,} steps are done")
+        say(training, f"going on from {resumed}: {checkpoints.step_of(resumed):,} of {total:,} steps are done")
     return Start(model, prepared, run, resumed, total, lock)
 
 
@@ -115,13 +117,13 @@ def train(arguments: Arguments, start: Start) -> None:
     set_seed(training.seed)
     model = load_model(str(start.model.base), training, arguments.lora)
     trained, parameters = trained_parameters(model)
-    _say(training, f"{start.model}: {trained:,} of {parameters:,} parameters are trained")
+    say(training, f"{start.model}: {trained:,} of {parameters:,} parameters are trained")
     trainer = TreeTrainer(model, training, prepared.steps, prepared.tokenizer, start.run, prepared.eval_steps)
     trainer.train(resume_from_checkpoint=None if start.resumed is None else str(start.resumed))
     write_output(trainer, start.total_steps)
     if start.lock is not None:
         os.close(start.lock)
-    _say(training, f"{training.output_dir}: trained, {start.total_steps:,} steps")
+    say(training, f"{training.output_dir}: trained, {start.total_steps:,} steps")
 
 
 class Prepared(NamedTuple):
@@ -152,11 +154,7 @@ def _prepare(arguments: Arguments) -> Prepared:
     is_first = training.process_index == 0
     checkpoint = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
     tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
-    # Each image is decoded once, by the first process.
-    samples = read_samples(data.data_path, data.image_dir, decode_images=is_first)
-    eval_samples = None
-    if data.eval_data_path is not None:
-        eval_samples = read_samples(data.eval_data_path, data.image_dir, decode_images=is_first)
+    samples, eval_samples = _read(data, decode_images=is_first)  # each image is decoded once
     if is_first:
         check_checkpoint(checkpoint)
     image_size = read_config(checkpoint.base).visual["image_size"]
@@ -172,6 +170,19 @@ def _prepare(arguments: Arguments) -> Prepared:
     encoder = SampleEncoder(tokenizer, training.model_max_length, data.system_message)
     steps = _steps(encoder, samples, plan)
     return Prepared(tokenizer, steps, None if eval_samples is None else _steps(encoder, eval_samples, plan))
+
+
+def _read(data: DataArguments, decode_images: bool) -> tuple[list[TrainingSample], list[TrainingSample] | None]:
+    """The samples for training and, if there are any, for evaluation; the problems of both are raised together."""
+    read, faults = [], []
+    for path in (data.data_path, data.eval_data_path):
+        try:
+            read.append(None if path is None else read_samples(path, data.image_dir, decode_images=decode_images))
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(faults))
+    return read[0], read[1]
 
 
 def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], plan: Plan) -> TrainingSteps:
@@ -217,24 +228,6 @@ def _total_steps(training: TrainingArguments, steps: TrainingSteps) -> int:
     return math.ceil(training.num_train_epochs * steps.steps_per_epoch)
 
 
-def _first_alone(training: TrainingArguments, step: Callable[[], T]) -> T:
-    """Calls `step` in the first process, then, unless it failed there, in the others: an error is printed once."""
-    error, result = None, None
-    if training.process_index == 0:
-        try:
-            result = step()
-        except UserError as failure:
-            error = failure
-    failed = [error is not None]
-    if training.world_size > 1:
-        dist.broadcast_object_list(failed, device=training.device)
-    if error is not None:
-        raise error
-    if failed[0]:
-        raise UserError("the first process of this run has failed and says why")
-    return step() if result is None else result
-
-
 def _builds() -> list[str]:
     """A line for each lock of a C++ extension: DeepSpeed waits for it, even for that of a killed process."""
     folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache/torch_extensions"))
@@ -249,38 +242,8 @@ def _quiet_libraries(training: TrainingArguments) -> None:
         logging.disable_progress_bar()
     # What the libraries say to each other's authors, at every step or about what is done on purpose.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|transformers")
-    python_logging.getLogger("accelerate.accelerator").addFilter(
-        lambda record: "Gradient accumulation steps mismatch" not in record.getMessage()
-    )
-
-
-def _lock(training: TrainingArguments) -> int | None:
-    """Makes the first process the only one that trains into --output_dir: workers outlive a killed torchrun."""
-    if training.process_index != 0:
-        return None
-    try:
-        Path(training.output_dir).mkdir(parents=True, exist_ok=True)
-        lock = open_locked(Path(training.output_dir) / ".lock", os.O_RDWR)
-    except OSError as error:
-        raise UserError(f"cannot write to {training.output_dir}: {reason(error)}; give another --output_dir") from None
-    if lock is None:
-        raise UserError(f"another process trains into {training.output_dir}; wait for it, or stop it")
-    return lock
-
-
-def _say(training: TrainingArguments, text: str) -> None:
-    """Prints a line, once for all processes."""
-    if training.process_index == 0:
-        print(text, flush=True)
-
-
-@contextmanager
-def _said_once() -> Iterator[None]:
-    """Lets only the first process of each machine say what is wrong, for all of them find the same."""
-    try:
-        yield
-    except UserError:
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            raise
-        time.sleep(_PATIENCE)  # torchrun ends all processes when the first of them has ended
-        raise SystemExit(2) from None
+    for name, words in (
+        ("accelerate.accelerator", "Gradient accumulation steps mismatch"),
+        ("DeepSpeed", "Attempting to get learning rate from scheduler before it has started"),
+    ):
+        python_logging.getLogger(name).addFilter(lambda record, words=words: words not in record.getMessage())

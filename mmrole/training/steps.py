@@ -70,6 +70,11 @@ class TrainingSteps(Dataset):
             n_samples=len(step.samples),
         )
 
+    def places_of(self, number: int) -> list[Where]:
+        """Where the samples of a step were read."""
+        epoch, place = divmod(number, self.steps_per_epoch)
+        return [self.places[index] for index in self._plan(epoch)[place].samples]
+
     def _plan(self, epoch: int) -> list[Step]:
         if epoch != self._epoch:
             self._steps = plan_epoch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from data_utils.errors import UserError
+from data_utils.errors import UserError, listed
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.training import checkpoints
 from mmrole.training.arguments import TrainingArguments
@@ -158,6 +159,23 @@ class TreeTrainer(Trainer):
             "look at these samples, or lower --learning_rate"
         )
 
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Tensor, grad_norm: Tensor | float | None, *args: Any, **kwargs: Any
+    ) -> None:
+        """As transformers' own, but first stops where a gradient has spoiled the weights, before they are saved.
+
+        Raises:
+            UserError: the gradient is not finite. (With float16, DeepSpeed and accelerate leave such steps out.)
+        """
+        if grad_norm is not None and not self.args.fp16 and not math.isfinite(grad_norm):
+            places = self.train_dataset.places_of(self.state.global_step - 1)
+            raise UserError(
+                f"step {self.state.global_step:,}: the norm of the gradient is {float(grad_norm)} on these samples: "
+                f"{listed([str(place) for place in places], 10)}; nothing later than the last checkpoint is saved: "
+                "look at these samples, or lower --learning_rate"
+            )
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes a checkpoint, seals it when all processes are through, and only then removes older ones.
 
@@ -178,14 +196,14 @@ class TreeTrainer(Trainer):
                 checkpoints.remove_surplus(folder.parent, limit)
             self.accelerator.wait_for_everyone()
         except Exception as error:
-            if not checkpoints.is_of_the_disk(error):
+            if not checkpoints.is_of_the_disk(error, folder):
                 raise
             checkpoints.remove(folder)
             kept, _ = checkpoints.find_newest(folder.parent)
             rest = "there is no earlier one" if kept is None else f"{kept} is whole"
             raise UserError(
-                f"cannot write {folder}: {' '.join(str(error).split())[:200]}; {rest}: make room, or make it writable, "
-                "and run the same command again"
+                f"cannot write {folder}: {checkpoints.disk_fault(error)}; {rest}: make room, or make it writable, and "
+                "run the same command again"
             ) from error
         finally:
             self.args.save_total_limit = limit

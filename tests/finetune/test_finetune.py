@@ -97,6 +97,9 @@ def test_what_is_missing_is_named_in_a_line(train, tmp_path, tiny):
     assert "needs --eval_data_path" in refused(train, "--eval_strategy", "steps")
     assert "torchrun" in refused(train, "--deepspeed", "finetune/ds_config_zero3.json")
     assert "longest sample" in refused(train, "--max_batch_tokens", "100")
+    both = refused(train, "--data_path", tmp_path / "nowhere.json", "--eval_data_path", tmp_path / "neither.json")
+    assert "nowhere.json" in both
+    assert "neither.json" in both
     broken = shutil.copytree(tiny, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"")
     assert "model.safetensors" in refused(train, "--model_name_or_path", broken)
@@ -128,6 +131,25 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(train, tiny, tmp_
     said = refused(train, "--model_name_or_path", broken)
     assert said.startswith("step 1: the loss is nan")
     assert any(sample["id"] in said for sample in samples)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(train, tiny, tmp_path):
+    broken = shutil.copytree(tiny, tmp_path / "steep")
+    model = QWenLMHeadModel.from_pretrained(tiny, dtype=torch.float32)
+    with torch.no_grad():
+        model.lm_head.weight *= 1e22
+    model.save_pretrained(broken)
+    said = refused(train, "--model_name_or_path", broken)
+    assert said.startswith("step 1: the norm of the gradient is ")
+    assert "train.json[" in said
+    assert not checkpoints.find_all(tmp_path / "run")
+
+
+def test_no_checkpoint_is_written_over(train, tiny, tmp_path):
+    copy = shutil.copytree(tiny, tmp_path / "run")
+    assert "is the model to start from" in refused(train, "--model_name_or_path", copy)
+    assert "would write over" in refused(train)
+    assert (copy / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
 
 
 def test_evaluation_loss_is_the_training_loss(train, tiny, tmp_path, data_file, samples):
@@ -163,6 +185,7 @@ def test_the_result_is_a_checkpoint_that_trains_and_resumes(train, tiny, capsys)
     names = {file.name for file in first.output_dir.iterdir() if file.is_file()}
     assert {"config.json", "generation_config.json", "model.safetensors", "qwen.tiktoken"} <= names
     assert not {name for name in names if name.endswith((".bin", ".pth"))}
+    assert (first.output_dir / "model.safetensors").stat().st_mode == (first.output_dir / "config.json").stat().st_mode
     train("--model_name_or_path", first.output_dir, name="second")
     train()
     assert "all 1 steps are done already" in capsys.readouterr().out
@@ -178,6 +201,11 @@ def test_the_result_is_a_checkpoint_that_trains_and_resumes(train, tiny, capsys)
     said = capsys.readouterr().out
     assert "checkpoint-2 is not complete (model.safetensors has 0 bytes" in said
     assert "checkpoint-1: 1 of 3 steps are done" in said
+    assert "checkpoint-3 has more steps behind it than the 2" in refused(train, "--max_steps", 2)
+    shutil.rmtree(first.output_dir / "checkpoint-1")
+    for folder in checkpoints.find_all(first.output_dir):
+        checkpoints.remove(folder)
+    assert "would write over" in refused(train, "--max_steps", 4)
 
 
 @pytest.mark.parametrize("q_lora", [False, True])

@@ -1,0 +1,89 @@
+"""What the processes of a run owe each other: one works ahead, one message for all, one run in an output directory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from data_utils.disk import open_locked
+from data_utils.errors import UserError, reason
+from mmrole.training.arguments import TrainingArguments
+
+T = TypeVar("T")
+
+_PATIENCE = 20  # seconds; torchrun ends all processes as soon as one has ended
+_LOST = ("closed by peer", "reset by peer", "Broken pipe")
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Lets only the first process of each machine say what is wrong, for all of them find the same."""
+    try:
+        yield
+    except UserError:
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            raise
+        time.sleep(_PATIENCE)
+        raise SystemExit(2) from None
+
+
+@contextmanager
+def quiet_where_others_fail() -> Iterator[None]:
+    """Lets a process that failed say why before those that miss it say that they do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistBackendError) or any(words in str(error) for words in _LOST):
+            time.sleep(_PATIENCE)
+        raise
+
+
+def first_alone(training: TrainingArguments, step: Callable[[], T]) -> T:
+    """Calls `step` in the first process, then, unless it failed there, in the others: an error is printed once."""
+    error, result = None, None
+    if training.process_index == 0:
+        try:
+            result = step()
+        except UserError as failure:
+            error = failure
+    failed = [error is not None]
+    if training.world_size > 1:
+        dist.broadcast_object_list(failed, device=training.device)
+    if error is not None:
+        raise error
+    if failed[0]:
+        raise UserError("the first process of this run has failed and says why")
+    return step() if result is None else result
+
+
+def lock_output_dir(training: TrainingArguments) -> int | None:
+    """Makes the first process the only one that trains into --output_dir: workers outlive a killed torchrun.
+
+    Returns:
+        A descriptor to be kept open, in the first process.
+
+    Raises:
+        UserError: another run holds the directory, or it cannot be written.
+    """
+    if training.process_index != 0:
+        return None
+    try:
+        Path(training.output_dir).mkdir(parents=True, exist_ok=True)
+        held = open_locked(Path(training.output_dir) / ".lock", os.O_RDWR)
+    except OSError as error:
+        raise UserError(f"cannot write to {training.output_dir}: {reason(error)}; give another --output_dir") from None
+    if held is None:
+        raise UserError(f"another process trains into {training.output_dir}; wait for it, or stop it")
+    return held
+
+
+def say(training: TrainingArguments, text: str) -> None:
+    """Prints a line, once for all processes."""
+    if training.process_index == 0:
+        print(text, flush=True)
