@@ -147,6 +147,6 @@ def _length_panel(axes: Axes, model: ModelReport, samples: ModelReviews) -> None
 
 
 def short_name(name: str) -> str:
-    """A name as a label: `$` is no mathematics there, and long names are cut."""
+    """A name as a label: `$` is no mathematics there, `_` at the front does not hide it, and long names are cut."""
     name = name if len(name) <= 32 else name[:31] + "…"
-    return name.replace("$", r"\$")
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")

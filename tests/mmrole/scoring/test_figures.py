@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mmrole.scoring.figures import draw_figures
+from mmrole.scoring.figures_samples import short_name
 from mmrole.scoring.paper import PAPER_ROWS
 from mmrole.scoring.report import make_report
 from mmrole.scoring.reviews import ModelReviews, read_models
@@ -39,3 +40,8 @@ def test_figures_of_one_model_with_strange_names(
     models = read_models([write_reviews(records, model="$\\frac" + "m" * 60, kind="$t")], {})
     files = draw_figures(tmp_path, make_report(models, draws=200), models)
     assert ("position.png" in [path.name for path in files]) == (pairs is not None)
+
+
+def test_no_name_hides_its_label() -> None:
+    """Matplotlib leaves labels that begin with `_` out of legends."""
+    assert (short_name("_base"), short_name("base_1"), short_name("$x" * 40)[-1]) == (" _base", "base_1", "…")
