@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch.utils.data import Dataset, Sampler
 
-from data_utils.errors import Where
+from data_utils.errors import UserError, Where
 from mmrole.training.batches import TreeBatch, collate
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.planning import Bin, Groups, Step, plan_epoch
@@ -46,7 +46,10 @@ class Plan:
 
 
 class TrainingSteps(Dataset):
-    """The steps of a run, numbered through all epochs: `steps[number]` is the same on every call."""
+    """The steps of a run, numbered through all epochs: `steps[number]` is the same on every call.
+
+    It raises UserError if an image that was there has gone.
+    """
 
     def __init__(self, samples: Sequence[EncodedSample], places: Sequence[Where], groups: Groups, plan: Plan) -> None:
         """Takes encoded samples, where each was read, and their groups."""
@@ -61,9 +64,8 @@ class TrainingSteps(Dataset):
         epoch, place = divmod(number, self.steps_per_epoch)
         step = self._plan(epoch)[place]
         bins = step.bins[self.plan.rank]
-        chosen = [[self.samples[index] for index in bin_] for bin_ in bins]
         return StepBatches(
-            batches=[collate(samples, self.plan.image_size, prompt_tree=self.plan.prompt_tree) for samples in chosen],
+            batches=[self._collate(bin_) for bin_ in bins],
             bins=bins,
             n_targets=sum(int(self.samples[index].targets[1:].sum()) for index in step.samples),
             n_tokens=sum(len(self.samples[index]) for index in step.samples),
@@ -74,6 +76,15 @@ class TrainingSteps(Dataset):
         """Where the samples of a step were read."""
         epoch, place = divmod(number, self.steps_per_epoch)
         return [self.places[index] for index in self._plan(epoch)[place].samples]
+
+    def _collate(self, bin_: Bin) -> TreeBatch:
+        samples = [self.samples[index] for index in bin_]
+        try:
+            return collate(samples, self.plan.image_size, prompt_tree=self.plan.prompt_tree)
+        except OSError as error:
+            raise UserError(
+                f"{error}; it could be read when the run began: put it back, and run the same command again"
+            ) from error
 
     def _plan(self, epoch: int) -> list[Step]:
         if epoch != self._epoch:

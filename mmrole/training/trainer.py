@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from data_utils.errors import UserError, listed
@@ -119,7 +121,8 @@ class TreeTrainer(Trainer):
         model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.args.device)
         targets = 0
-        for number in range(len(steps)):
+        hidden = self.args.process_index != 0 or self.args.disable_tqdm or not sys.stderr.isatty()
+        for number in tqdm(range(len(steps)), "evaluation", unit=" steps", leave=False, disable=hidden):
             step = steps[number]
             targets += step.n_targets
             for batch in step.batches:

@@ -1,0 +1,43 @@
+"""Steps as a data set: where samples come from, and images that go while a run reads them."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from data_utils.errors import UserError
+from mmrole.training.encoding import SampleEncoder
+from mmrole.training.planning import group_samples
+from mmrole.training.steps import Plan, TrainingSteps
+
+PLAN = Plan(samples_per_step=8, rank=0, world_size=1, max_batch_tokens=4000, seed=0, prompt_tree=True, image_size=224)
+
+
+@pytest.fixture
+def steps(byte_tokenizer, conversations, picture_dir, tmp_path):
+    """Nineteen samples whose pictures can be removed."""
+    own = shutil.copytree(picture_dir, tmp_path / "images")
+    moved = [
+        replace(
+            sample,
+            turns=tuple(
+                turn._replace(images=tuple(own / image.name for image in turn.images)) for turn in sample.turns
+            ),
+        )
+        for sample in conversations
+    ]
+    encoded = list(SampleEncoder(byte_tokenizer, max_length=1000).encode_all(moved))
+    return TrainingSteps(encoded, [sample.where for sample in moved], group_samples(encoded), PLAN)
+
+
+def test_places_are_those_of_the_batches(steps):
+    for number in range(5):
+        bins = steps[number].bins
+        assert sorted(steps.places_of(number)) == sorted(steps.places[index] for bin_ in bins for index in bin_)
+    assert sorted(place for number in range(3) for place in steps.places_of(number)) == sorted(steps.places)
+
+
+def test_an_image_that_has_gone_is_named(steps, tmp_path):
+    (tmp_path / "images/0.png").unlink()
+    with pytest.raises(UserError, match=r"images/0\.png.*could be read when the run began"):
+        [steps[number] for number in range(3)]
