@@ -21,7 +21,7 @@ fi
 NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_count()))' 2>/dev/null || echo 1)}
 
 launch=("$PYTHON")
-[ "$NPROC" -eq 1 ] || launch+=(-m torch.distributed.run --standalone --nproc_per_node "$NPROC")
+[ "$NPROC" -eq 1 ] || launch+=(-m mmrole.launch --standalone --nproc_per_node "$NPROC")
 
 answer() {
     "${launch[@]}" inference.py --model_path "$MODEL_PATH" --image_dir "$IMAGE_DIR" \

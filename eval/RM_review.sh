@@ -22,7 +22,7 @@ fi
 NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_count()))' 2>/dev/null || echo 1)}
 
 launch=("$PYTHON")
-[ "$NPROC" -eq 1 ] || launch+=(-m torch.distributed.run --standalone --nproc_per_node "$NPROC")
+[ "$NPROC" -eq 1 ] || launch+=(-m mmrole.launch --standalone --nproc_per_node "$NPROC")
 
 for split in in-test out-test; do
     "${launch[@]}" eval/RM_review.py --model_path "$MODEL_PATH" --image_dir "$IMAGE_DIR" \
