@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from data_utils.dialogues import TYPES
+from data_utils.figure_style import FIGURE_STYLE
 from data_utils.files import replacing
 from data_utils.statistics import SPLITS, Group, Groups, has_tokens, has_trees
 from data_utils.tables import Table
@@ -17,16 +18,6 @@ from data_utils.tables import Table
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 _COLOURS = dict(zip(TYPES, ("#E69F00", "#0072B2", "#009E73"), strict=True))
 _PALE = "#BBBBBB"
-_STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "figure.dpi": 200,
-    "svg.hashsalt": "mmrole",  # the same data give the same file
-}
 
 
 def draw_figures(output_dir: Path, groups: Groups, characters: Table, max_len: int) -> list[Path]:
@@ -41,7 +32,7 @@ def draw_figures(output_dir: Path, groups: Groups, characters: Table, max_len: i
     Returns:
         The files written.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(FIGURE_STYLE):
         written = _save(output_dir / "composition", _composition(groups, characters))
         written += _save(output_dir / "lengths", _lengths(groups, max_len))
         if has_trees(groups):

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from data_utils.figure_style import FIGURE_STYLE
 from data_utils.files import replacing
 from data_utils.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.figures_samples import GREY, draw_characters, draw_distributions, draw_length, short_name
@@ -24,16 +25,6 @@ from mmrole.scoring.statistics import Estimate
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _IN_RADAR = len(_COLOURS)
-_STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "figure.dpi": 200,
-    "svg.hashsalt": "mmrole",  # the same data give the same file
-}
 _CHINESE_FONTS = ("NotoSansCJK-Regular", "NotoSansCJKsc-Regular", "NotoSansSC-Regular", "SourceHanSansSC-Regular")
 _CHINESE_FONTS += ("wqy-zenhei", "wqy-microhei", "msyh", "PingFang", "simhei")
 
@@ -53,7 +44,7 @@ def draw_figures(folder: Path, report: Report, models: Sequence[ModelReviews]) -
     Returns:
         The files written.
     """
-    with matplotlib.rc_context(_STYLE | _fonts()), warnings.catch_warnings():
+    with matplotlib.rc_context(FIGURE_STYLE | _fonts()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # without a Chinese font
         figures = {
             "overall": _overall(report),

@@ -1,0 +1,12 @@
+"""How all figures of the project look."""
+
+FIGURE_STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "figure.dpi": 200,
+    "svg.hashsalt": "mmrole",  # the same data give the same file
+}
