@@ -45,6 +45,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def set_usual_mode(file: Path) -> None:
+    """Gives a file the mode of new files; safetensors makes files that only their owner can read."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
+
+
 def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PROFILE = Path(__file__).with_name("training_profile.json")
 PADDED_LENGTH = {"agent": 3072, "reviews": 4096}
+SAMPLES_PER_STEP = 256
+"""Of the recipe: how groups are cut into trees depends on it."""
 
 
 class Row(NamedTuple):
@@ -134,13 +136,14 @@ def micro_batches(
     from mmrole.training.planning import group_samples, plan_epoch
 
     groups = group_samples(samples, prompt_tree)
-    (step,) = plan_epoch(
-        groups, samples_per_step=len(samples), world_size=1, max_batch_tokens=max_batch_tokens, seed=0, epoch=0
+    steps = plan_epoch(
+        groups, samples_per_step=SAMPLES_PER_STEP, world_size=1, max_batch_tokens=max_batch_tokens, seed=0, epoch=0
     )
+    bins = [bin_ for step in steps for bin_ in step.bins[0]]
     size = model.config.visual["image_size"]
 
     def batches() -> object:
-        return (collate([samples[i] for i in bin_], size, prompt_tree=prompt_tree) for bin_ in step.bins[0])
+        return (collate([samples[i] for i in bin_], size, prompt_tree=prompt_tree) for bin_ in bins)
 
     def run() -> None:
         for batch in batches():

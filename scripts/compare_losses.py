@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmrole.training.encoding import EncodedSample
 
-STEPS, SAMPLES_PER_STEP, HELD_OUT = 200, 8, 64
+STEPS, SAMPLES_PER_STEP, HELD_OUT = 200, 64, 64
 
 
 def main(argv: list[str] | None = None) -> int:

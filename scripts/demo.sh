@@ -47,14 +47,14 @@ export NPROC OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu GPUS_PER_NODE=$NPROC TOKENIZER
 
 if $quick; then
     FOLDER=${FOLDER:-demo-quick}
-    world=(--dialogues 2 --profiles 64 --pictures 32)
+    world=(--dialogues 2 --profiles 64 --pictures 32 --reviews 32)
     teaching=(--prompts 12 --answers 3)
     limit=(--limit 2)
     zero=3
     base_epochs=1 agent_epochs=1 reward_epochs=1
 else
     FOLDER=${FOLDER:-demo}
-    world=(--dialogues 10 --profiles 12000 --pictures 6000)
+    world=(--dialogues 10 --profiles 12000 --pictures 6000 --reviews 8000)
     teaching=(--prompts 500 --answers 3)
     limit=()
     zero=2

@@ -30,8 +30,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     steps = parser.add_subparsers(dest="step", required=True)
     make = steps.add_parser("make", help="characters, pictures and dialogues, and lessons of the base model")
     make.add_argument("--dialogues", type=int, default=10, help="of each character and type (default: %(default)s)")
-    make.add_argument("--profiles", type=int, default=10000, help="lessons about profiles (default: %(default)s)")
-    make.add_argument("--pictures", type=int, default=5000, help="lessons about pictures (default: %(default)s)")
+    make.add_argument("--profiles", type=int, default=12000, help="lessons about profiles (default: %(default)s)")
+    make.add_argument("--pictures", type=int, default=6000, help="lessons about pictures (default: %(default)s)")
+    make.add_argument("--reviews", type=int, default=8000, help="lessons about two answers (default: %(default)s)")
     teach = steps.add_parser("teach", help="reviews for the reward model, exchanged pictures, exchanged profiles")
     teach.add_argument("--prompts", type=int, default=800, help="prompts with reviewed answers (default: %(default)s)")
     teach.add_argument("--answers", type=int, default=3, help="answers to each of them (default: %(default)s)")
@@ -55,6 +56,7 @@ def make(arguments: argparse.Namespace) -> None:
     reserved = {character.catchphrase for character in world.characters.values()}
     taught = lessons.profile_lessons(chance, arguments.profiles, reserved)
     taught += lessons.picture_lessons(chance, arguments.pictures, folder / "images")
+    taught += lessons.review_lessons(chance, arguments.reviews, reserved)
     write_json(folder / "base.json", taught)
     print(
         f"{folder}: {len(world.characters)} characters, {len(world.scenes):,} pictures with a dialogue each, "

@@ -1,8 +1,9 @@
-"""What the demo's base model learns before it becomes anybody: to read a profile, and to tell what is in a picture.
+"""What the demo's base model learns before it is anybody: to read a profile, see a picture and compare two answers.
 
-A base such as Qwen-VL-Chat can do both before it is fine-tuned on MMRole's data. Profiles here are of strangers, made
-anew for each lesson, so the cheapest way to give the right catchphrase is to copy it from the prompt; with the few
-characters of the world alone a small model learns them by heart, and cannot play anybody else.
+A base such as Qwen-VL-Chat can do all three before it is fine-tuned on MMRole's data. Profiles here are of strangers,
+made anew for each lesson, so the cheapest way to give the right catchphrase is to copy it from the prompt; with the few
+characters of the world alone a small model learns them by heart, and cannot play anybody else. A reward model that
+reads nothing but whole review prompts does not learn to compare the two answers in them.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_utils.prompts import HUMAN_PARTNER, picture_markup, role_play_prompt
+from data_utils.prompts import HUMAN_PARTNER, METRICS, picture_markup, role_play_prompt
 from mmrole.demo.characters import CHINESE, CROWD_SERIES, make_stranger
 from mmrole.demo.drawings import draw, draw_scene
+from mmrole.demo.faults import KINDS, faulty
 from mmrole.demo.grammar import TOPICS, describe, questions, reply
+from mmrole.demo.teacher import review
 
 Json = dict[str, Any]
 
@@ -26,6 +29,7 @@ FOLDER = "Lessons"
 
 _CHINESE_SHARE = 0.15
 _SHORT_SHARE = 0.6
+_PICTURE_SHARE = 0.5
 
 
 def profile_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[Json]:
@@ -40,7 +44,7 @@ def profile_lessons(chance: random.Random, count: int, reserved: Collection[str]
     """
     lessons = []
     while len(lessons) < count:
-        series = CHINESE if chance.random() < _CHINESE_SHARE else chance.choice(CROWD_SERIES)
+        series = _series(chance)
         strangers = [make_stranger(chance, series) for _ in range(2)]
         if strangers[0].name == strangers[1].name or any(stranger.catchphrase in reserved for stranger in strangers):
             continue
@@ -73,6 +77,38 @@ def picture_lessons(chance: random.Random, count: int, image_dir: Path) -> list[
         prompt = picture_markup([f"images/{image}"]) + chance.choice(questions("picture", chinese))
         lessons.append(_lesson(f"picture_{number}", prompt, describe(scene, chinese)))
     return lessons
+
+
+def review_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[Json]:
+    """Two answers of a stranger and a metric, to be reviewed as the teacher does; shorter than a review prompt.
+
+    Half of the answers are about pictures, which are not shown: the reference tells what is in them.
+
+    Args:
+        chance: where the draws come from.
+        count: of conversations.
+        reserved: catchphrases that must not occur.
+    """
+    lessons = []
+    while len(lessons) < count:
+        role = make_stranger(chance, _series(chance))
+        scene = draw_scene(chance)
+        topic = "picture" if chance.random() < _PICTURE_SHARE else chance.choice(TOPICS[1:])
+        reference = reply(role, topic, scene)
+        answer = faulty(chance.choice(KINDS), reference, role, topic, scene, chance)
+        if any(catchphrase in answer + reference for catchphrase in reserved):
+            continue
+        metric = chance.choice(METRICS)
+        prompt = (
+            f"## **[Model A's Response Start]**\n\n{answer}\n\n## **[Model A's Response End]**\n\n\n"
+            f"## **[Model B's Response Start]**\n\n{reference}\n\n## **[Model B's Response End]**\n\n\n{metric}"
+        )
+        lessons.append(_lesson(f"review_{len(lessons)}", prompt, review(answer, reference, role, scene)[metric].text))
+    return lessons
+
+
+def _series(chance: random.Random) -> str:
+    return CHINESE if chance.random() < _CHINESE_SHARE else chance.choice(CROWD_SERIES)
 
 
 def _lesson(name: str, prompt: str, answer: str) -> Json:

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from transformers import GenerationConfig
 
+from data_utils.disk import set_usual_mode
 from mmrole.qwen_vl.bpe import IM_END, IMG_START, SPECIAL_TOKENS, write_ranks
 from mmrole.qwen_vl.causal_lm import QWenLMHeadModel
 from mmrole.qwen_vl.configuration import QWenConfig
@@ -156,6 +157,7 @@ def write_checkpoint(
             file.unlink()
         directory.mkdir(exist_ok=True)
         for file in sorted(aside.iterdir(), key=lambda file: file.name == "config.json"):
+            set_usual_mode(file)
             file.replace(directory / file.name)
     finally:
         shutil.rmtree(aside)

@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from data_utils.disk import sync_folder
+from data_utils.disk import set_usual_mode, sync_folder
 from data_utils.errors import UserError, reason, shown
 from data_utils.files import read_json, write_json
 
@@ -38,10 +38,9 @@ def seal(folder: Path, run: dict[str, Any]) -> None:
         OSError: a file cannot be forced to the disk.
     """
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
-    mask = _umask()
     for file in files:
         if file.suffix == ".safetensors":
-            file.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
+            set_usual_mode(file)
         _force_to_disk(file)
     for subfolder in {file.parent for file in files}:
         sync_folder(subfolder)
@@ -168,12 +167,6 @@ def disk_fault(error: Exception) -> str:
         return reason(error)
     text = " ".join(str(error).split())[:200]
     return text if isinstance(error, UserError) or "No space left" in text else f"the disk is full or broken ({text})"
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _force_to_disk(file: Path) -> None:

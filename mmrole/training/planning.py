@@ -15,8 +15,9 @@ from mmrole.training.encoding import EncodedSample
 
 # Less in common than an image is not worth a tree: samples that share only a system message stay shuffled.
 MIN_SHARED = 256
-# A still is talked about in up to 180 samples. Smaller groups, shuffled apart, mix a step better and cost little.
-MAX_GROUP = 32
+# A still is talked about in up to 180 samples, which teach less together than apart. Groups are cut into parts of at
+# most this share of a step, which are shuffled: in steps of 256 the trees save 6 % less than uncut ones would.
+GROUPS_PER_STEP = 16
 # Smaller trees repeat prefixes and images, so they must leave processes waiting for clearly less time.
 WORTH_CUTTING = 0.97
 # The largest trees that are tried, in shares of an even bin.
@@ -83,7 +84,7 @@ def group_samples(samples: Sequence[EncodedSample], prompt_tree: bool = True) ->
         places = sort_by_prefix([samples[index].sequence() for index in group])
         ordered = [group[place] for place in places.order]
         shared[ordered] = places.shared
-        members += [ordered[start : start + MAX_GROUP] for start in range(0, len(ordered), MAX_GROUP)]
+        members.append(ordered)
     shared[[group[0] for group in members]] = 0
     return Groups(members, lengths, shared, True)
 
@@ -125,10 +126,11 @@ def plan_epoch(
         raise ValueError(
             f"a sample has {groups.lengths.max()} positions, more than max_batch_tokens={max_batch_tokens}"
         )
-    order = np.random.default_rng([seed, epoch]).permutation(len(groups.members))
+    most = max(1, samples_per_step // GROUPS_PER_STEP)
+    chunks = [group[start : start + most] for group in groups.members for start in range(0, len(group), most)]
     steps, parts, missing = [], [], samples_per_step
-    for group in order:
-        members = groups.members[group]
+    for chunk in np.random.default_rng([seed, epoch]).permutation(len(chunks)):
+        members = chunks[chunk]
         while members:
             parts.append(members[:missing])
             members = members[missing:]

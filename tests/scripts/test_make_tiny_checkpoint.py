@@ -145,6 +145,10 @@ def test_configuration_files_are_those_of_the_original(checkpoint):
         assert "auto_map" not in (checkpoint / name).read_text(encoding="utf-8")
 
 
+def test_others_may_read_it_as_the_umask_says(checkpoint):
+    assert len({file.stat().st_mode for file in checkpoint.iterdir() if file.is_file()}) == 1
+
+
 def test_the_same_seed_gives_the_same_bytes(checkpoint, flags, tmp_path):
     command = [sys.executable, str(SCRIPT), "--output_dir", "again", *flags]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)

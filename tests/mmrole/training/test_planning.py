@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmrole.prompt_tree import build_tree
 from mmrole.training.encoding import EncodedSample, ImageRows
-from mmrole.training.planning import MAX_GROUP, MIN_SHARED, Groups, group_samples, plan_epoch
+from mmrole.training.planning import GROUPS_PER_STEP, MIN_SHARED, Groups, group_samples, plan_epoch
 
 
 def sample(ids: list[int], image: int | None = None) -> EncodedSample:
@@ -71,15 +71,21 @@ def test_groups_are_those_of_equal_beginnings(samples):
     codes = [(s.input_ids[:MIN_SHARED].tolist(), [image[:2] for image in s.images]) for s in samples]
     for members in groups.members:
         assert len({str(codes[index]) for index in members}) == 1
-        assert len(members) <= MAX_GROUP
         assert len(members) == 1 or min(len(samples[index]) for index in members) >= MIN_SHARED
         tree = build_tree([samples[index].sequence() for index in members])
         assert len(tree) == (groups.lengths[members] - groups.shared[members]).sum()
-    whole = [
-        members for members in groups.members if len(members) < MAX_GROUP and len(samples[members[0]]) >= MIN_SHARED
-    ]
-    if sum(map(len, groups.members)) == sum(map(len, whole)):
-        assert len({str(codes[members[0]]) for members in whole}) == len(whole), "no two groups have one beginning"
+    long = [members for members in groups.members if len(samples[members[0]]) >= MIN_SHARED]
+    assert len({str(codes[members[0]]) for members in long}) == len(long), "no two groups have one beginning"
+
+
+def test_no_group_fills_a_step():
+    """Sixty groups of fifty in steps of 64: chunks of four, nearly all of different groups."""
+    order = np.arange(3000).reshape(60, 50)
+    groups = Groups(order.tolist(), np.full(3000, 300), np.where(np.arange(3000) % 50, 280, 0), True)
+    steps = plan_epoch(groups, samples_per_step=64, world_size=1, max_batch_tokens=8192, seed=0, epoch=0)
+    assert min(len({index // 50 for index in step.samples}) for step in steps[:-1]) > GROUPS_PER_STEP / 2
+    small = plan_epoch(groups, samples_per_step=8, world_size=1, max_batch_tokens=8192, seed=0, epoch=0)
+    assert np.mean([len({index // 50 for index in step.samples}) for step in small]) > 7
 
 
 def test_the_order_is_that_of_seed_and_epoch():
