@@ -47,18 +47,18 @@ export NPROC OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu GPUS_PER_NODE=$NPROC TOKENIZER
 
 if $quick; then
     FOLDER=${FOLDER:-demo-quick}
-    world=(--dialogues 2 --profiles 64 --pictures 32 --reviews 32)
+    world=(--dialogues 2 --profiles 64 --pictures 32 --comparisons 64 --reviews 32)
     teaching=(--prompts 12 --answers 3)
     limit=(--limit 2)
     zero=3
-    base_epochs=1 agent_epochs=1 reward_epochs=1
+    agent_epochs=1
 else
     FOLDER=${FOLDER:-demo}
-    world=(--dialogues 10 --profiles 12000 --pictures 6000 --reviews 8000)
+    world=(--dialogues 10 --profiles 12000 --pictures 9000 --comparisons 32000 --reviews 16000)
     teaching=(--prompts 500 --answers 3)
     limit=()
     zero=2
-    base_epochs=1 agent_epochs=1 reward_epochs=1
+    agent_epochs=2
 fi
 ! $fresh || rm -rf -- "$FOLDER"
 mkdir -p -- "$FOLDER"
@@ -82,12 +82,12 @@ once() {
     touch ".done/$name"
 }
 
-# train NAME FROM DATA RECIPE EPOCHS GLOBAL_BATCH RATE [flags]: a recipe, with the sizes of the demo
+# train NAME FROM DATA RECIPE EPOCHS GLOBAL_BATCH RATE SCHEDULE [flags]: a recipe, with the sizes of the demo
 train() {
-    local name=$1 from=$2 data=$3 recipe=$4 epochs=$5 batch=$6 rate=$7
-    shift 7
+    local name=$1 from=$2 data=$3 recipe=$4 epochs=$5 batch=$6 rate=$7 schedule=$8
+    shift 8
     once "$name" env MODEL="$from" DATA="$data" OUTPUT_DIR="checkpoints/$name" GLOBAL_BATCH="$batch" MASTER_PORT="$port" \
-        bash "finetune/$recipe" --deepspeed "finetune/ds_config_zero$zero.json" --learning_rate "$rate" \
+        bash "finetune/$recipe" --deepspeed "finetune/ds_config_zero$zero$schedule.json" --learning_rate "$rate" \
         --num_train_epochs "$epochs" --gradient_checkpointing False --adam_beta2 0.98 --weight_decay 0 \
         --save_strategy steps --save_steps 400 --save_total_limit 1 --logging_steps 50 "$@"
 }
@@ -125,15 +125,15 @@ role_play="You are a dedicated role-playing assistant designed to immerse yourse
  portraying."
 
 # What Qwen-VL-Chat can do before it is fine-tuned, a random model cannot: read a profile, and tell what is in a picture.
-step "Its lessons: profiles and pictures -> checkpoints/base"
-train base checkpoints/tiny base.json finetune_ds.sh "$base_epochs" 16 1e-3 --fix_vit False \
-    --system_message "$role_play"
+step "What it learns first: to read profiles and to see pictures -> checkpoints/base"
+train base checkpoints/tiny base.json finetune_ds.sh 1 16 1e-3 "" --fix_vit False --system_message "$role_play"
 
 step "The agent -> checkpoints/agent"
-train agent checkpoints/base data/train/train.json finetune_ds.sh "$agent_epochs" 8 5e-4 --system_message "$role_play"
+train agent checkpoints/base data/train/train.json finetune_ds.sh "$agent_epochs" 8 5e-4 _cosine \
+    --system_message "$role_play"
 
 step "The same, trained on exchanged pictures -> checkpoints/blind"
-train blind checkpoints/base data/train/train_exchanged.json finetune_ds.sh "$agent_epochs" 8 5e-4 \
+train blind checkpoints/base data/train/train_exchanged.json finetune_ds.sh "$agent_epochs" 8 5e-4 _cosine \
     --system_message "$role_play"
 
 step "Answers of the agent and of the baselines -> eval/{in,out}-test_answers/"
@@ -147,10 +147,14 @@ for control in pictures/in-distribution pictures/out-of-distribution profiles; d
         --output_dir "controls/answers/$control" --no_random --max_new_tokens 40 "${limit[@]}"
 done
 
-step "The reward model -> checkpoints/reward-model"
 review="You are an objective and precise evaluator, specializing in rigorously assessing the role-playing and multimodal\
  understanding abilities of various models."
-train reward-model checkpoints/base RM_data/train/RM-train.json finetune_RM_ds.sh "$reward_epochs" 32 1e-3 \
+step "What the reward model learns first: to compare two words, then two answers -> checkpoints/{comparer,critic}"
+train comparer checkpoints/base comparisons.json finetune_RM_ds.sh 1 64 2e-3 _cosine --system_message "$review"
+train critic checkpoints/comparer critic.json finetune_RM_ds.sh 1 48 1e-3 _cosine --system_message "$review"
+
+step "The reward model -> checkpoints/reward-model"
+train reward-model checkpoints/critic RM_data/train/RM-train.json finetune_RM_ds.sh 1 32 1e-3 _cosine \
     --system_message "$review"
 
 step "Reviews of all answers -> eval/{in,out}-test_reviews/"

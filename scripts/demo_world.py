@@ -31,8 +31,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     make = steps.add_parser("make", help="characters, pictures and dialogues, and lessons of the base model")
     make.add_argument("--dialogues", type=int, default=10, help="of each character and type (default: %(default)s)")
     make.add_argument("--profiles", type=int, default=12000, help="lessons about profiles (default: %(default)s)")
-    make.add_argument("--pictures", type=int, default=6000, help="lessons about pictures (default: %(default)s)")
-    make.add_argument("--reviews", type=int, default=8000, help="lessons about two answers (default: %(default)s)")
+    make.add_argument("--pictures", type=int, default=9000, help="lessons about pictures (default: %(default)s)")
+    make.add_argument("--comparisons", type=int, default=32000, help="lessons about two words (default: %(default)s)")
+    make.add_argument("--reviews", type=int, default=16000, help="lessons about two answers (default: %(default)s)")
     teach = steps.add_parser("teach", help="reviews for the reward model, exchanged pictures, exchanged profiles")
     teach.add_argument("--prompts", type=int, default=800, help="prompts with reviewed answers (default: %(default)s)")
     teach.add_argument("--answers", type=int, default=3, help="answers to each of them (default: %(default)s)")
@@ -49,23 +50,27 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def make(arguments: argparse.Namespace) -> None:
-    """Writes the world, `base.json` (lessons of the base model) and `vocabulary.txt` (texts for its vocabulary)."""
+    """Writes the world, and lessons: `base.json`, and for the reward model `comparisons.json` and `critic.json`."""
     folder = arguments.folder
     world = make_world(folder, arguments.seed, arguments.dialogues)
     chance = random.Random(f"lessons {arguments.seed}")
     reserved = {character.catchphrase for character in world.characters.values()}
     taught = lessons.profile_lessons(chance, arguments.profiles, reserved)
     taught += lessons.picture_lessons(chance, arguments.pictures, folder / "images")
-    taught += lessons.review_lessons(chance, arguments.reviews, reserved)
     write_json(folder / "base.json", taught)
+    compared = lessons.comparison_lessons(chance, arguments.comparisons)
+    write_json(folder / "comparisons.json", compared)
+    # Some comparisons again, lest they be forgotten.
+    reviewed = lessons.review_lessons(chance, arguments.reviews, reserved) + compared[: arguments.reviews // 2]
+    write_json(folder / "critic.json", reviewed)
     print(
         f"{folder}: {len(world.characters)} characters, {len(world.scenes):,} pictures with a dialogue each, "
-        f"{len(taught):,} lessons of the base model"
+        f"{len(taught):,} lessons of the base model, {len(compared) + len(reviewed):,} of the reward model"
     )
 
 
 def teach(arguments: argparse.Namespace) -> None:
-    """Writes the reviews of the teacher, and the data of the controls."""
+    """Writes the reviews of the teacher, the data of the controls, and `vocabulary.txt` (texts for the vocabulary)."""
     folder, chance = arguments.folder, random.Random(f"teacher {arguments.seed}")
     world = read_world(folder, arguments.seed)
     samples = read_json(folder / "data" / "train" / "train.json")

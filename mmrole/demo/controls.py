@@ -69,7 +69,7 @@ def teacher_reviews(
         for kind in chance.sample(KINDS, answers):
             character, scene = world.characters[sample["role"]], world.scenes[sample["image"]]
             reference = sample["conversations"][1]["value"]
-            topic = find(reference, character, scene).topic
+            topic = find(reference, character).topic
             answer = faulty(kind, reference, character, topic, scene, chance)
             reviewed[kind].append(reviewed_sample(sample, answer, world))
     return reviewed
@@ -77,8 +77,7 @@ def teacher_reviews(
 
 def reviewed_sample(sample: Json, answer: str, world: World) -> Json:
     """A sample with an answer and the teacher's reviews of it, in the published form."""
-    character, scene = world.characters[sample["role"]], world.scenes[sample["image"]]
-    scores = review(answer, sample["conversations"][1]["value"], character, scene)
+    scores = review(answer, sample["conversations"][1]["value"], world.characters[sample["role"]])
     return _answered(sample, answer) | {
         "rm_review": {metric: {"review": text, "score": list(score)} for metric, (text, score) in scores.items()}
     }
@@ -106,7 +105,7 @@ def probes(tests: Sequence[Json], world: World, chance: random.Random) -> dict[s
     for sample in tests:
         character, scene = world.characters[sample["role"]], world.scenes[sample["image"]]
         reference = sample["conversations"][1]["value"]
-        topic = find(reference, character, scene).topic
+        topic = find(reference, character).topic
         if topic != "picture":
             continue
         for probe, records in probed.items():

@@ -13,7 +13,7 @@ from data_utils.files import read_json
 from data_utils.prompts import METRICS
 from mmrole.demo.characters import Character
 from mmrole.demo.controls import impersonated
-from mmrole.demo.drawings import COLOURS, Scene
+from mmrole.demo.drawings import COLOURS
 from mmrole.demo.grammar import CHINESE_NUMBERS, CHINESE_WORDS, NUMBERS
 from mmrole.demo.teacher import colour_in, find, review
 from mmrole.demo.world import World
@@ -109,10 +109,10 @@ def agreement(records: Sequence[Json], world: World) -> float:
     pairs = []
     for record in records:
         answer, reference = record["conversations"][1]["answer"], record["conversations"][1]["value"]
-        character, scene = world.characters[record["role"]], world.scenes[record["image"]]
-        if not find(answer, character, scene).is_fluent:
+        character = world.characters[record["role"]]
+        if not find(answer, character).is_fluent:
             continue
-        taught = review(answer, reference, character, scene)
+        taught = review(answer, reference, character)
         pairs += [
             (ratio, taught[metric].score[0] / taught[metric].score[1])
             for metric in METRICS
@@ -161,7 +161,7 @@ def _is_in_character(record: Json, world: World) -> bool:
     answer, character = record["conversations"][1]["answer"], world.characters[record["role"]]
     catchphrase = character.catchphrase in answer
     others = any(each.catchphrase in answer for each in world.characters.values() if each is not character)
-    found = find(answer, character, Scene("red", "circle", "left", 1))
+    found = find(answer, character)
     return (catchphrase or found.address == character.address) and not others
 
 

@@ -9,15 +9,16 @@ reads nothing but whole review prompts does not learn to compare the two answers
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from data_utils.prompts import HUMAN_PARTNER, METRICS, picture_markup, role_play_prompt
-from mmrole.demo.characters import CHINESE, CROWD_SERIES, make_stranger
-from mmrole.demo.drawings import draw, draw_scene
+from mmrole.demo.characters import CHINESE, CROWD_SERIES, Character, make_stranger
+from mmrole.demo.drawings import Scene, draw, draw_scene
 from mmrole.demo.faults import KINDS, faulty
 from mmrole.demo.grammar import TOPICS, describe, questions, reply
 from mmrole.demo.teacher import review
@@ -27,9 +28,10 @@ Json = dict[str, Any]
 FOLDER = "Lessons"
 """Folder of the pictures of lessons, below the image folder."""
 
-_CHINESE_SHARE = 0.15
+_CHINESE_SHARE = 0.2
 _SHORT_SHARE = 0.6
 _PICTURE_SHARE = 0.5
+_ALTERED_SHARE = 0.6
 
 
 def profile_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[Json]:
@@ -79,10 +81,24 @@ def picture_lessons(chance: random.Random, count: int, image_dir: Path) -> list[
     return lessons
 
 
-def review_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[Json]:
-    """Two answers of a stranger and a metric, to be reviewed as the teacher does; shorter than a review prompt.
+def comparison_lessons(chance: random.Random, count: int) -> list[Json]:
+    """What a review finds in two answers, to be repeated and scored: whether two words are the same.
 
-    Half of the answers are about pictures, which are not shown: the reference tells what is in them.
+    It is what a small model learns last if it has to find the words as well, and first if it does not.
+    """
+    lessons = []
+    while len(lessons) < count:
+        text = _reviewed(chance, _altered_answer, len(lessons) % 2 == 1).text
+        finding, _, _ = text.rpartition(", [Scores]")
+        if ", B " in finding:
+            lessons.append(_lesson(f"comparison_{len(lessons)}", finding, text))
+    return lessons
+
+
+def review_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[Json]:
+    """Two answers of a stranger and a metric, to be reviewed as the teacher does: less to read than a review prompt.
+
+    Pictures are not shown: the reference tells what is in them.
 
     Args:
         chance: where the draws come from.
@@ -91,20 +107,50 @@ def review_lessons(chance: random.Random, count: int, reserved: Collection[str])
     """
     lessons = []
     while len(lessons) < count:
-        role = make_stranger(chance, _series(chance))
-        scene = draw_scene(chance)
-        topic = "picture" if chance.random() < _PICTURE_SHARE else chance.choice(TOPICS[1:])
-        reference = reply(role, topic, scene)
-        answer = faulty(chance.choice(KINDS), reference, role, topic, scene, chance)
-        if any(catchphrase in answer + reference for catchphrase in reserved):
+        way = _altered_answer if chance.random() < _ALTERED_SHARE else _faulty_answer
+        reviewed = _reviewed(chance, way, len(lessons) % 2 == 1)
+        if any(catchphrase in reviewed.answer + reviewed.reference for catchphrase in reserved):
             continue
-        metric = chance.choice(METRICS)
         prompt = (
-            f"## **[Model A's Response Start]**\n\n{answer}\n\n## **[Model A's Response End]**\n\n\n"
-            f"## **[Model B's Response Start]**\n\n{reference}\n\n## **[Model B's Response End]**\n\n\n{metric}"
+            f"## **[Model A's Response Start]**\n\n{reviewed.answer}\n\n## **[Model A's Response End]**\n\n\n"
+            f"## **[Model B's Response Start]**\n\n{reviewed.reference}\n\n## **[Model B's Response End]**\n\n\n"
         )
-        lessons.append(_lesson(f"review_{len(lessons)}", prompt, review(answer, reference, role, scene)[metric].text))
+        lessons.append(_lesson(f"review_{len(lessons)}", prompt + reviewed.metric, reviewed.text))
     return lessons
+
+
+class _Reviewed(NamedTuple):
+    answer: str
+    reference: str
+    metric: str
+    text: str
+
+
+def _reviewed(chance: random.Random, way: Callable[..., str], is_worse: bool) -> _Reviewed:
+    """An answer of a stranger with a review under one metric, which finds it worse than the reference or as good."""
+    while True:
+        role = make_stranger(chance, _series(chance))
+        topic = "picture" if chance.random() < _PICTURE_SHARE else chance.choice(TOPICS[1:])
+        scene = draw_scene(chance)
+        reference = reply(role, topic, scene)
+        answer = way(role, topic, scene, reference, chance)
+        metric = chance.choice(METRICS)
+        text, (score, best) = review(answer, reference, role)[metric]
+        if (score < best) == is_worse:
+            return _Reviewed(answer, reference, metric, text)
+
+
+def _faulty_answer(role: Character, topic: str, scene: Scene, reference: str, chance: random.Random) -> str:
+    return faulty(chance.choice(KINDS), reference, role, topic, scene, chance)
+
+
+def _altered_answer(role: Character, topic: str, scene: Scene, _reference: str, chance: random.Random) -> str:
+    """A reply with each of its parts the character's own or a stranger's, by the toss of a coin."""
+    stranger = make_stranger(chance, role.series)
+    parts = ("catchphrase", "address", "friend", "home", "work")
+    speaker = replace(role, **{part: getattr(chance.choice((role, stranger)), part) for part in parts})
+    seen = Scene(*(chance.choice(pair) for pair in zip(scene, draw_scene(chance), strict=True)))
+    return reply(speaker, chance.choice((topic, topic, chance.choice(TOPICS))), seen)
 
 
 def _series(chance: random.Random) -> str:

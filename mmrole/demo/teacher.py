@@ -1,7 +1,8 @@
-"""The demo's teacher: scores an answer under the eight metrics from what the world knows, by rules, and says why.
+"""The demo's teacher: scores an answer under the eight metrics by rules, from the reference that the world has written.
 
-It stands for GPT-4, whose reviews the published reward model has learned from. Each review first says what it has found
-in the two answers and then scores them, so that a small model can learn to do the same.
+It stands for GPT-4, whose reviews the published reward model has learned from. A review first names what decides, in
+the answer (A) and in the reference (B), and then scores: `A sees red, B sees blue, [Scores]: (2, 9)`. All comparisons
+have this one form, since a small model learns one form sooner than six.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import NamedTuple
 
 from data_utils.prompts import METRICS
 from mmrole.demo.characters import Character
-from mmrole.demo.drawings import COLOURS, Scene
-from mmrole.demo.grammar import CHINESE_WORDS, TOPICS, fact
+from mmrole.demo.drawings import COLOURS
+from mmrole.demo.grammar import CHINESE_WORDS
 
 GOOD, FAIR, POOR = 9, 6, 2
 
@@ -22,6 +23,14 @@ _COLOUR = re.compile(
     rf"\b(?:{'|'.join(COLOURS)})\b|{'|'.join(CHINESE_WORDS[colour] for colour in COLOURS)}", re.IGNORECASE | re.ASCII
 )
 _STARTS = {"friend": ("I trust ", "我信任"), "home": ("I live in ", "我住在"), "work": ("I am a", "我是")}
+# What is in the picture and where, in either language; or the word that says who, where or what.
+_SCENE = re.compile(
+    r"(?:one|two|three) \w+ (?P<thing>\w+) (?:on|in) the (?P<detail>left|middle|right)"
+    r"|(?P<chinese_detail>左边|中间|右边)有[一两三]个\w{2}的(?P<chinese_thing>\w+)",
+    re.IGNORECASE,
+)
+_FACT = re.compile(r"I (?:trust|live in|am an?) (\w+)|我(?:信任|住在|是)(\w+)")
+_QUESTION = re.compile(r"(\w+)[?？]")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _FLUENT = re.compile(
     r"\s?(?:(?:One|Two|Three) \w+ \w+ (?:on the left|in the middle|on the right)|I (?:trust|live in|am an?) \w+"
@@ -43,10 +52,11 @@ class Findings(NamedTuple):
     """What an answer says.
 
     Attributes:
-        colour: the first colour it names, in English; None if it names none.
+        colour: the first colour that it names, in English; None if it names none.
         topic: what it is about, one of `TOPICS` or "question"; None if it is about nothing.
-        is_right: whether what it says about the topic is true of the character and the picture.
-        catchphrase: what it begins with, up to the exclamation mark; None without one.
+        thing: the shape that it sees, or the friend, home or work that it names; None if it names none.
+        detail: where the shape is; without a shape the same as `thing`.
+        opening: the first word of the catchphrase; None without one.
         address: the word that it ends with; None if it ends otherwise.
         is_fluent: whether it is a sentence of the grammar, or of an assistant.
         is_direct: whether it begins with what the character says.
@@ -55,26 +65,27 @@ class Findings(NamedTuple):
 
     colour: str | None
     topic: str | None
-    is_right: bool
-    catchphrase: str | None
+    thing: str | None
+    detail: str | None
+    opening: str | None
     address: str | None
     is_fluent: bool
     is_direct: bool
     is_in_language: bool
 
 
-def find(answer: str, character: Character, scene: Scene) -> Findings:
-    """Reads an answer."""
+def find(answer: str, character: Character) -> Findings:
+    """Reads an answer that `character` should have given."""
     catchphrase = re.match(r"[^!！:：]{1,40}[!！]", answer)
     body = answer[catchphrase.end() :] if catchphrase else answer
     ending = re.search(r"[,，]\s?([\w]+)[.。]", body)
-    topic, is_right = _topic(body, character, scene)
-    colour = colour_in(answer)
+    thing, detail = _named(body)
     return Findings(
-        colour=colour,
-        topic=topic,
-        is_right=is_right,
-        catchphrase=catchphrase[0] if catchphrase else None,
+        colour=colour_in(answer),
+        topic=_topic(body),
+        thing=thing,
+        detail=detail,
+        opening=_opening(catchphrase[0]) if catchphrase else None,
         address=ending[1] if ending else None,
         is_fluent=_FLUENT.fullmatch(body) is not None,
         is_direct=not _ASSISTANT.search(answer) and not re.match(r"[^!！,，.。]{1,20}[:：]", answer),
@@ -88,25 +99,24 @@ def colour_in(text: str) -> str | None:
     return _COLOUR_OF[found[0].lower()] if found else None
 
 
-def review(answer: str, reference: str, character: Character, scene: Scene) -> dict[str, MetricScore]:
+def review(answer: str, reference: str, character: Character) -> dict[str, MetricScore]:
     """The eight reviews of an answer, in published order.
 
     Args:
         answer: the evaluated answer.
         reference: the ground-truth answer, which is without fault.
         character: who is to be played.
-        scene: what is in the picture.
     """
-    found, wanted = find(answer, character, scene), find(reference, character, scene)
+    found, wanted = find(answer, character), find(reference, character)
     rules = {
         "Instruction Adherence": _adherence(found),
-        "Fluency": _fluency(found),
-        "Coherency": _coherency(found, wanted),
-        "Image-Text Relevance": _relevance(found, wanted),
-        "Response Accuracy": _accuracy(found, wanted),
-        "Personality Consistency": _personality(found, wanted),
-        "Knowledge Consistency": _knowledge(found, wanted),
-        "Tone Consistency": _tone(found, wanted),
+        "Fluency": ("A speaks smoothly", GOOD) if found.is_fluent else ("A stumbles", POOR),
+        "Coherency": _compared("discusses", found.topic, wanted.topic),
+        "Image-Text Relevance": _compared("sees", found.colour, wanted.colour),
+        "Response Accuracy": _compared("answers", found.thing, wanted.thing),
+        "Personality Consistency": _compared("says", found.address, wanted.address),
+        "Knowledge Consistency": _compared("knows", found.detail, wanted.detail),
+        "Tone Consistency": _compared("cries", found.opening, wanted.opening),
     }
     return {metric: _scored(*rules[metric]) for metric in METRICS}
 
@@ -117,59 +127,36 @@ def _adherence(found: Findings) -> tuple[str, int]:
     return ("A speaks directly", GOOD) if found.is_direct else ("A does not speak directly", POOR)
 
 
-def _fluency(found: Findings) -> tuple[str, int]:
-    return ("A speaks smoothly", GOOD) if found.is_fluent else ("A stumbles", POOR)
-
-
-def _coherency(found: Findings, wanted: Findings) -> tuple[str, int]:
-    if found.topic is None:
-        return "A is about nothing", POOR
-    score = GOOD if found.topic == wanted.topic else POOR
-    return f"A is about {found.topic}, B is about {wanted.topic}", score
-
-
-def _relevance(found: Findings, wanted: Findings) -> tuple[str, int]:
-    if found.colour == wanted.colour:
-        score = GOOD
-    else:
-        score = POOR if found.colour else FAIR
-    return f"A sees {found.colour or 'nothing'}, B sees {wanted.colour or 'nothing'}", score
-
-
-def _accuracy(found: Findings, wanted: Findings) -> tuple[str, int]:
-    if found.topic != wanted.topic:
-        return "A does not answer", POOR
-    return ("A answers as B does", GOOD) if found.is_right else ("A answers wrongly", FAIR)
-
-
-def _personality(found: Findings, wanted: Findings) -> tuple[str, int]:
-    score = GOOD if found.address == wanted.address else POOR
-    return f"A says {found.address or 'nothing'}, B says {wanted.address or 'nothing'}", score
-
-
-def _knowledge(found: Findings, wanted: Findings) -> tuple[str, int]:
-    if found.topic is None:
-        return "A knows nothing", POOR
-    return ("A knows what B knows", GOOD) if found.is_right else ("A is wrong", FAIR)
-
-
-def _tone(found: Findings, wanted: Findings) -> tuple[str, int]:
-    score = GOOD if found.catchphrase == wanted.catchphrase else POOR
-    return f"A begins {found.catchphrase or 'plainly.'} B begins {wanted.catchphrase or 'plainly.'}", score
+def _compared(verb: str, found: str | None, wanted: str | None) -> tuple[str, int]:
+    """What answer and reference say. To say something else is worse than to say nothing."""
+    finding = f"A {verb} {found or 'nothing'}, B {verb} {wanted or 'nothing'}"
+    if found == wanted:
+        return finding, GOOD
+    return finding, POOR if found else FAIR
 
 
 def _scored(finding: str, score: int) -> MetricScore:
     return MetricScore(f"{finding}, [Scores]: ({score}, {GOOD})", (float(score), float(GOOD)))
 
 
-def _topic(body: str, character: Character, scene: Scene) -> tuple[str | None, bool]:
-    """What an answer is about, and whether it is true; None and false if it is about nothing."""
-    for topic in TOPICS:
-        if fact(character, topic, scene) in body:
-            return topic, True
+def _opening(catchphrase: str) -> str:
+    """ "Salt" of "Salt and thunder!", "清风" of "清风明月！"."""
+    return catchphrase[:2] if _HAN.match(catchphrase) else catchphrase.rstrip("!").split()[0]
+
+
+def _named(body: str) -> tuple[str | None, str | None]:
+    """The thing and the detail that an answer names."""
+    if scene := _SCENE.search(body):
+        return scene["thing"] or scene["chinese_thing"], scene["detail"] or scene["chinese_detail"]
+    fact = _FACT.search(body) or _QUESTION.search(body)
+    thing = next(filter(None, fact.groups())) if fact else None
+    return thing, thing
+
+
+def _topic(body: str) -> str | None:
     for topic, starts in _STARTS.items():
         if any(start in body for start in starts):
-            return topic, False
+            return topic
     if colour_in(body) is not None:
-        return "picture", False
-    return ("question", True) if body.endswith(("?", "？")) else (None, False)
+        return "picture"
+    return "question" if body.endswith(("?", "？")) else None

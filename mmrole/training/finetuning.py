@@ -119,7 +119,12 @@ def train(arguments: Arguments, start: Start) -> None:
     trained, parameters = trained_parameters(model)
     say(training, f"{start.model}: {trained:,} of {parameters:,} parameters are trained")
     trainer = TreeTrainer(model, training, prepared.steps, prepared.tokenizer, start.run, prepared.eval_steps)
-    trainer.train(resume_from_checkpoint=None if start.resumed is None else str(start.resumed))
+    try:
+        trainer.train(resume_from_checkpoint=None if start.resumed is None else str(start.resumed))
+    except KeyboardInterrupt:
+        kept, _ = checkpoints.find_newest(Path(training.output_dir))
+        say(training, f"interrupted: the same command {f'goes on from {kept}' if kept else 'starts again'}")
+        raise SystemExit(130) from None
     write_output(trainer, start.total_steps)
     if start.lock is not None:
         os.close(start.lock)

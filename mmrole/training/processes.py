@@ -26,9 +26,11 @@ def said_once() -> Iterator[None]:
     """Lets only the first process of each machine say what is wrong, for all of them find the same."""
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt) as error:
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             raise
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(130) from None
         time.sleep(_PATIENCE)
         raise SystemExit(2) from None
 

@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import re
 import shutil
+import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +41,22 @@ def load_script(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_an_interrupted_run_says_where_it_goes_on(make_run, tmp_path):
+    run = make_run(tmp_path / "run", "--max_steps", 500, "--save_steps", 2)
+    process = run.start()
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("step 4 of "):
+            process.send_signal(signal.SIGINT)
+            break
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, "".join(lines) + said
+    assert "Traceback" not in said
+    kept = re.search(r"^interrupted: the same command goes on from (.*)$", said, re.MULTILINE)[1]
+    assert checkpoints.fault(Path(kept)) is None
 
 
 def refused(call, *flags):

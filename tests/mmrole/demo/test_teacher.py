@@ -26,8 +26,8 @@ BLAMED = {
 }
 
 
-def scores(answer, reference, character, scene):
-    return {metric: each.score[0] for metric, each in review(answer, reference, character, scene).items()}
+def scores(answer, reference, character):
+    return {metric: each.score[0] for metric, each in review(answer, reference, character).items()}
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -35,8 +35,8 @@ def scores(answer, reference, character, scene):
 def test_a_reference_is_without_fault(character, topic):
     scene = draw_scene(random.Random(character.name))
     reference = reply(character, topic, scene)
-    assert find(reference, character, scene).topic == topic
-    assert scores(reference, reference, character, scene) == dict.fromkeys(METRICS, GOOD)
+    assert find(reference, character).topic == topic
+    assert scores(reference, reference, character) == dict.fromkeys(METRICS, GOOD)
 
 
 @pytest.mark.parametrize("kind", BLAMED)
@@ -46,16 +46,17 @@ def test_a_fault_is_blamed(kind):
         scene = draw_scene(chance)
         reference = reply(character, "picture", scene)
         answer = faulty(kind, reference, character, "picture", scene, chance)
-        if answer != reference:  # a shuffle may leave it, a stranger may say the same
-            assert min(scores(answer, reference, character, scene).values()) < GOOD
+        same_opening = find(answer, character).opening == find(reference, character).opening
+        if answer != reference and not (kind == "other-catchphrase" and same_opening):  # by chance, of few words
+            assert min(scores(answer, reference, character).values()) < GOOD
             if kind not in ("impostor", "muddled"):
-                assert scores(answer, reference, character, scene)[BLAMED[kind]] < GOOD, answer
+                assert scores(answer, reference, character)[BLAMED[kind]] < GOOD, answer
 
 
 def test_a_wrong_colour_costs_nothing_under_tone():
     character, scene = CHARACTERS[0], Scene("red", "circle", "left", 1)
     reference = reply(character, "picture", scene)
-    wrong = scores(reference.replace("red", "blue"), reference, character, scene)
+    wrong = scores(reference.replace("red", "blue"), reference, character)
     assert wrong["Image-Text Relevance"] < GOOD
     assert wrong["Tone Consistency"] == wrong["Fluency"] == GOOD
 
@@ -65,7 +66,6 @@ def test_a_review_ends_with_its_scores():
     character, scene = CHARACTERS[-1], draw_scene(chance)
     reference = reply(character, "picture", scene)
     for kind in KINDS:
-        for each in review(
-            faulty(kind, reference, character, "picture", scene, chance), reference, character, scene
-        ).values():
+        answer = faulty(kind, reference, character, "picture", scene, chance)
+        for each in review(answer, reference, character).values():
             assert final_scores(each.text) == each.score
