@@ -12,9 +12,11 @@ import sys
 try:
     from data_utils.errors import run
     from mmrole.training.finetuning import main
+    from mmrole.training.processes import ending_at_once
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
 
 if __name__ == "__main__":
-    run(main)
+    with ending_at_once():
+        run(main)

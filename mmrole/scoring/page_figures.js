@@ -38,7 +38,7 @@ function drawRadar() {
   const low = Math.floor(Math.min(0.9, ...values) * 10 - 1e-9) / 10;
   const high = Math.max(1.1, Math.ceil(Math.max(...values, 1) * 10) / 10);
   const width = figureWidth("radar");
-  const radius = Math.min(165, width / 2 - 84);
+  const radius = Math.min(165, width / 2 - 100);
   const height = 2 * radius + 74;
   const at = (index, value) => {
     const angle = (2 * Math.PI * index) / REPORT.metrics.length - Math.PI / 2;

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +45,24 @@ def quiet_where_others_fail() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, dist.DistBackendError) or any(words in str(error) for words in _LOST):
             time.sleep(_PATIENCE)
+        raise
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Ends a process of several with its exit status, without the interpreter's shutdown.
+
+    In that, threads of torch or DeepSpeed sometimes abort the process when all of its work is done, which makes the
+    whole run look as if it had failed.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if "LOCAL_RANK" in os.environ:
+            atexit._run_exitfuncs()  # what is logged to a server is finished there
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code or 0)
         raise
 
 
