@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data_utils.prompts import HUMAN_PARTNER, METRICS, picture_markup, role_play_prompt
+from data_utils.prompts import HUMAN_PARTNER, METRICS, picture_markup, review_prompt, role_play_prompt
 from mmrole.demo.characters import CHINESE, CROWD_SERIES, Character, make_stranger
 from mmrole.demo.drawings import Scene, draw, draw_scene
 from mmrole.demo.faults import KINDS, faulty
@@ -96,9 +96,10 @@ def comparison_lessons(chance: random.Random, count: int) -> list[Json]:
 
 
 def review_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[Json]:
-    """Two answers of a stranger and a metric, to be reviewed as the teacher does: less to read than a review prompt.
+    """Review prompts without a picture, and with some of their paragraphs left out: many of them, or few, or none.
 
-    Pictures are not shown: the reference tells what is in them.
+    How far apart things are differs from lesson to lesson, so that a model has to learn what they are. In whole
+    prompts alone it does not find the two answers at all.
 
     Args:
         chance: where the draws come from.
@@ -111,15 +112,43 @@ def review_lessons(chance: random.Random, count: int, reserved: Collection[str])
         reviewed = _reviewed(chance, way, len(lessons) % 2 == 1)
         if any(catchphrase in reviewed.answer + reviewed.reference for catchphrase in reserved):
             continue
-        prompt = (
-            f"## **[Model A's Response Start]**\n\n{reviewed.answer}\n\n## **[Model A's Response End]**\n\n\n"
-            f"## **[Model B's Response Start]**\n\n{reviewed.reference}\n\n## **[Model B's Response End]**\n\n\n"
+        prompt = review_prompt(
+            question=_question(reviewed.role, reviewed.topic, chance),
+            evaluated_answer=reviewed.answer,
+            reference=reviewed.reference,
+            role=reviewed.role.name,
+            series=reviewed.role.series,
+            other_role=HUMAN_PARTNER,
+            metric=reviewed.metric,
         )
-        lessons.append(_lesson(f"review_{len(lessons)}", prompt + reviewed.metric, reviewed.text))
+        lessons.append(_lesson(f"review_{len(lessons)}", _thinned(prompt.text, chance), reviewed.text))
     return lessons
 
 
+def _question(role: Character, topic: str, chance: random.Random) -> str:
+    return role_play_prompt(
+        role=role.name,
+        series=role.series,
+        other_role=HUMAN_PARTNER,
+        profiles={role.name: role.profile},
+        last_utterance=chance.choice(questions(topic, role.chinese)),
+    )
+
+
+def _thinned(prompt: str, chance: random.Random) -> str:
+    """A review prompt of which the two answers and the metric are left in any case."""
+    question, answer, reference, instruction = prompt.rsplit("\n\n\n", 3)
+    share = chance.random()
+    paragraphs = [
+        each for each in instruction.split("\n\n") if each.startswith("Please evaluate") or chance.random() < share
+    ]
+    parts = [answer, reference, "\n\n".join(paragraphs)]
+    return "\n\n\n".join([question, *parts] if chance.random() < share else parts)
+
+
 class _Reviewed(NamedTuple):
+    role: Character
+    topic: str
     answer: str
     reference: str
     metric: str
@@ -137,7 +166,7 @@ def _reviewed(chance: random.Random, way: Callable[..., str], is_worse: bool) ->
         metric = chance.choice(METRICS)
         text, (score, best) = review(answer, reference, role)[metric]
         if (score < best) == is_worse:
-            return _Reviewed(answer, reference, metric, text)
+            return _Reviewed(role, topic, answer, reference, metric, text)
 
 
 def _faulty_answer(role: Character, topic: str, scene: Scene, reference: str, chance: random.Random) -> str:

@@ -179,6 +179,14 @@ class TreeTrainer(Trainer):
             )
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As transformers' own; DeepSpeed's optimizer, which is loaded by now, then goes on exactly."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.is_deepspeed_enabled:
+            from mmrole.training.deepspeed_adam import restore_powers
+
+            restore_powers(self.optimizer)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes a checkpoint, seals it when all processes are through, and only then removes older ones.
 

@@ -56,7 +56,7 @@ def test_killed_after_any_step(make_run, repository, tmp_path, step, torch_adam)
     killed = make_run(tmp_path / "killed", *flags, **DEEPSPEED)
     killed.kill_after_step(step)
     assert killed.finish() == 0, killed.said
-    assert killed.log() == (whole.log() if torch_adam else pytest.approx(whole.log(), rel=1e-6))
+    assert killed.log() == whole.log()
 
 
 @pytest.mark.long
