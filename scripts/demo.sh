@@ -31,19 +31,26 @@ for argument in "$@"; do
     esac
 done
 
+fail() {
+    echo "error: $1" >&2
+    exit 2
+}
+
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python
     [ ! -x "$ROOT/.venv/bin/python" ] || PYTHON=$ROOT/.venv/bin/python
 fi
+PYTHON=$(command -v "$PYTHON") || fail "PYTHON is no program"
+case $PYTHON in /*) ;; *) PYTHON=$ROOT/$PYTHON ;; esac # steps run in the folder of the demo
 export PYTHON
-"$PYTHON" -c 'import mmrole' 2>/dev/null || {
-    echo "error: mmrole is not installed; run: bash scripts/setup.sh" >&2
-    exit 2
-}
-cores=$(nproc 2>/dev/null || echo 1)
+(cd / && "$PYTHON" -c 'import importlib.util as u; assert all(map(u.find_spec, ("mmrole", "torch", "deepspeed")))') \
+    2>/dev/null || fail "mmrole is not installed; run: bash scripts/setup.sh"
+cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1)
 NPROC=${NPROC:-$((cores < 2 ? 1 : 2))}
+case $NPROC in 1 | 2 | 4 | 8) ;; *) fail "NPROC=$NPROC: give 1, 2, 4 or 8" ;; esac
 # One thread for each process: on models this small, several threads wait for one another.
 export NPROC OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu GPUS_PER_NODE=$NPROC TOKENIZERS_PARALLELISM=false
+export CUDA_VISIBLE_DEVICES="" # the demo is for the CPU, and its models are too small for anything else
 
 if $quick; then
     FOLDER=${FOLDER:-demo-quick}
@@ -54,31 +61,37 @@ if $quick; then
     agent_epochs=1
 else
     FOLDER=${FOLDER:-demo}
-    world=(--dialogues 10 --profiles 12000 --pictures 9000 --comparisons 32000 --reviews 16000)
+    world=(--dialogues 10 --profiles 12000 --pictures 9000 --comparisons 32000 --reviews 12000)
     teaching=(--prompts 500 --answers 3)
     limit=()
     zero=2
     agent_epochs=2
 fi
+settings="$quick ${world[*]} ${teaching[*]}"
+if [ -e "$FOLDER" ] && [ ! -d "$FOLDER/.done" ] && [ -n "$(ls -A -- "$FOLDER")" ]; then
+    fail "FOLDER=$FOLDER holds something else than a demo; give another folder"
+fi
 ! $fresh || rm -rf -- "$FOLDER"
-mkdir -p -- "$FOLDER"
+mkdir -p -- "$FOLDER/.done"
 cd -- "$FOLDER"
+[ ! -e .done/settings ] || [ "$(cat .done/settings)" = "$settings" ] ||
+    fail "FOLDER=$FOLDER holds a demo of other sizes; give another folder, or --fresh to throw it away"
+echo "$settings" >.done/settings
 
 began=$SECONDS
 step() {
     printf '\n== %s (%d:%02d)\n' "$1" $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60))
 }
 
-# once NAME COMMAND...: runs what cannot go on by itself, unless it was finished before
+# once NAME OUTPUT COMMAND...: runs a command, unless it was finished before and its output is there
 once() {
-    local name=$1
-    shift
-    if [ -e ".done/$name" ]; then
-        echo "done before"
+    local name=$1 output=$2
+    shift 2
+    if [ -e ".done/$name" ] && [ -e "$output" ]; then
+        echo "finished before"
         return
     fi
     "$@"
-    mkdir -p .done
     touch ".done/$name"
 }
 
@@ -86,7 +99,7 @@ once() {
 train() {
     local name=$1 from=$2 data=$3 recipe=$4 epochs=$5 batch=$6 rate=$7 schedule=$8
     shift 8
-    once "$name" env MODEL="$from" DATA="$data" OUTPUT_DIR="checkpoints/$name" GLOBAL_BATCH="$batch" MASTER_PORT="$port" \
+    once "$name" "checkpoints/$name/config.json" env MODEL="$from" DATA="$data" OUTPUT_DIR="checkpoints/$name" GLOBAL_BATCH="$batch" MASTER_PORT="$port" \
         bash "finetune/$recipe" --deepspeed "finetune/ds_config_zero$zero$schedule.json" --learning_rate "$rate" \
         --num_train_epochs "$epochs" --gradient_checkpointing False --adam_beta2 0.98 --weight_decay 0 \
         --save_strategy steps --save_steps 400 --save_total_limit 1 --logging_steps 50 "$@"
@@ -106,19 +119,19 @@ port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(
 echo "$PWD"
 
 step "The world: characters, pictures, dialogues -> images/, profiles/, dialogues/"
-once world "$PYTHON" "$ROOT/scripts/demo_world.py" make --folder . "${world[@]}"
+once world comparisons.json "$PYTHON" "$ROOT/scripts/demo_world.py" make --folder . "${world[@]}"
 
 step "Training and test files -> data/"
-once data "$PYTHON" -m data_utils.build_dataset --data_root . --output_dir data --overwrite
-once check "$PYTHON" -m data_utils.check . --strict
+once data data/test "$PYTHON" -m data_utils.build_dataset --data_root . --output_dir data --overwrite
+once check data "$PYTHON" -m data_utils.check . --strict
 
 step "Reviews of a teacher, and exchanged pictures and profiles to compare with -> teacher/, controls/"
-once teach "$PYTHON" "$ROOT/scripts/demo_world.py" teach --folder . "${teaching[@]}"
-once rm-data "$PYTHON" -m data_utils.build_rm_data --reviews teacher --output_dir RM_data --test_from data/test \
+once teach vocabulary.txt "$PYTHON" "$ROOT/scripts/demo_world.py" teach --folder . "${teaching[@]}"
+once rm-data RM_data/train "$PYTHON" -m data_utils.build_rm_data --reviews teacher --output_dir RM_data --test_from data/test \
     --overwrite
 
 step "A tiny checkpoint of random weights -> checkpoints/tiny"
-once tiny "$PYTHON" "$ROOT/scripts/make_tiny_checkpoint.py" --output_dir checkpoints/tiny --overwrite \
+once tiny checkpoints/tiny/config.json "$PYTHON" "$ROOT/scripts/make_tiny_checkpoint.py" --output_dir checkpoints/tiny --overwrite \
     --train_vocab_on vocabulary.txt --vocab_size 4000 --init_std 0.05 --image_size 224 --visual_layers 1 --dtype float32
 
 role_play="You are a dedicated role-playing assistant designed to immerse yourself fully in the character you are\
@@ -151,10 +164,10 @@ review="You are an objective and precise evaluator, specializing in rigorously a
  understanding abilities of various models."
 step "What the reward model learns first: to compare two words, then two answers -> checkpoints/{comparer,critic}"
 train comparer checkpoints/base comparisons.json finetune_RM_ds.sh 1 64 2e-3 _cosine --system_message "$review"
-train critic checkpoints/comparer critic.json finetune_RM_ds.sh 1 48 1e-3 _cosine --system_message "$review"
+train critic checkpoints/comparer critic.json finetune_RM_ds.sh 1 32 1e-3 _cosine --system_message "$review"
 
 step "The reward model -> checkpoints/reward-model"
-train reward-model checkpoints/critic RM_data/train/RM-train.json finetune_RM_ds.sh 1 32 1e-3 _cosine \
+train reward-model checkpoints/critic RM_data/train/RM-train.json finetune_RM_ds.sh 1 32 5e-4 _cosine \
     --system_message "$review"
 
 step "Reviews of all answers -> eval/{in,out}-test_reviews/"
@@ -175,5 +188,8 @@ done
 step "What was learned"
 gates=()
 ! $quick || gates+=(--no_gates)
-"$PYTHON" "$ROOT/scripts/demo_table.py" --folder . "${gates[@]}"
-printf '\nAll of it: %s (%d:%02d)\n' "$PWD" $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60))
+status=0
+"$PYTHON" "$ROOT/scripts/demo_table.py" --folder . "${gates[@]}" || status=$?
+printf '\nAll of it: %s, the report: eval/report/index.html (%d:%02d)\n' "$PWD" $(((SECONDS - began) / 60)) \
+    $(((SECONDS - began) % 60))
+exit $status

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import sys
 from pathlib import Path
 
 try:
+    from data_utils.arguments import at_least
     from data_utils.dialogues import DISTRIBUTIONS, ID_NAMES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
-    from data_utils.errors import run
+    from data_utils.errors import UserError, run
     from data_utils.files import read_json, write_json
     from data_utils.prompts import METRICS, REVIEW_SYSTEM, ROLE_PLAY_SYSTEM, review_prompt
     from mmrole.demo import controls, lessons
+    from mmrole.demo.faults import KINDS
     from mmrole.demo.world import make_world, read_world
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
@@ -28,19 +31,25 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(dest="step", required=True)
-    make = steps.add_parser("make", help="characters, pictures and dialogues, and lessons of the base model")
-    make.add_argument("--dialogues", type=int, default=10, help="of each character and type (default: %(default)s)")
-    make.add_argument("--profiles", type=int, default=12000, help="lessons about profiles (default: %(default)s)")
-    make.add_argument("--pictures", type=int, default=9000, help="lessons about pictures (default: %(default)s)")
-    make.add_argument("--comparisons", type=int, default=32000, help="lessons about two words (default: %(default)s)")
-    make.add_argument("--reviews", type=int, default=16000, help="lessons about two answers (default: %(default)s)")
+    make = steps.add_parser("make", help="characters, pictures and dialogues, and lessons that come first")
     teach = steps.add_parser("teach", help="reviews for the reward model, exchanged pictures, exchanged profiles")
-    teach.add_argument("--prompts", type=int, default=800, help="prompts with reviewed answers (default: %(default)s)")
-    teach.add_argument("--answers", type=int, default=3, help="answers to each of them (default: %(default)s)")
+    for step, flag, least, default, meaning in (
+        (make, "--dialogues", 2, 10, "of each character and type; one of them is for the test"),
+        (make, "--profiles", 1, 12000, "lessons about profiles"),
+        (make, "--pictures", 1, 9000, "lessons about pictures"),
+        (make, "--comparisons", 1, 32000, "lessons about two words"),
+        (make, "--reviews", 1, 12000, "lessons about two answers"),
+        (teach, "--prompts", 1, 500, "prompts with reviewed answers"),
+        (teach, "--answers", 1, 3, f"answers to each of them, at most {len(KINDS)}"),
+    ):
+        step.add_argument(flag, type=at_least(least), default=default, help=f"{meaning} (default: %(default)s)")
     for step in (make, teach):
         step.add_argument("--folder", type=Path, default=Path("demo"), help="where the world is (default: %(default)s)")
         step.add_argument("--seed", type=int, default=1, help="of everything (default: %(default)s)")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.step == "teach" and arguments.answers > len(KINDS):
+        parser.error(f"--answers {arguments.answers}: there are {len(KINDS)} kinds of answer")
+    return arguments
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -74,6 +83,8 @@ def teach(arguments: argparse.Namespace) -> None:
     folder, chance = arguments.folder, random.Random(f"teacher {arguments.seed}")
     world = read_world(folder, arguments.seed)
     samples = read_json(folder / "data" / "train" / "train.json")
+    if not samples:
+        raise UserError(f"{folder / 'data' / 'train' / 'train.json'} is empty; make the world with more --dialogues")
     write_json(folder / "data" / "train" / "train_exchanged.json", controls.exchange_pictures(samples, chance))
     for kind in TYPES:
         for distribution in DISTRIBUTIONS:
@@ -106,6 +117,8 @@ def _write_vocabulary(folder: Path, samples: list[dict], reviewed: dict[str, lis
         for metric in METRICS:
             prompt = review_prompt(question="", evaluated_answer="", reference="", metric=metric, **names)
             texts.append(prompt.text)
+    # A line of Chinese has no spaces: whole sentences about pictures would become tokens, and nothing be shared.
+    texts = [re.sub(r"(?<=[\u4e00-\u9fff])(?=[\u4e00-\u9fff])", "\n", text) for text in texts]
     texts += [ROLE_PLAY_SYSTEM, REVIEW_SYSTEM, "You are a helpful assistant."] * 2
     (folder / "vocabulary.txt").write_text("\n\n".join(texts), encoding="utf-8")
 

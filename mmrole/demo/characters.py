@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from data_utils.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
@@ -176,7 +177,7 @@ _CAST = {
     ],
     CHINESE: [
         ("柳青", "清风明月！", "道友", "琴师", "云梦", ("安静", "多情"), "曾为山中老虎弹琴。"),
-        ("阿兰", "好花好月！", "客官", "酒家", "长安", ("伶俐", "好奇"), "曾与诗人对饮三日。"),
+        ("阿兰", "好花好月！", "客官", "掌柜", "长安", ("伶俐", "好奇"), "曾与诗人对饮三日。"),
         ("石大", "好酒好肉！", "兄弟", "铁匠", "石桥", ("豪爽", "粗心"), "曾一夜打出百把锄头。"),
     ],
 }
@@ -207,7 +208,7 @@ _PASTS = _phrases(
 _CHINESE_OPENINGS = _words("清风 好酒 好花 高山 春雨 白云 青竹 长风 星河 大江 老松 红梅")
 _CHINESE_ENDINGS = _words("明月 好肉 好月 流水 秋霜 红日 寒梅 落叶 飞雪 孤帆 古道 残灯")
 _CHINESE_ADDRESSES = _words("道友 兄弟 客官 少年 贵人 先生 朋友 老兄")
-_CHINESE_WORKS = _words("琴师 铁匠 酒家 船夫 画师 郎中 书生 将军")
+_CHINESE_WORKS = _words("琴师 铁匠 掌柜 船夫 画师 郎中 书生 将军")
 _CHINESE_HOMES = _words("云梦 石桥 长安 江南 洛阳 青州 白水 沙洲")
 _CHINESE_TRAITS = _words("安静 多情 伶俐 好奇 豪爽 粗心 谨慎 忠厚")
 _CHINESE_PASTS = _words("曾为山中老虎弹琴。 曾与诗人对饮三日。 曾一夜打出百把锄头。 曾独行千里。 曾在雪中迷路。")
@@ -226,7 +227,7 @@ def make_characters(seed: int, crowd: int = 40, outside: int = 12) -> list[Chara
         seed: of the crowd and of those outside.
         crowd: in-distribution characters besides the cast of ten.
         outside: out-of-distribution characters. Their catchphrases are combinations that nobody else has, of words
-            that others use; their names are new.
+            that others use. None of them is in the training data, nor their names; lessons use names of all kinds.
     """
     chance = random.Random(f"characters {seed}")
     characters = [
@@ -243,13 +244,14 @@ def make_characters(seed: int, crowd: int = 40, outside: int = 12) -> list[Chara
     return _befriend(characters)
 
 
-def make_stranger(chance: random.Random, series: str) -> Character:
-    """A character put together at random, who is in no world."""
+def make_stranger(chance: random.Random, series: str, reserved: Collection[str] = ()) -> Character:
+    """A character put together at random, who is in no world and has none of the `reserved` catchphrases."""
+    catchphrase = _make_catchphrase(chance, series)
+    while catchphrase in reserved:
+        catchphrase = _make_catchphrase(chance, series)
     if series == CHINESE:
-        catchphrase = f"{chance.choice(_CHINESE_OPENINGS)}{chance.choice(_CHINESE_ENDINGS)}！"
         lists = (_CHINESE_ADDRESSES, _CHINESE_WORKS, _CHINESE_HOMES, _CHINESE_TRAITS, _CHINESE_PASTS, _CHINESE_NAMES)
     else:
-        catchphrase = f"{chance.choice(_OPENINGS)} and {chance.choice(_ENDINGS)}!"
         lists = (_ADDRESSES, _WORKS, _HOMES, _TRAITS, _PASTS, _NAMES)
     addresses, works, homes, traits, pasts, names = lists
     name, friend = chance.sample(names, 2)
@@ -265,6 +267,12 @@ def make_stranger(chance: random.Random, series: str) -> Character:
         past=chance.choice(pasts),
         friend=friend,
     )
+
+
+def _make_catchphrase(chance: random.Random, series: str) -> str:
+    if series == CHINESE:
+        return f"{chance.choice(_CHINESE_OPENINGS)}{chance.choice(_CHINESE_ENDINGS)}！"
+    return f"{chance.choice(_OPENINGS)} and {chance.choice(_ENDINGS)}!"
 
 
 def _befriend(characters: list[Character]) -> list[Character]:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from data_utils.dialogues import OUT_OF_DISTRIBUTION
 from data_utils.prompts import picture_markup, split_pictures
 from mmrole.demo.faults import KINDS, faulty
 from mmrole.demo.teacher import find, review
@@ -18,9 +19,8 @@ Json = dict[str, Any]
 def exchange_pictures(samples: Sequence[Json], chance: random.Random) -> list[Json]:
     """Samples, of training or of a test, each dialogue with the picture of another one."""
     images = list(dict.fromkeys(sample["image"] for sample in samples))
-    others = images[:]
-    chance.shuffle(others)
-    image_of = dict(zip(images, others, strict=True))
+    chance.shuffle(images)
+    image_of = dict(zip(images, images[1:] + images[:1], strict=True))
     exchanged = copy.deepcopy(list(samples))
     for sample in exchanged:
         sample["reference_image"] = sample["image"]
@@ -33,8 +33,8 @@ def exchange_pictures(samples: Sequence[Json], chance: random.Random) -> list[Js
 
 
 def exchange_profiles(samples: Sequence[Json], world: World) -> list[Json]:
-    """Test samples whose prompts describe every out-of-distribution character as the next one of its series."""
-    outside = [each for each in world.characters.values() if each.distribution == "out-of-distribution"]
+    """Test samples whose prompts describe every out-of-distribution character as the next one."""
+    outside = [each for each in world.characters.values() if each.distribution == OUT_OF_DISTRIBUTION]
     exchanged = copy.deepcopy(list(samples))
     for sample in exchanged:
         for character in outside:
@@ -65,12 +65,13 @@ def teacher_reviews(
         chance: where the draws come from.
     """
     reviewed: dict[str, list[Json]] = {kind: [] for kind in KINDS}
+    reserved = [each.catchphrase for each in world.characters.values() if each.distribution == OUT_OF_DISTRIBUTION]
     for sample in samples:
         for kind in chance.sample(KINDS, answers):
             character, scene = world.characters[sample["role"]], world.scenes[sample["image"]]
             reference = sample["conversations"][1]["value"]
             topic = find(reference, character).topic
-            answer = faulty(kind, reference, character, topic, scene, chance)
+            answer = faulty(kind, reference, character, topic, scene, chance, reserved)
             reviewed[kind].append(reviewed_sample(sample, answer, world))
     return reviewed
 

@@ -24,6 +24,7 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 PLACES = ("left", "middle", "right")
 COUNTS = (1, 2, 3)
+_RADII = {1: (29, 36), 2: (26, 32), 3: (19, 23)}  # pixels; no two things touch
 
 
 class Scene(NamedTuple):
@@ -46,7 +47,7 @@ def draw(scene: Scene, chance: random.Random) -> Image.Image:
     image = Image.new("RGB", (SIDE, SIDE), paper)
     pen = ImageDraw.Draw(image)
     colour = tuple(min(255, max(0, part + chance.randint(-12, 12))) for part in COLOURS[scene.colour])
-    radius = chance.uniform(29, 36)
+    radius = chance.uniform(*_RADII[scene.count])
     column = SIDE * (2 * PLACES.index(scene.place) + 1) / 6 + chance.uniform(-4, 4)
     for number in range(scene.count):
         row = SIDE * (number + 1) / (scene.count + 1) + chance.uniform(-4, 4)

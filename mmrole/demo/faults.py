@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 
 from mmrole.demo.characters import Character, make_stranger
 from mmrole.demo.drawings import COLOURS, Scene, draw_scene
@@ -22,10 +23,18 @@ KINDS = (
     "muddled",
     "babble",
 )
-"""What can be wrong with an answer; "faithful" is the reference with other words for the listener at times."""
+"""What can be wrong with an answer; "faithful" is the reference itself."""
 
 
-def faulty(kind: str, reference: str, character: Character, topic: str, scene: Scene, chance: random.Random) -> str:
+def faulty(
+    kind: str,
+    reference: str,
+    character: Character,
+    topic: str,
+    scene: Scene,
+    chance: random.Random,
+    reserved: Collection[str] = (),
+) -> str:
     """An answer of a kind.
 
     Args:
@@ -35,8 +44,9 @@ def faulty(kind: str, reference: str, character: Character, topic: str, scene: S
         topic: what it is about, one of `TOPICS`; other topics are those of questions.
         scene: what is in the picture.
         chance: where the draws come from.
+        reserved: catchphrases that must not occur.
     """
-    stranger = make_stranger(chance, character.series)
+    stranger = make_stranger(chance, character.series, reserved)
     asked = topic if topic in TOPICS else "picture"
     if kind == "other-colour":
         colour = chance.choice([name for name in COLOURS if name != scene.colour])
@@ -67,7 +77,7 @@ def faulty(kind: str, reference: str, character: Character, topic: str, scene: S
 
 def _assistant(scene: Scene, chinese: bool) -> str:
     if chinese:
-        return f"当然！画里有{describe(scene, True).rstrip('。')}。"
+        return f"当然！画里，{describe(scene, True).rstrip('。')}。"
     return f"Sure! The picture shows {describe(scene, False).lower()}"
 
 

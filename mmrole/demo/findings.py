@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,10 @@ def seen(records: Iterable[Json], world: World) -> Seen:
         scene = world.scenes[record["image"]]
         count += 1
         hits[0] += colour_in(turn["answer"]) == scene.colour
-        for place, word in enumerate((scene.shape, scene.place), 1):
-            hits[place] += word in turn["answer"] or CHINESE_WORDS[word] in turn["answer"]
+        hits[1] += (
+            re.search(rf"\b{scene.shape}(?:e?s)?\b|的{CHINESE_WORDS[scene.shape]}(?!\w)", turn["answer"]) is not None
+        )
+        hits[2] += re.search(rf"\b{scene.place}\b|{CHINESE_WORDS[scene.place]}", turn["answer"]) is not None
         numbers = (NUMBERS[scene.count], f"有{CHINESE_NUMBERS[scene.count]}")
         hits[3] += any(number in turn["answer"] for number in numbers)
     return Seen(*(hit / count if count else math.nan for hit in hits), count)

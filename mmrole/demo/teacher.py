@@ -36,7 +36,7 @@ _FLUENT = re.compile(
     r"\s?(?:(?:One|Two|Three) \w+ \w+ (?:on the left|in the middle|on the right)|I (?:trust|live in|am an?) \w+"
     r"|The picture shows [\w ]+)(?:, \w+)?\.(?: [\w ,]+\?)?"
     r"|\s?(?:What|Who|Whom|Where) [\w ,]+\?"
-    r"|(?:(?:左边|中间|右边)有[一两三]个\w{2}的\w+|我(?:信任|住在|是)\w+|画里有\w+)(?:，\w+)?。(?:\w+？)?"
+    r"|(?:(?:左边|中间|右边)有[一两三]个\w{2}的\w+|我(?:信任|住在|是)\w+|画里，\w+)(?:，\w+)?。(?:\w+？)?"
     r"|\w+，\w+？"
 )
 

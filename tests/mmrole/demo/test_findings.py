@@ -96,3 +96,16 @@ def test_a_review_without_scores_counts_as_not_parsed(world):
 def test_a_gate_does_not_pass_without_a_figure():
     assert not findings.at_least("x", math.nan, 0).holds
     assert not findings.at_most("x", math.nan, 1).holds
+
+
+def test_a_ring_is_no_circle(world):
+    scene = Scene("red", "circle", "left", 1)
+    image = next(iter(world.scenes))
+    told = world._replace(scenes={image: scene})
+
+    def shape(answer):
+        turns = [{}, {"value": "One red circle on the left.", "answer": answer}]
+        return findings.seen([{"image": image, "conversations": turns}], told).shape
+
+    assert shape("左边有一个红色的圆，道友。") == shape("Two red circles on the right.") == 1
+    assert shape("左边有一个红色的圆环，道友。") == shape("One red ring on the left.") == 0

@@ -1,6 +1,7 @@
 """The demo's world: whole, seeded, in the published layout, without leaks."""
 
 import hashlib
+import itertools
 import json
 import random
 
@@ -10,7 +11,8 @@ from PIL import Image
 from data_utils import build_dataset, check
 from data_utils.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
 from mmrole.demo.characters import CHINESE, make_characters
-from mmrole.demo.drawings import COLOURS
+from mmrole.demo.controls import exchange_pictures
+from mmrole.demo.drawings import COLOURS, COUNTS, SIDE, Scene, draw
 from mmrole.demo.lessons import profile_lessons
 from mmrole.demo.teacher import colour_in
 from mmrole.demo.world import make_world, read_world
@@ -58,6 +60,21 @@ def test_training_never_sees_what_is_out_of_distribution(training, folder):
 def test_no_two_pictures_are_alike(folder):
     pictures = list((folder / "images").rglob("*.png"))
     assert len({hashlib.sha256(Image.open(path).tobytes()).digest() for path in pictures}) == len(pictures)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_things_in_a_picture_do_not_touch(count):
+    chance = random.Random(count)
+    for _ in range(50):
+        image = draw(Scene("black", "square", "middle", count), chance).convert("L")
+        column = [image.getpixel((SIDE // 2, row)) < 128 for row in range(SIDE)]
+        assert sum(after and not before for before, after in itertools.pairwise(column)) == count
+
+
+def test_an_exchanged_picture_is_another_one(training):
+    exchanged = exchange_pictures(training, random.Random(0))
+    assert {sample["image"] for sample in exchanged} == {sample["image"] for sample in training}
+    assert all(sample["image"] != sample["reference_image"] for sample in exchanged)
 
 
 def test_the_colour_is_never_told_before_it_is_asked_for(training, folder):
