@@ -4,7 +4,7 @@
     python chat.py --model_path model_weights/MMRole-Agent --web
 
 In the terminal: a line is said to the character; /image FILE shows another image, /role NAME calls another character,
-/again forgets what was said, /quit or Ctrl-D ends.
+both for a new talk, /again forgets what was said, Ctrl-C gives up a reply, /quit or Ctrl-D ends.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 try:
+    from data_utils.arguments import at_least
     from data_utils.errors import UserError, listed, run
     from data_utils.images import ImagePathError, open_image
     from data_utils.profiles import Character, read_characters
     from mmrole.generation.loading import check_checkpoint, find_model, load
-    from mmrole.generation.options import DTYPES, at_least
+    from mmrole.generation.options import DTYPES
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
@@ -46,11 +47,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="folder with profiles/{in,out-of}-distribution/ (default: the current folder)",
     )
     add("--no_random", action="store_true", help="greedy: always the most probable token")
-    add("--seed", type=int, default=1234, help="seed of the sampling (default: %(default)s)")
+    add("--seed", type=at_least(0, most=2**63 - 1), default=1234, help="seed of the sampling (default: %(default)s)")
     add("--max_new_tokens", type=at_least(1), metavar="N", help="most tokens of a reply")
-    add = parser.add_argument_group("browser (needs gradio: pip install -e .[web])").add_argument
+    add = parser.add_argument_group("browser (needs gradio: pip install -e '.[web]')").add_argument
     add("--web", action="store_true", help="serve a page to chat in, on this machine only")
-    add("--port", type=int, default=7860, help="of the page (default: %(default)s)")
+    add("--port", type=at_least(1, most=65535), default=7860, help="of the page (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if not arguments.web and arguments.role is None:
         parser.error("give --role NAME, or --web")
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     arguments = parse_arguments(argv)
     if arguments.web and importlib.util.find_spec("gradio") is None:
-        raise UserError("--web needs gradio, which is not installed; run: pip install -e .[web]")
+        raise UserError("--web needs gradio, which is not installed; run: pip install -e '.[web]'")
     characters = read_characters(arguments.data_root)
     character = None if arguments.role is None else find_character(arguments.role, characters)
     if arguments.image is not None:
@@ -97,13 +98,13 @@ def find_character(name: str, characters: Mapping[str, Character]) -> Character:
         return by_key[_key(name)]
     near = [by_key[key].name for key in difflib.get_close_matches(_key(name), by_key, n=3)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {listed(list(characters), 8)}"
-    raise UserError(f"--role {name}: not in profiles.json; {hint}")
+    raise UserError(f"role {name}: not in profiles.json; {hint}")
 
 
 def check_image(path: Path) -> None:
     """Raises UserError if there is no such file, or it is not a picture that can be read."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give another image")
+        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; give another image")
     try:
         open_image(path)
     except (ImagePathError, OSError) as error:
@@ -113,6 +114,8 @@ def check_image(path: Path) -> None:
 def talk(conversation, speaker, characters: Mapping[str, Character]) -> None:
     """Reads lines from the terminal, or another standard input, until it ends."""
     prompt = "you: " if sys.stdin.isatty() else ""
+    if conversation.image is None:
+        print("no image; /image FILE shows one", file=sys.stderr)
     while True:
         try:
             words = input(prompt).strip()
@@ -126,24 +129,38 @@ def talk(conversation, speaker, characters: Mapping[str, Character]) -> None:
             try:
                 _obey(command, argument.strip(), conversation, characters)
             except UserError as error:
-                print(error)
+                print(error, file=sys.stderr)
         elif words:
-            print(f"{conversation.character.name}: ", end="", flush=True)
-            for piece in conversation.reply(speaker, words):
-                print(piece, end="", flush=True)
-            print()
+            _answer(conversation, speaker, words)
+
+
+def _answer(conversation, speaker, words: str) -> None:
+    """Prints a reply as it comes; without its image, or given up half-way, it is not remembered."""
+    print(f"{conversation.character.name}: ", end="", flush=True)
+    pieces = conversation.reply(speaker, words)
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        pieces.close()
+        print(" …", end="")
+    except (ImagePathError, OSError) as error:
+        print(f"\n{error}; /image FILE shows another", end="", file=sys.stderr)
+    print(flush=True)
 
 
 def _obey(command: str, argument: str, conversation, characters: Mapping[str, Character]) -> None:
     """Carries out a command; a new image or character begins a new talk."""
-    if command == "/image":
-        check_image(Path(argument))
-        conversation.image = Path(argument)
-    elif command == "/role":
+    if command == "/image" and argument:
+        image = Path(argument.strip("'\"")).expanduser()
+        check_image(image)
+        conversation.image = image
+    elif command == "/role" and argument:
         conversation.character = find_character(argument, characters)
     elif command != "/again":
         raise UserError("commands: /image FILE, /role NAME, /again, /quit")
     conversation.history.clear()
+    print(f"a new talk with {conversation.character.name} about {conversation.image or 'no image'}", file=sys.stderr)
 
 
 def _key(name: str) -> str:

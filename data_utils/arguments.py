@@ -4,13 +4,14 @@ import argparse
 from collections.abc import Callable
 
 
-def at_least(least: float, kind: type = int) -> Callable[[str], float]:
-    """The `type` of an argument that is a number of a kind, finite and not below `least`."""
+def at_least(least: float, kind: type = int, most: float = float("inf")) -> Callable[[str], float]:
+    """The `type` of an argument that is a number of a kind, finite, not below `least` and not above `most`."""
 
     def number(text: str) -> float:
         value = kind(text)
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} on")
+        if not least <= value <= most or value == float("inf"):
+            limits = f"from {least} on" if most == float("inf") else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is not a number {limits}")
         return value
 
     number.__name__ = "number"  # as argparse names it in its message

@@ -47,14 +47,26 @@ def test_a_talk(chat):
         "Old Odo",
         "Old Odo",
     ]
-    assert "commands: /image FILE, /role NAME, /again, /quit" in lines
-    assert "gone.png: no such file; give another image" in lines
+    told = done.stderr.splitlines()
+    assert "commands: /image FILE, /role NAME, /again, /quit" in told
+    assert "gone.png: no such file; give another image" in told
+    assert "a new talk with Old Odo about sea.png" in told
+
+
+def test_commands_with_mistakes_cost_no_talk(chat):
+    said = "/image sea.png\n/image profiles\n/image\nHello.\n"
+    done = chat("--role", "mira", "--no_random", said=said)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Mira: ")
+    told = done.stderr.splitlines()
+    assert "no image; /image FILE shows one" in told
+    assert "profiles: not a file; give another image" in told
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--role", "Mirra"], "error: --role Mirra: not in profiles.json; did you mean Mira?"),
+        (["--role", "Mirra"], "error: role Mirra: not in profiles.json; did you mean Mira?"),
         (["--role", "Mira", "--image", "gone.png"], "error: gone.png: no such file; give another image"),
         (["--role", "Mira", "--image", "profiles/in-distribution/roles.json"], "give another image"),
         (["--role", "Mira", "--data_root", "model"], "has no profiles/in-distribution/roles.json"),

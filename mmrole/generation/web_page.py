@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Event
 
 import gradio
 from PIL import Image
@@ -44,11 +45,19 @@ def serve(
         page.launch(
             server_name="127.0.0.1",
             server_port=port,
+            quiet=True,
+            prevent_thread_lock=True,
             theme=gradio.themes.Soft(primary_hue="slate"),
             footer_links=[],
         )
     except OSError as error:
-        raise UserError(f"the page cannot be served on port {port} ({error}); give another --port") from None
+        reason = str(error).split(". ")[0]
+        raise UserError(f"the page cannot be served on port {port} ({reason}); give another --port") from None
+    print(f"http://127.0.0.1:{port} (Ctrl-C ends)", flush=True)
+    try:
+        Event().wait()
+    finally:
+        page.close(verbose=False)
 
 
 def make_page(
@@ -88,12 +97,14 @@ def make_page(
                     profile = gradio.Textbox(_introduction(first), show_label=False, lines=12, interactive=False)
             with gradio.Column(scale=3, min_width=320):
                 # Without the button that would send the conversation to a server.
-                talk = gradio.Chatbot(label="Conversation", height=460, render_markdown=False, buttons=["copy"])
+                talk = gradio.Chatbot(show_label=False, height=460, render_markdown=False, buttons=["copy"])
                 words = gradio.Textbox(label="You", placeholder="What do you see?", submit_btn=True, autofocus=True)
-                gradio.Button("Start again").click(list, outputs=talk)
-        words.submit(say, [words, talk, role, picture], [words, talk])
-        role.change(describe, role, [profile, talk])
-        picture.change(list, outputs=talk)
+                again = gradio.Button("Start again")
+        said = words.submit(say, [words, talk, role, picture], [words, talk])
+        # A reply on its way must not come into the talk after it.
+        again.click(list, outputs=talk, cancels=said)
+        role.change(describe, role, [profile, talk], cancels=said)
+        picture.change(list, outputs=talk, cancels=said)
     return page
 
 
