@@ -47,8 +47,8 @@ def profile_lessons(chance: random.Random, count: int, reserved: Collection[str]
     lessons = []
     while len(lessons) < count:
         series = _series(chance)
-        strangers = [make_stranger(chance, series) for _ in range(2)]
-        if strangers[0].name == strangers[1].name or any(stranger.catchphrase in reserved for stranger in strangers):
+        strangers = [make_stranger(chance, series, reserved) for _ in range(2)]
+        if strangers[0].name == strangers[1].name:
             continue
         topic = chance.choice(TOPICS[1:])
         role, partner = strangers
@@ -107,11 +107,9 @@ def review_lessons(chance: random.Random, count: int, reserved: Collection[str])
         reserved: catchphrases that must not occur.
     """
     lessons = []
-    while len(lessons) < count:
+    for number in range(count):
         way = _altered_answer if chance.random() < _ALTERED_SHARE else _faulty_answer
-        reviewed = _reviewed(chance, way, len(lessons) % 2 == 1)
-        if any(catchphrase in reviewed.answer + reviewed.reference for catchphrase in reserved):
-            continue
+        reviewed = _reviewed(chance, way, number % 2 == 1, reserved)
         prompt = review_prompt(
             question=_question(reviewed.role, reviewed.topic, chance),
             evaluated_answer=reviewed.answer,
@@ -121,7 +119,7 @@ def review_lessons(chance: random.Random, count: int, reserved: Collection[str])
             other_role=HUMAN_PARTNER,
             metric=reviewed.metric,
         )
-        lessons.append(_lesson(f"review_{len(lessons)}", _thinned(prompt.text, chance), reviewed.text))
+        lessons.append(_lesson(f"review_{number}", _thinned(prompt.text, chance), reviewed.text))
     return lessons
 
 
@@ -155,27 +153,33 @@ class _Reviewed(NamedTuple):
     text: str
 
 
-def _reviewed(chance: random.Random, way: Callable[..., str], is_worse: bool) -> _Reviewed:
+def _reviewed(
+    chance: random.Random, way: Callable[..., str], is_worse: bool, reserved: Collection[str] = ()
+) -> _Reviewed:
     """An answer of a stranger with a review under one metric, which finds it worse than the reference or as good."""
     while True:
-        role = make_stranger(chance, _series(chance))
+        role = make_stranger(chance, _series(chance), reserved)
         topic = "picture" if chance.random() < _PICTURE_SHARE else chance.choice(TOPICS[1:])
         scene = draw_scene(chance)
         reference = reply(role, topic, scene)
-        answer = way(role, topic, scene, reference, chance)
+        answer = way(role, topic, scene, reference, chance, reserved)
         metric = chance.choice(METRICS)
         text, (score, best) = review(answer, reference, role)[metric]
         if (score < best) == is_worse:
             return _Reviewed(role, topic, answer, reference, metric, text)
 
 
-def _faulty_answer(role: Character, topic: str, scene: Scene, reference: str, chance: random.Random) -> str:
-    return faulty(chance.choice(KINDS), reference, role, topic, scene, chance)
+def _faulty_answer(
+    role: Character, topic: str, scene: Scene, reference: str, chance: random.Random, reserved: Collection[str]
+) -> str:
+    return faulty(chance.choice(KINDS), reference, role, topic, scene, chance, reserved)
 
 
-def _altered_answer(role: Character, topic: str, scene: Scene, _reference: str, chance: random.Random) -> str:
+def _altered_answer(
+    role: Character, topic: str, scene: Scene, _reference: str, chance: random.Random, reserved: Collection[str]
+) -> str:
     """A reply with each of its parts the character's own or a stranger's, by the toss of a coin."""
-    stranger = make_stranger(chance, role.series)
+    stranger = make_stranger(chance, role.series, reserved)
     parts = ("catchphrase", "address", "friend", "home", "work")
     speaker = replace(role, **{part: getattr(chance.choice((role, stranger)), part) for part in parts})
     seen = Scene(*(chance.choice(pair) for pair in zip(scene, draw_scene(chance), strict=True)))
