@@ -12,20 +12,27 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib.util
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 try:
     from data_utils.arguments import at_least
     from data_utils.errors import UserError, listed, run
-    from data_utils.images import ImagePathError, open_image
+    from data_utils.images import ImagePathError, open_photo
     from data_utils.profiles import Character, read_characters
     from mmrole.generation.loading import check_checkpoint, find_model, load
     from mmrole.generation.options import DTYPES
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mmrole.generation.conversation import Conversation, Speaker
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,12 +68,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     arguments = parse_arguments(argv)
-    if arguments.web and importlib.util.find_spec("gradio") is None:
-        raise UserError("--web needs gradio, which is not installed; run: pip install -e '.[web]'")
+    if arguments.web:
+        check_web(arguments.port)
     characters = read_characters(arguments.data_root)
     character = None if arguments.role is None else find_character(arguments.role, characters)
-    if arguments.image is not None:
-        check_image(arguments.image)
+    image = None if arguments.image is None else read_image(arguments.image)
     model = find_model(arguments, 0, 1)
     check_checkpoint(model.checkpoint)
     print(model, file=sys.stderr)
@@ -83,8 +89,20 @@ def main(argv: list[str] | None = None) -> int:
 
         serve(speaker, characters, character, arguments.image, arguments.port)
     else:
-        talk(Conversation(character, arguments.image), speaker, characters)
+        talk(Conversation(character, image), speaker, characters)
     return 0
+
+
+def check_web(port: int) -> None:
+    """Raises UserError if the page cannot be served."""
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("--web needs gradio, which is not installed; run: pip install -e '.[web]'")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"port {port}: {error.strerror}; give another --port") from None
 
 
 def find_character(name: str, characters: Mapping[str, Character]) -> Character:
@@ -101,17 +119,15 @@ def find_character(name: str, characters: Mapping[str, Character]) -> Character:
     raise UserError(f"role {name}: not in profiles.json; {hint}")
 
 
-def check_image(path: Path) -> None:
-    """Raises UserError if there is no such file, or it is not a picture that can be read."""
-    if not path.is_file():
-        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; give another image")
+def read_image(path: Path) -> Image.Image:
+    """The picture in a file; raises UserError if there is none that can be read."""
     try:
-        open_image(path)
-    except (ImagePathError, OSError) as error:
+        return open_photo(path)
+    except ImagePathError as error:
         raise UserError(f"{error}; give another image") from None
 
 
-def talk(conversation, speaker, characters: Mapping[str, Character]) -> None:
+def talk(conversation: Conversation, speaker: Speaker, characters: Mapping[str, Character]) -> None:
     """Reads lines from the terminal, or another standard input, until it ends."""
     prompt = "you: " if sys.stdin.isatty() else ""
     if conversation.image is None:
@@ -134,8 +150,8 @@ def talk(conversation, speaker, characters: Mapping[str, Character]) -> None:
             _answer(conversation, speaker, words)
 
 
-def _answer(conversation, speaker, words: str) -> None:
-    """Prints a reply as it comes; without its image, or given up half-way, it is not remembered."""
+def _answer(conversation: Conversation, speaker: Speaker, words: str) -> None:
+    """Prints a reply as it comes; given up half-way, it is not remembered."""
     print(f"{conversation.character.name}: ", end="", flush=True)
     pieces = conversation.reply(speaker, words)
     try:
@@ -144,23 +160,20 @@ def _answer(conversation, speaker, words: str) -> None:
     except KeyboardInterrupt:
         pieces.close()
         print(" …", end="")
-    except (ImagePathError, OSError) as error:
-        print(f"\n{error}; /image FILE shows another", end="", file=sys.stderr)
     print(flush=True)
 
 
-def _obey(command: str, argument: str, conversation, characters: Mapping[str, Character]) -> None:
+def _obey(command: str, argument: str, conversation: Conversation, characters: Mapping[str, Character]) -> None:
     """Carries out a command; a new image or character begins a new talk."""
     if command == "/image" and argument:
-        image = Path(argument.strip("'\"")).expanduser()
-        check_image(image)
-        conversation.image = image
+        conversation.image = read_image(Path(argument.strip("'\"")).expanduser())
     elif command == "/role" and argument:
         conversation.character = find_character(argument, characters)
     elif command != "/again":
         raise UserError("commands: /image FILE, /role NAME, /again, /quit")
     conversation.history.clear()
-    print(f"a new talk with {conversation.character.name} about {conversation.image or 'no image'}", file=sys.stderr)
+    about = "no image" if conversation.image is None else "the image"
+    print(f"a new talk with {conversation.character.name} about {about}", file=sys.stderr)
 
 
 def _key(name: str) -> str:

@@ -98,6 +98,21 @@ def open_image(path: str | os.PathLike) -> "Image.Image":
     return _decoded(path, str(path))
 
 
+def open_photo(path: str | os.PathLike) -> "Image.Image":
+    """Decodes an image file as a viewer shows it, the way up that the camera has noted.
+
+    Images of records are opened with `open_image`: the published code turns none, and the figures depend on it.
+
+    Raises:
+        ImagePathError: there is no such file, it is not an image of one of `FORMATS`, or damaged.
+    """
+    from PIL import ImageOps
+
+    if not Path(path).is_file():
+        raise ImagePathError(f"{path}: {'not a file' if Path(path).exists() else 'no such file'}")
+    return ImageOps.exif_transpose(open_image(path))
+
+
 def select_images(
     records: Sequence[AnyRecord],
     image_dir: str | os.PathLike,

@@ -1,6 +1,8 @@
 """chat.py as a person uses it: a talk through standard input, commands, mistakes in one line."""
 
+import importlib.util
 import json
+import socket
 import subprocess
 import sys
 
@@ -50,7 +52,7 @@ def test_a_talk(chat):
     told = done.stderr.splitlines()
     assert "commands: /image FILE, /role NAME, /again, /quit" in told
     assert "gone.png: no such file; give another image" in told
-    assert "a new talk with Old Odo about sea.png" in told
+    assert "a new talk with Old Odo about the image" in told
 
 
 def test_commands_with_mistakes_cost_no_talk(chat):
@@ -78,6 +80,17 @@ def test_a_mistake_gets_one_line(chat, flags, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="gradio is not installed")
+def test_a_taken_port_is_told_before_the_model_loads(chat):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = chat("--web", "--port", str(port), "--model_path", "nowhere")
+    assert done.returncode == 2
+    assert done.stderr == f"error: port {port}: Address already in use; give another --port\n"
 
 
 def test_somebody_must_be_called(chat):

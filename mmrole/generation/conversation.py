@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
 
@@ -34,12 +33,12 @@ class Conversation:
 
     Attributes:
         character: who answers.
-        image: what the talk is about: a file or a picture; None for a talk about nothing to see.
+        image: what the talk is about; None for a talk about nothing to see.
         history: (speaker, words), oldest first.
     """
 
     character: Character
-    image: Path | Image.Image | None = None
+    image: Image.Image | None = None
     history: list[tuple[str, str]] = field(default_factory=list)
 
     def prompt(self, words: str) -> str:
@@ -57,9 +56,6 @@ class Conversation:
         """Streams the reply in pieces; once it is complete, question and reply are part of the history.
 
         A reply that is given up half-way (the iterator is closed) is not remembered.
-
-        Raises:
-            OSError: the image cannot be read.
         """
         processor = QWenProcessor(speaker.tokenizer, speaker.model.config.visual["image_size"])
         images = () if self.image is None else (self.image,)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import gradio
-from PIL import Image
 
 from data_utils.errors import UserError
+from data_utils.images import ImagePathError, open_photo
 from data_utils.profiles import Character
 from data_utils.prompts import HUMAN_SPEAKER
 from mmrole.generation.conversation import Conversation, Speaker
@@ -65,12 +67,13 @@ def make_page(
 ) -> gradio.Blocks:
     """The page, not yet served."""
 
-    def say(words: str, messages: Messages, name: str, picture: Image.Image | None) -> Iterator[tuple[str, Messages]]:
+    def say(words: str, messages: Messages, name: str, photo: str | None) -> Iterator[tuple[str, Messages]]:
         words = words.strip()
         if not words:
             yield "", messages
             return
-        conversation = Conversation(characters[name], picture, _history(messages, name))
+        image = None if photo is None else open_photo(photo)
+        conversation = Conversation(characters[name], image, _history(messages, name))
         shown = [*messages, _message("user", words), _message("assistant", "")]
         yield "", shown
         reply = ""
@@ -78,8 +81,17 @@ def make_page(
             reply += piece
             yield "", [*shown[:-1], _message("assistant", reply)]
 
-    def describe(name: str) -> tuple[str, Messages]:
-        return _introduction(characters[name]), []
+    def call(name: str) -> tuple[str, dict[str, Any]]:
+        return _introduction(characters[name]), gradio.update(value=[], label=_title(name))
+
+    def look(photo: str | None) -> tuple[dict[str, Any], Messages]:
+        if photo is not None:
+            try:
+                open_photo(photo)
+            except ImagePathError:
+                gradio.Warning(html.escape(f"{Path(photo).name} is not a picture that can be read; drop another one"))
+                return gradio.update(value=None), []
+        return gradio.update(), []
 
     with gradio.Blocks(title="MMRole", analytics_enabled=False, fill_height=True) as page:
         gradio.Markdown("# MMRole\nPick a character, drop an image, and talk about it.")
@@ -88,23 +100,31 @@ def make_page(
                 role = gradio.Dropdown(list(characters), value=first.name, label="Character")
                 picture = gradio.Image(
                     value=None if image is None else str(image),
-                    type="pil",
+                    type="filepath",
                     label="Image",
                     height=280,
                     sources=["upload", "clipboard"],
                 )
+                # gradio would decode the file itself first, with a traceback for whatever is no picture.
+                picture.preprocess = _uploaded
                 with gradio.Accordion("Profile", open=False):
                     profile = gradio.Textbox(_introduction(first), show_label=False, lines=12, interactive=False)
             with gradio.Column(scale=3, min_width=320):
                 # Without the button that would send the conversation to a server.
-                talk = gradio.Chatbot(show_label=False, height=460, render_markdown=False, buttons=["copy"])
+                talk = gradio.Chatbot(
+                    label=_title(first.name),
+                    height="60vh",
+                    render_markdown=False,
+                    buttons=["copy"],
+                    placeholder="Drop an image, then ask about it.",
+                )
                 words = gradio.Textbox(label="You", placeholder="What do you see?", submit_btn=True, autofocus=True)
                 again = gradio.Button("Start again")
         said = words.submit(say, [words, talk, role, picture], [words, talk])
         # A reply on its way must not come into the talk after it.
         again.click(list, outputs=talk, cancels=said)
-        role.change(describe, role, [profile, talk], cancels=said)
-        picture.change(list, outputs=talk, cancels=said)
+        role.change(call, role, [profile, talk], cancels=said)
+        picture.change(look, picture, [picture, talk], cancels=said)
     return page
 
 
@@ -126,5 +146,15 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": html.escape(content, quote=False)}
 
 
+def _uploaded(payload: gradio.data_classes.FileData | None) -> str | None:
+    """The path of an uploaded file, which is in gradio's own folder."""
+    return None if payload is None else payload.path
+
+
+def _title(name: str) -> str:
+    return f"A talk with {name}"
+
+
 def _introduction(character: Character) -> str:
-    return f"{character.name} · {character.series}\n\n{character.profile}"
+    profile = re.sub(r"^#+ *", "", character.profile, flags=re.MULTILINE)
+    return f"{character.name} · {character.series}\n\n{profile}"

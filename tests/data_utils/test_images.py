@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_utils.errors import Problems, UserError
 from data_utils.files import read_records, write_json
-from data_utils.images import ImagePathError, MissingImageError, open_image, resolve_image, select_images
+from data_utils.images import ImagePathError, MissingImageError, open_image, open_photo, resolve_image, select_images
 from data_utils.records import Answer, Sample
 
 
@@ -29,6 +29,19 @@ def image_dir(tmp_path: Path) -> Path:
     (folder / "dangling.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(folder / "pipe.jpg")
     return folder
+
+
+def test_a_photo_is_turned_upright_and_a_record_s_image_is_not(tmp_path: Path):
+    sideways = Image.new("RGB", (60, 40), "navy")
+    exif = sideways.getexif()
+    exif[274] = 6  # orientation: to be turned by a quarter, clockwise
+    sideways.save(tmp_path / "photo.jpg", exif=exif)
+    assert open_photo(tmp_path / "photo.jpg").size == (40, 60)
+    assert open_image(tmp_path / "photo.jpg").size == (60, 40)
+    (tmp_path / "notes.jpg").write_text("no picture")
+    for name, fault in (("gone.jpg", "no such file"), (".", "not a file"), ("notes.jpg", "cannot be decoded")):
+        with pytest.raises(ImagePathError, match=fault):
+            open_photo(tmp_path / name)
 
 
 def test_paths_below_the_folder(image_dir: Path):

@@ -1,6 +1,7 @@
 """A streamed talk: the same words as the engine's reply, the whole history in the next prompt, nothing half-said."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,9 +56,9 @@ def test_a_reply_that_is_given_up_ends_its_thread_and_is_forgotten(make_model, t
     assert conversation.history == []
 
 
-def test_an_error_of_the_model_reaches_whoever_listens(speaker, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        list(Conversation(MIRA, tmp_path / "gone.png").reply(speaker, "What is it?"))
+def test_an_error_of_the_model_reaches_whoever_listens(speaker):
+    with pytest.raises(ValueError, match="penalty"):
+        list(Conversation(MIRA).reply(speaker._replace(settings=replace(GREEDY, repetition_penalty=-1.0)), "What is it?"))
 
 
 def test_markup_in_the_words_opens_nothing(speaker):

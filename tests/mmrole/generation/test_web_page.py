@@ -56,6 +56,23 @@ def test_words_are_shown_as_they_are_and_answered(page):
     assert not outside, outside
 
 
+def test_what_is_no_picture_is_refused_in_words(page, tmp_path):
+    (tmp_path / "notes.png").write_text("not a picture")
+    page.locator("input[type=file]").set_input_files(tmp_path / "notes.png")
+    page.get_by_text("notes.png is not a picture that can be read; drop another one").wait_for()
+
+
+def test_a_picture_is_talked_about(page, pictures, tmp_path):
+    pictures[0].save(tmp_path / "photo.png")
+    page.locator("input[type=file]").set_input_files(tmp_path / "photo.png")
+    page.locator("img[alt='']").or_(page.locator(".image-frame img")).first.wait_for()
+    box = page.get_by_placeholder("What do you see?")
+    box.fill("What colour is it?")
+    box.press("Enter")
+    page.locator(".message.user").get_by_text("What colour is it?").wait_for()
+    page.locator(".message.bot").wait_for()
+
+
 def test_another_character_begins_anew(page):
     page.get_by_role("listbox", name="Character").or_(page.get_by_label("Character")).first.click()
     page.get_by_role("option", name="Odo").click()
