@@ -26,7 +26,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="of the demo (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of its world (default: %(default)s)")
     parser.add_argument("--no_gates", action="store_true", help="show the figures, whatever they are")
     return parser.parse_args(argv)
 
@@ -34,7 +33,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     arguments = parse_arguments(argv)
-    world = read_world(arguments.folder, arguments.seed)
+    world = read_world(arguments.folder)
     table = answers_table(arguments.folder, world)
     gates = measure(arguments.folder, world)
     text = "\n".join(["# What was learned", "", *table, "", *gates_table(gates)]) + "\n"

@@ -45,7 +45,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         step.add_argument(flag, type=at_least(least), default=default, help=f"{meaning} (default: %(default)s)")
     for step in (make, teach):
         step.add_argument("--folder", type=Path, default=Path("demo"), help="where the world is (default: %(default)s)")
-        step.add_argument("--seed", type=int, default=1, help="of everything (default: %(default)s)")
+        step.add_argument("--seed", type=int, default=1, help="of what is drawn by chance (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.step == "teach" and arguments.answers > len(KINDS):
         parser.error(f"--answers {arguments.answers}: there are {len(KINDS)} kinds of answer")
@@ -81,7 +81,7 @@ def make(arguments: argparse.Namespace) -> None:
 def teach(arguments: argparse.Namespace) -> None:
     """Writes the reviews of the teacher, the data of the controls, and `vocabulary.txt` (texts for the vocabulary)."""
     folder, chance = arguments.folder, random.Random(f"teacher {arguments.seed}")
-    world = read_world(folder, arguments.seed)
+    world = read_world(folder)
     samples = read_json(folder / "data" / "train" / "train.json")
     if not samples:
         raise UserError(f"{folder / 'data' / 'train' / 'train.json'} is empty; make the world with more --dialogues")

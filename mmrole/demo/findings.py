@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
 from data_utils.files import read_json
 from data_utils.prompts import METRICS
@@ -18,6 +20,8 @@ from mmrole.demo.drawings import COLOURS
 from mmrole.demo.grammar import CHINESE_NUMBERS, CHINESE_WORDS, NUMBERS
 from mmrole.demo.teacher import colour_in, find, review
 from mmrole.demo.world import World
+from mmrole.scoring import statistics
+from mmrole.scoring.statistics import Bootstrap, Estimate
 
 Json = dict[str, Any]
 
@@ -107,21 +111,40 @@ def parsed(records: Sequence[Json]) -> float:
     return _share(each["score"] is not None for record in records for each in record.get("rm_review", {}).values())
 
 
-def agreement(records: Sequence[Json], world: World) -> float:
-    """Pearson's correlation of reviewed ratios with the teacher's, over fluent answers and all metrics."""
-    pairs = []
+class Agreement(NamedTuple):
+    """Pearson's correlations of reviewed ratios with the teacher's, over fluent answers.
+
+    Attributes:
+        pooled: over all metrics at once.
+        within: the same with each metric's means taken off: that some metrics are scored lower does not count.
+        by_metric: of each metric.
+    """
+
+    pooled: float
+    within: float
+    by_metric: dict[str, float]
+
+
+def agreement(records: Sequence[Json], world: World) -> Agreement:
+    """How far reviews agree with the teacher's."""
+    pairs: dict[str, list[tuple[float, float]]] = {metric: [] for metric in METRICS}
     for record in records:
         answer, reference = record["conversations"][1]["answer"], record["conversations"][1]["value"]
         character = world.characters[record["role"]]
         if not find(answer, character).is_fluent:
             continue
         taught = review(answer, reference, character)
-        pairs += [
-            (ratio, taught[metric].score[0] / taught[metric].score[1])
-            for metric in METRICS
-            if (ratio := _ratio(record, metric)) is not None
-        ]
-    return pearson(pairs)
+        for metric, (_, (score, best)) in taught.items():
+            ratio = _ratio(record, metric)
+            if ratio is not None:
+                pairs[metric].append((ratio, score / best))
+    columns = [np.array(own).reshape(-1, 2) for own in pairs.values()]
+    centred = [own - own.mean(axis=0) for own in columns if len(own)]
+    return Agreement(
+        pooled=_pearson(np.concatenate(columns)),
+        within=_pearson(np.concatenate([*centred, np.empty((0, 2))])),
+        by_metric={metric: _pearson(own) for metric, own in zip(pairs, columns, strict=True)},
+    )
 
 
 def separated(right: Sequence[Json], wrong: Sequence[Json]) -> float:
@@ -135,19 +158,16 @@ def separated(right: Sequence[Json], wrong: Sequence[Json]) -> float:
 
 def mean_score(records: Sequence[Json]) -> float:
     """Mean of all ratios of the reviews that have scores."""
-    ratios = [ratio for record in records for metric in METRICS if (ratio := _ratio(record, metric)) is not None]
-    return sum(ratios) / len(ratios) if ratios else math.nan
+    ratios = _ratios(records)
+    return math.nan if np.isnan(ratios).all() else float(np.nanmean(ratios))
 
 
-def pearson(pairs: Sequence[tuple[float, float]]) -> float:
-    """Pearson's correlation; NaN without variation."""
-    count = len(pairs)
-    if count < 2:
-        return math.nan
-    means = [sum(pair[side] for pair in pairs) / count for side in (0, 1)]
-    shifted = [(one - means[0], other - means[1]) for one, other in pairs]
-    spread = math.sqrt(sum(one * one for one, _ in shifted) * sum(other * other for _, other in shifted))
-    return sum(one * other for one, other in shifted) / spread if spread else math.nan
+def lead(records: Sequence[Json], others: Sequence[Json]) -> Estimate:
+    """By how much a model's reviews are better than another's of the same samples, with the interval of the report."""
+    differences = _ratios(records) - _ratios(others)
+    clusters, count = statistics.number_clusters([record["image"] for record in records])
+    each = np.repeat(clusters, len(METRICS))
+    return statistics.mean_estimates(differences.reshape(-1, 1), each, Bootstrap.make(count))[0]
 
 
 def at_least(name: str, value: float, bound: float) -> Gate:
@@ -166,6 +186,16 @@ def _is_in_character(record: Json, world: World) -> bool:
     others = any(each.catchphrase in answer for each in world.characters.values() if each is not character)
     found = find(answer, character)
     return (catchphrase or found.address == character.address) and not others
+
+
+def _pearson(pairs: np.ndarray) -> float:
+    return statistics.pearson(pairs[:, 0], pairs[:, 1], np.zeros(len(pairs), int)).value
+
+
+def _ratios(records: Sequence[Json]) -> np.ndarray:
+    """Ratios, float [records, metrics]; NaN where there is no score."""
+    ratios = [[_ratio(record, metric) for metric in METRICS] for record in records]
+    return np.array(ratios, dtype=float).reshape(-1, len(METRICS))
 
 
 def _ratio(record: Json, metric: str) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ from mmrole.demo.grammar import TOPICS, opening, questions, reply
 
 Json = dict[str, Any]
 
-SCENES_FILE = "scenes.json"
-"""What is in each picture, by its path: what the teacher and the final table know and the models do not."""
+WORLD_FILE = "world.json"
+"""Characters, and what is in each picture by its path: what the teacher and the final table know, the models do not."""
 
 
 class World(NamedTuple):
@@ -33,7 +34,7 @@ def make_world(folder: Path, seed: int, dialogues: int) -> World:
     """Writes a world.
 
     Args:
-        folder: the data root; `images/`, `profiles/`, `dialogues/` and `scenes.json` are made in it.
+        folder: the data root; `images/`, `profiles/`, `dialogues/` and `world.json` are made in it.
         seed: of everything.
         dialogues: of each in-distribution character and type. Others have one of each type.
     """
@@ -61,14 +62,21 @@ def make_world(folder: Path, seed: int, dialogues: int) -> World:
                     write_json(folder / "dialogues" / distribution / kind / name, records)
             if distribution == OUT_OF_DISTRIBUTION:
                 write_json(folder / "dialogues" / distribution / f"{kind}.json", together)
-    write_json(folder / SCENES_FILE, {image: scene._asdict() for image, scene in scenes.items()})
+    world = {"characters": [asdict(character) for character in characters]}
+    write_json(folder / WORLD_FILE, world | {"scenes": {image: scene._asdict() for image, scene in scenes.items()}})
     return World({character.name: character for character in characters}, scenes)
 
 
-def read_world(folder: Path, seed: int) -> World:
-    """The world that `make_world` has written with this seed."""
-    scenes = {image: Scene(**scene) for image, scene in read_json(folder / SCENES_FILE, dict).items()}
-    return World({character.name: character for character in make_characters(seed)}, scenes)
+def read_world(folder: Path) -> World:
+    """The world that `make_world` has written.
+
+    Raises:
+        UserError: there is none in the folder.
+    """
+    told = read_json(folder / WORLD_FILE, dict)
+    characters = [Character(**row | {"traits": tuple(row["traits"])}) for row in told["characters"]]
+    scenes = {image: Scene(**scene) for image, scene in told["scenes"].items()}
+    return World({character.name: character for character in characters}, scenes)
 
 
 def _talk(

@@ -83,8 +83,22 @@ def test_the_teachers_own_reviews_agree_with_it(world):
         for scene in SCENES.values()
     ]
     assert findings.parsed(records) == 1
-    assert findings.agreement(records, world) == pytest.approx(1)
+    agreement = findings.agreement(records, world)
+    assert agreement.pooled == pytest.approx(1)
+    assert agreement.within == pytest.approx(1)
+    assert agreement.by_metric["Image-Text Relevance"] == pytest.approx(1)
+    assert math.isnan(agreement.by_metric["Fluency"])  # nothing to tell apart
     assert findings.separated(records[:1] * 2, records[1:]) == 1
+
+
+def test_a_lead_is_that_of_the_better_reviews(world):
+    character = next(iter(world.characters.values()))
+    samples = [record(character, image) for image in SCENES]
+    right = [controls.reviewed_sample(each, each["conversations"][1]["value"], world) for each in samples]
+    wrong = [controls.reviewed_sample(each, "Hm.", world) for each in samples]
+    assert findings.lead(right, wrong).low > 0
+    assert findings.lead(wrong, right).high < 0
+    assert findings.lead(right, right)[:3] == (0, 0, 0)
 
 
 def test_a_review_without_scores_counts_as_not_parsed(world):

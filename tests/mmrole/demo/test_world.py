@@ -78,7 +78,7 @@ def test_an_exchanged_picture_is_another_one(training):
 
 
 def test_the_colour_is_never_told_before_it_is_asked_for(training, folder):
-    world = read_world(folder, SEED)
+    world = read_world(folder)
     asked = 0
     for sample in training:
         question, reference = (turn["value"] for turn in sample["conversations"])
@@ -89,6 +89,11 @@ def test_the_colour_is_never_told_before_it_is_asked_for(training, folder):
             assert colour_in(question) is None, question
     assert asked > len(training) / 3
     assert set(COLOURS) == {world.scenes[sample["image"]].colour for sample in training}
+
+
+def test_a_world_that_was_written_is_read_again(tmp_path):
+    made = make_world(tmp_path, SEED, dialogues=2)
+    assert read_world(tmp_path) == made
 
 
 def test_the_same_seed_gives_the_same_world(folder, tmp_path):
