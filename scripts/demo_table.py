@@ -8,18 +8,27 @@ Written to FOLDER/demo_table.md as well. Exit status 1: a gate does not hold.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 try:
-    from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
+    from data_utils.dialogues import DISTRIBUTIONS
     from data_utils.errors import run
     from mmrole.demo import findings
-    from mmrole.demo.findings import MODELS, Gate
+    from mmrole.demo.characters import Character
+    from mmrole.demo.controls import PROBES
+    from mmrole.demo.findings import MODELS, Agreement, Gate
     from mmrole.demo.world import World, read_world
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
+
+Json = dict[str, Any]
+Reviews = dict[str, list[Json]]
+"""Reviewed answers by model, or by kind of probe."""
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,9 +43,15 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     arguments = parse_arguments(argv)
     world = read_world(arguments.folder)
-    table = answers_table(arguments.folder, world)
-    gates = measure(arguments.folder, world)
-    text = "\n".join(["# What was learned", "", *table, "", *gates_table(gates)]) + "\n"
+    reviews = {model: findings.model_reviews(arguments.folder, model) for model in MODELS}
+    probes = {name: findings.read_answers(arguments.folder / "controls" / "probe_reviews" / name) for name in PROBES}
+    agreement = findings.agreement(
+        [record for records in (*reviews.values(), *probes.values()) for record in records], world
+    )
+    gates = [*answer_gates(arguments.folder, world), *review_gates(reviews, probes, agreement)]
+    table = answers_table(arguments.folder, reviews, world)
+    parts = ["# What was learned", "", *table, "", *gates_table(gates), "", *agreement_table(agreement)]
+    text = "\n".join(parts) + "\n"
     (arguments.folder / "demo_table.md").write_text(text, encoding="utf-8")
     print(text)
     failed = [gate.name for gate in gates if not gate.holds]
@@ -46,33 +61,38 @@ def main(argv: list[str] | None = None) -> int:
     return 1
 
 
-def answers_table(folder: Path, world: World) -> list[str]:
+def answers_table(folder: Path, reviews: Reviews, world: World) -> list[str]:
     """One row for each model, in Markdown."""
-    header = "| model | colour | shape | place | count | in character (In-Test) | catchphrase (Out-Test) | score |"
-    lines = [header, "|---|---:|---:|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| | names the colour | shape | place | count | own catchphrase, In-Test | own address, In-Test"
+        " | own catchphrase, Out-Test | score by the reward model |",
+        "|---|" + "---:|" * 8,
+    ]
     for model in MODELS:
         inside, outside = (findings.model_answers(folder, model, name) for name in DISTRIBUTIONS)
-        seen = findings.seen([*inside, *outside], world)
-        shares = [*seen[:4], findings.in_character(inside, world)]
-        shares.append(findings.speaks_as(outside, findings.own(outside, world)))
-        score = findings.mean_score(findings.model_reviews(folder, model))
+        shares = [
+            *findings.seen([*inside, *outside], world)[:4],
+            _says(inside, findings.own, world),
+            findings.addresses(inside, world),
+            _says(outside, findings.own, world),
+        ]
         cells = [f"{share:.0%}" for share in shares]
-        lines.append(f"| {model} | {' | '.join(cells)} | {score:.3f} |")
-    pictures = [
-        record
-        for name in DISTRIBUTIONS
-        for record in findings.read_answers(folder / "controls" / "answers" / "pictures" / name)
-    ]
-    return lines + _exchanged_lines(pictures, world)
+        lines.append(f"| {model} | {' | '.join(cells)} | {findings.mean_score(reviews[model]):.3f} |")
+    return lines + _exchanged_lines(_exchanged_pictures(folder), world)
 
 
-def _exchanged_lines(pictures: list[dict], world: World) -> list[str]:
+def _exchanged_pictures(folder: Path) -> list[Json]:
+    answers = folder / "controls" / "answers" / "pictures"
+    return [record for name in DISTRIBUTIONS for record in findings.read_answers(answers / name)]
+
+
+def _exchanged_lines(pictures: list[Json], world: World) -> list[str]:
     seen = findings.seen(pictures, _references(pictures, world))
     cells = " | ".join(f"{share:.0%}" for share in seen[:4])
-    return [f"| agent, pictures exchanged | {cells} | | | |"]
+    return [f"| agent, pictures exchanged | {cells} | | | | |"]
 
 
-def _references(records: list[dict], world: World) -> World:
+def _references(records: list[Json], world: World) -> World:
     """The world as the references tell it: a sample's picture is another one, but its reference is not."""
     scenes = dict(world.scenes)
     for record in records:
@@ -80,41 +100,41 @@ def _references(records: list[dict], world: World) -> World:
     return world._replace(scenes=scenes)
 
 
-def measure(folder: Path, world: World) -> list[Gate]:
-    """All gates with their figures."""
-    agent = {name: findings.model_answers(folder, "agent", name) for name in DISTRIBUTIONS}
-    answers, controls = folder / "controls" / "answers", folder / "controls" / "probe_reviews"
-    pictures = [record for name in DISTRIBUTIONS for record in findings.read_answers(answers / "pictures" / name)]
-    profiles = findings.read_answers(answers / "profiles")
-    outside = agent[OUT_OF_DISTRIBUTION]
-    probes = {name: findings.read_answers(controls / name) for name in ("faithful", "other-colour", "mixed")}
-    reviews = {model: findings.model_reviews(folder, model) for model in MODELS}
-    every = [record for records in (*probes.values(), *reviews.values()) for record in records]
-    scores = {model: findings.mean_score(records) for model, records in reviews.items()}
-    baselines = max(scores[model] for model in MODELS if model != "agent")
-    seen = findings.seen([*agent[IN_DISTRIBUTION], *outside], world)
+def answer_gates(folder: Path, world: World) -> list[Gate]:
+    """What the agent's answers must show."""
+    inside, outside = (findings.model_answers(folder, "agent", name) for name in DISTRIBUTIONS)
+    profiles = findings.read_answers(folder / "controls" / "answers" / "profiles")
+    pictures = _exchanged_pictures(folder)
+    seen = findings.seen([*inside, *outside], world)
     blind = findings.seen(pictures, _references(pictures, world))
+    own, exchanged = findings.own, findings.exchanged
     return [
         findings.at_least("the agent names the colour", seen.colour, 0.9),
         findings.at_most("… away from chance, pictures exchanged", abs(blind.colour - findings.CHANCE), 0.1),
-        findings.at_least(
-            "the agent is in character, In-Test", findings.in_character(agent[IN_DISTRIBUTION], world), 0.95
-        ),
-        findings.at_least("new characters' catchphrases, Out-Test", _says(outside, findings.own, world), 0.7),
-        findings.at_least(
-            "… those of the profile, profiles exchanged", _says(profiles, findings.exchanged, world), 0.5
-        ),
-        findings.at_most("… their own, profiles exchanged", _says(profiles, findings.own, world), 0.1),
-        findings.at_least("reviews that parse", findings.parsed(every), 0.99),
-        findings.at_least("Pearson with the teacher, fluent answers", findings.agreement(every, world), 0.6),
-        findings.at_least(
-            "right above wrong colours", findings.separated(probes["faithful"], probes["other-colour"]), 0.8
-        ),
-        findings.at_least("the agent's score above the baselines'", scores["agent"] - baselines, 1e-6),
+        findings.at_least("the right catchphrase, In-Test", _says(inside, own, world), 0.95),
+        findings.at_least("catchphrases never seen before, Out-Test", _says(outside, own, world), 0.7),
+        findings.at_least("… those of the profile, profiles exchanged", _says(profiles, exchanged, world), 0.5),
+        findings.at_most("… their own, profiles exchanged", _says(profiles, own, world), 0.1),
     ]
 
 
-def _says(records, whom, world: World) -> float:
+def review_gates(reviews: Reviews, probes: Reviews, agreement: Agreement) -> list[Gate]:
+    """What the reward model's reviews must show."""
+    every = [record for records in (*reviews.values(), *probes.values()) for record in records]
+    gates = [
+        findings.at_least("reviews that parse", findings.parsed(every), 0.99),
+        findings.at_least("Pearson with the teacher, fluent answers", agreement.pooled, 0.6),
+        findings.at_least(
+            "right above wrong colours", findings.separated(probes["faithful"], probes["other-colour"]), 0.8
+        ),
+    ]
+    for baseline in (model for model in MODELS if model != "agent"):
+        lead = findings.lead(reviews["agent"], reviews[baseline])
+        gates.append(findings.above(f"the agent's lead on {baseline}, lower end of 95 %", lead.low, 0))
+    return gates
+
+
+def _says(records: list[Json], whom: Callable[[list[Json], World], list[Character]], world: World) -> float:
     return findings.speaks_as(records, whom(records, world))
 
 
@@ -124,6 +144,13 @@ def gates_table(gates: list[Gate]) -> list[str]:
     return lines + [
         f"| {gate.name} | {gate.value:.3f} | {gate.wanted} | {'yes' if gate.holds else '**no**'} |" for gate in gates
     ]
+
+
+def agreement_table(agreement: Agreement) -> list[str]:
+    """Pearson's correlations with the teacher in Markdown."""
+    figures = {"each metric's mean taken off": agreement.within, **agreement.by_metric}
+    lines = ["| Pearson with the teacher, fluent answers | |", "|---|---:|"]
+    return lines + [f"| {name} | {'–' if math.isnan(value) else f'{value:.2f}'} |" for name, value in figures.items()]
 
 
 if __name__ == "__main__":

@@ -85,9 +85,14 @@ def seen(records: Iterable[Json], world: World) -> Seen:
     return Seen(*(hit / count if count else math.nan for hit in hits), count)
 
 
-def in_character(records: Sequence[Json], world: World) -> float:
-    """Share of answers with the catchphrase or the address of the right character, and nobody else's catchphrase."""
-    return _share(_is_in_character(record, world) for record in records)
+def addresses(records: Sequence[Json], world: World) -> float:
+    """Share of answers that end with the character's word for a listener, where the reference does."""
+    hits = []
+    for record in records:
+        turn, character = record["conversations"][1], world.characters[record["role"]]
+        if find(turn["value"], character).address is not None:
+            hits.append(find(turn["answer"], character).address == character.address)
+    return _share(hits)
 
 
 def speaks_as(records: Sequence[Json], characters: Sequence[Character]) -> float:
@@ -175,17 +180,14 @@ def at_least(name: str, value: float, bound: float) -> Gate:
     return Gate(name, value, f"≥ {bound:g}", value >= bound)
 
 
+def above(name: str, value: float, bound: float) -> Gate:
+    """A gate from below that the bound itself does not pass; nor does NaN."""
+    return Gate(name, value, f"> {bound:g}", value > bound)
+
+
 def at_most(name: str, value: float, bound: float) -> Gate:
     """A gate from above; NaN does not pass."""
     return Gate(name, value, f"≤ {bound:g}", value <= bound)
-
-
-def _is_in_character(record: Json, world: World) -> bool:
-    answer, character = record["conversations"][1]["answer"], world.characters[record["role"]]
-    catchphrase = character.catchphrase in answer
-    others = any(each.catchphrase in answer for each in world.characters.values() if each is not character)
-    found = find(answer, character)
-    return (catchphrase or found.address == character.address) and not others
 
 
 def _pearson(pairs: np.ndarray) -> float:

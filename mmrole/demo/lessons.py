@@ -9,7 +9,7 @@ reads nothing but whole review prompts does not learn to compare the two answers
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from mmrole.demo.characters import CHINESE, CROWD_SERIES, Character, make_strang
 from mmrole.demo.drawings import Scene, draw, draw_scene
 from mmrole.demo.faults import KINDS, faulty
 from mmrole.demo.grammar import TOPICS, describe, questions, reply
-from mmrole.demo.teacher import review
+from mmrole.demo.teacher import COMPARED, review
 
 Json = dict[str, Any]
 
@@ -87,11 +87,10 @@ def comparison_lessons(chance: random.Random, count: int) -> list[Json]:
     It is what a small model learns last if it has to find the words as well, and first if it does not.
     """
     lessons = []
-    while len(lessons) < count:
-        text = _reviewed(chance, _altered_answer, len(lessons) % 2 == 1).text
+    for number in range(count):
+        text = _reviewed(chance, _altered_answer, COMPARED, number % 2 == 1).text
         finding, _, _ = text.rpartition(", [Scores]")
-        if ", B " in finding:
-            lessons.append(_lesson(f"comparison_{len(lessons)}", finding, text))
+        lessons.append(_lesson(f"comparison_{number}", finding, text))
     return lessons
 
 
@@ -108,8 +107,9 @@ def review_lessons(chance: random.Random, count: int, reserved: Collection[str])
     """
     lessons = []
     for number in range(count):
-        way = _altered_answer if chance.random() < _ALTERED_SHARE else _faulty_answer
-        reviewed = _reviewed(chance, way, number % 2 == 1, reserved)
+        altered = chance.random() < _ALTERED_SHARE
+        way, metrics = (_altered_answer, COMPARED) if altered else (_faulty_answer, METRICS)
+        reviewed = _reviewed(chance, way, metrics, number % 2 == 1, reserved)
         prompt = review_prompt(
             question=_question(reviewed.role, reviewed.topic, chance),
             evaluated_answer=reviewed.answer,
@@ -154,16 +154,23 @@ class _Reviewed(NamedTuple):
 
 
 def _reviewed(
-    chance: random.Random, way: Callable[..., str], is_worse: bool, reserved: Collection[str] = ()
+    chance: random.Random,
+    way: Callable[..., str],
+    metrics: Sequence[str],
+    is_worse: bool,
+    reserved: Collection[str] = (),
 ) -> _Reviewed:
-    """An answer of a stranger with a review under one metric, which finds it worse than the reference or as good."""
+    """An answer of a stranger with a review under one metric, which finds it worse than the reference or as good.
+
+    The metric is drawn first: under each of them answers are as often worse as not, or the metric alone would tell.
+    """
+    metric = chance.choice(metrics)
     while True:
         role = make_stranger(chance, _series(chance), reserved)
         topic = "picture" if chance.random() < _PICTURE_SHARE else chance.choice(TOPICS[1:])
         scene = draw_scene(chance)
         reference = reply(role, topic, scene)
         answer = way(role, topic, scene, reference, chance, reserved)
-        metric = chance.choice(METRICS)
         text, (score, best) = review(answer, reference, role)[metric]
         if (score < best) == is_worse:
             return _Reviewed(role, topic, answer, reference, metric, text)

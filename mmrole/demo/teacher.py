@@ -17,6 +17,16 @@ from mmrole.demo.grammar import CHINESE_WORDS
 
 GOOD, FAIR, POOR = 9, 6, 2
 
+COMPARED = (
+    "Coherency",
+    "Image-Text Relevance",
+    "Response Accuracy",
+    "Personality Consistency",
+    "Knowledge Consistency",
+    "Tone Consistency",
+)
+"""Metrics under which a word of the answer is compared with one of the reference."""
+
 _ASSISTANT = re.compile(r"^(?:Sure|Certainly|As an)\b|^(?:当然|作为)")
 _COLOUR_OF = {name: colour for colour in COLOURS for name in (colour, CHINESE_WORDS[colour])}
 _COLOUR = re.compile(

@@ -46,14 +46,15 @@ def record(character, image, answer=None, described=None):
 def test_right_answers_reach_everything(world):
     records = [record(character, "b.png") for character in world.characters.values()]
     assert findings.seen(records, world) == (1, 1, 1, 1, len(records))
-    assert findings.in_character(records, world) == 1
+    assert findings.addresses(records, world) == 1
     assert findings.speaks_as(records, findings.own(records, world)) == 1
 
 
-def test_another_characters_catchphrase_is_out_of_character(world):
+def test_another_characters_manner_is_out_of_character(world):
     one, other = list(world.characters.values())[:2]
-    answer = f"{other.catchphrase} One red circle on the left, {one.address}."
-    assert findings.in_character([record(one, "a.png", answer)], world) == 0
+    records = [record(one, "a.png", reply(one.with_manner_of(other), "picture", SCENES["a.png"]))]
+    assert findings.speaks_as(records, [one]) == findings.addresses(records, world) == 0
+    assert findings.speaks_as(records, [other]) == 1
 
 
 def test_exchanged_pictures_are_compared_with_what_is_shown_and_with_the_reference(world):

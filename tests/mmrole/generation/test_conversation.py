@@ -58,7 +58,9 @@ def test_a_reply_that_is_given_up_ends_its_thread_and_is_forgotten(make_model, t
 
 def test_an_error_of_the_model_reaches_whoever_listens(speaker):
     with pytest.raises(ValueError, match="penalty"):
-        list(Conversation(MIRA).reply(speaker._replace(settings=replace(GREEDY, repetition_penalty=-1.0)), "What is it?"))
+        list(
+            Conversation(MIRA).reply(speaker._replace(settings=replace(GREEDY, repetition_penalty=-1.0)), "What is it?")
+        )
 
 
 def test_markup_in_the_words_opens_nothing(speaker):
