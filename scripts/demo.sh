@@ -4,6 +4,8 @@
 #   --quick   the wiring only, in under five minutes: few samples, few steps, ZeRO-3; nothing is learned
 #   --fresh   throw away what an earlier run has made; otherwise what is finished is kept, and the rest goes on
 #
+# It needs no GPU, no weights and no data; what is not installed it installs first (scripts/setup.sh).
+#
 # By environment:
 #   FOLDER    where everything lies (default: demo, with --quick demo-quick, in the repository root)
 #   NPROC     processes (default: the number of cores, at most 2)
@@ -36,15 +38,26 @@ fail() {
     exit 2
 }
 
-if [ -z "${PYTHON:-}" ]; then
-    PYTHON=python
-    [ ! -x "$ROOT/.venv/bin/python" ] || PYTHON=$ROOT/.venv/bin/python
+# The interpreter of all scripts; nothing if there is none.
+find_python() {
+    local python=${PYTHON:-python}
+    [ -n "${PYTHON:-}" ] || [ ! -x .venv/bin/python ] || python=$ROOT/.venv/bin/python
+    python=$(command -v "$python") || return 0
+    case $python in /*) echo "$python" ;; *) echo "$ROOT/$python" ;; esac # steps run in the folder of the demo
+}
+
+is_installed() {
+    (cd / && "$(cd "$ROOT" && find_python)" -c 'from importlib.util import find_spec as find
+assert find("mmrole") and find("torch") and find("deepspeed")') 2>/dev/null
+}
+
+if ! is_installed; then
+    echo "== Installation (later runs do without)"
+    bash scripts/setup.sh
+    is_installed || fail "mmrole is not installed for $(find_python); run: bash scripts/setup.sh"
 fi
-PYTHON=$(command -v "$PYTHON") || fail "PYTHON is no program"
-case $PYTHON in /*) ;; *) PYTHON=$ROOT/$PYTHON ;; esac # steps run in the folder of the demo
+PYTHON=$(find_python)
 export PYTHON
-(cd / && "$PYTHON" -c 'import importlib.util as u; assert all(map(u.find_spec, ("mmrole", "torch", "deepspeed")))') \
-    2>/dev/null || fail "mmrole is not installed; run: bash scripts/setup.sh"
 cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1)
 NPROC=${NPROC:-$((cores < 2 ? 1 : 2))}
 case $NPROC in 1 | 2 | 4 | 8) ;; *) fail "NPROC=$NPROC: give 1, 2, 4 or 8" ;; esac
@@ -99,7 +112,8 @@ once() {
 train() {
     local name=$1 from=$2 data=$3 recipe=$4 epochs=$5 batch=$6 rate=$7 schedule=$8
     shift 8
-    once "$name" "checkpoints/$name/config.json" env MODEL="$from" DATA="$data" OUTPUT_DIR="checkpoints/$name" GLOBAL_BATCH="$batch" MASTER_PORT="$port" \
+    once "$name" "checkpoints/$name/config.json" \
+        env MODEL="$from" DATA="$data" OUTPUT_DIR="checkpoints/$name" GLOBAL_BATCH="$batch" MASTER_PORT="$port" \
         bash "finetune/$recipe" --deepspeed "finetune/ds_config_zero$zero$schedule.json" --learning_rate "$rate" \
         --num_train_epochs "$epochs" --gradient_checkpointing False --adam_beta2 0.98 --weight_decay 0 \
         --save_strategy steps --save_steps 400 --save_total_limit 1 --logging_steps 50 "$@"
@@ -127,17 +141,18 @@ once check data "$PYTHON" -m data_utils.check . --strict
 
 step "Reviews of a teacher, and exchanged pictures and profiles to compare with -> teacher/, controls/"
 once teach vocabulary.txt "$PYTHON" "$ROOT/scripts/demo_world.py" teach --folder . "${teaching[@]}"
-once rm-data RM_data/train "$PYTHON" -m data_utils.build_rm_data --reviews teacher --output_dir RM_data --test_from data/test \
-    --overwrite
+once rm-data RM_data/train "$PYTHON" -m data_utils.build_rm_data --reviews teacher --output_dir RM_data \
+    --test_from data/test --overwrite
 
 step "A tiny checkpoint of random weights -> checkpoints/tiny"
-once tiny checkpoints/tiny/config.json "$PYTHON" "$ROOT/scripts/make_tiny_checkpoint.py" --output_dir checkpoints/tiny --overwrite \
-    --train_vocab_on vocabulary.txt --vocab_size 4000 --init_std 0.05 --image_size 224 --visual_layers 1 --dtype float32
+once tiny checkpoints/tiny/config.json "$PYTHON" "$ROOT/scripts/make_tiny_checkpoint.py" --output_dir checkpoints/tiny \
+    --train_vocab_on vocabulary.txt --vocab_size 4000 --init_std 0.05 --image_size 224 --visual_layers 1 \
+    --dtype float32 --overwrite
 
-role_play="You are a dedicated role-playing assistant designed to immerse yourself fully in the character you are\
- portraying."
+role_play="You are a dedicated role-playing assistant designed to immerse yourself fully in the character\
+ you are portraying."
 
-# What Qwen-VL-Chat can do before it is fine-tuned, a random model cannot: read a profile, and tell what is in a picture.
+# What Qwen-VL-Chat can do before it is fine-tuned, a random model cannot: read a profile, see a picture.
 step "What it learns first: to read profiles and to see pictures -> checkpoints/base"
 train base checkpoints/tiny base.json finetune_ds.sh 1 16 1e-3 "" --fix_vit False --system_message "$role_play"
 
@@ -160,8 +175,8 @@ for control in pictures/in-distribution pictures/out-of-distribution profiles; d
         --output_dir "controls/answers/$control" --no_random --max_new_tokens 40 "${limit[@]}"
 done
 
-review="You are an objective and precise evaluator, specializing in rigorously assessing the role-playing and multimodal\
- understanding abilities of various models."
+review="You are an objective and precise evaluator, specializing in rigorously assessing the role-playing\
+ and multimodal understanding abilities of various models."
 step "What the reward model learns first: to compare two words, then two answers -> checkpoints/{comparer,critic}"
 train comparer checkpoints/base comparisons.json finetune_RM_ds.sh 1 64 2e-3 _cosine --system_message "$review"
 train critic checkpoints/comparer critic.json finetune_RM_ds.sh 1 32 1e-3 _cosine --system_message "$review"
