@@ -10,6 +10,7 @@ from threading import Event
 from typing import Any
 
 import gradio
+from PIL import Image
 
 from data_utils.errors import UserError
 from data_utils.images import ImagePathError, open_photo
@@ -18,6 +19,9 @@ from data_utils.prompts import HUMAN_SPEAKER
 from mmrole.generation.conversation import Conversation, Speaker
 
 Messages = list[dict[str, str]]
+
+THEME = gradio.themes.Soft(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+"""With fonts of the machine: the page calls no other address."""
 
 
 def serve(
@@ -49,7 +53,7 @@ def serve(
             server_port=port,
             quiet=True,
             prevent_thread_lock=True,
-            theme=gradio.themes.Soft(primary_hue="slate"),
+            theme=THEME,
             footer_links=[],
         )
     except OSError as error:
@@ -72,8 +76,7 @@ def make_page(
         if not words:
             yield "", messages
             return
-        image = None if photo is None else open_photo(photo)
-        conversation = Conversation(characters[name], image, _history(messages, name))
+        conversation = Conversation(characters[name], _read(photo), _history(messages, name))
         shown = [*messages, _message("user", words), _message("assistant", "")]
         yield "", shown
         reply = ""
@@ -84,14 +87,9 @@ def make_page(
     def call(name: str) -> tuple[str, dict[str, Any]]:
         return _introduction(characters[name]), gradio.update(value=[], label=_title(name))
 
-    def look(photo: str | None) -> tuple[dict[str, Any], Messages]:
-        if photo is not None:
-            try:
-                open_photo(photo)
-            except ImagePathError:
-                gradio.Warning(html.escape(f"{Path(photo).name} is not a picture that can be read; drop another one"))
-                return gradio.update(value=None), []
-        return gradio.update(), []
+    def look(photo: str | None) -> Messages:
+        _read(photo)
+        return []
 
     with gradio.Blocks(title="MMRole", analytics_enabled=False, fill_height=True) as page:
         gradio.Markdown("# MMRole\nPick a character, drop an image, and talk about it.")
@@ -105,7 +103,8 @@ def make_page(
                     height=280,
                     sources=["upload", "clipboard"],
                 )
-                # gradio would decode the file itself first, with a traceback for whatever is no picture.
+                # gradio would decode the file itself first, with a traceback for whatever is no picture. This holds as
+                # long as no event has the component among its outputs: it would be made anew.
                 picture.preprocess = _uploaded
                 with gradio.Accordion("Profile", open=False):
                     profile = gradio.Textbox(_introduction(first), show_label=False, lines=12, interactive=False)
@@ -124,7 +123,7 @@ def make_page(
         # A reply on its way must not come into the talk after it.
         again.click(list, outputs=talk, cancels=said)
         role.change(call, role, [profile, talk], cancels=said)
-        picture.change(look, picture, [picture, talk], cancels=said)
+        picture.change(look, picture, talk, cancels=said)
     return page
 
 
@@ -149,6 +148,14 @@ def _message(role: str, content: str) -> dict[str, str]:
 def _uploaded(payload: gradio.data_classes.FileData | None) -> str | None:
     """The path of an uploaded file, which is in gradio's own folder."""
     return None if payload is None else payload.path
+
+
+def _read(photo: str | None) -> Image.Image | None:
+    try:
+        return None if photo is None else open_photo(photo)
+    except ImagePathError:
+        words = f"{Path(photo).name} is not a picture that can be read; drop another one."
+        raise gradio.Error(html.escape(words), print_exception=False) from None
 
 
 def _title(name: str) -> str:
