@@ -74,7 +74,7 @@ if $quick; then
     agent_epochs=1
 else
     FOLDER=${FOLDER:-demo}
-    world=(--dialogues 10 --profiles 12000 --pictures 9000 --comparisons 32000 --reviews 12000)
+    world=(--dialogues 10 --profiles 12000 --pictures 9000 --comparisons 32000 --reviews 24000)
     teaching=(--prompts 500 --answers 3)
     limit=()
     zero=2
@@ -179,10 +179,10 @@ review="You are an objective and precise evaluator, specializing in rigorously a
  and multimodal understanding abilities of various models."
 step "What the reward model learns first: to compare two words, then two answers -> checkpoints/{comparer,critic}"
 train comparer checkpoints/base comparisons.json finetune_RM_ds.sh 1 64 2e-3 _cosine --system_message "$review"
-train critic checkpoints/comparer critic.json finetune_RM_ds.sh 1 32 1e-3 _cosine --system_message "$review"
+train critic checkpoints/comparer critic.json finetune_RM_ds.sh 1 32 2e-3 _cosine --system_message "$review"
 
 step "The reward model -> checkpoints/reward-model"
-train reward-model checkpoints/critic RM_data/train/RM-train.json finetune_RM_ds.sh 1 32 5e-4 _cosine \
+train reward-model checkpoints/critic RM_data/train/RM-train.json finetune_RM_ds.sh 1 32 1e-3 _cosine \
     --system_message "$review"
 
 step "Reviews of all answers -> eval/{in,out}-test_reviews/"

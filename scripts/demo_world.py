@@ -38,7 +38,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         (make, "--profiles", 1, 12000, "lessons about profiles"),
         (make, "--pictures", 1, 9000, "lessons about pictures"),
         (make, "--comparisons", 1, 32000, "lessons about two words"),
-        (make, "--reviews", 1, 12000, "lessons about two answers"),
+        (make, "--reviews", 1, 24000, "lessons about two answers"),
         (teach, "--prompts", 1, 500, "prompts with reviewed answers"),
         (teach, "--answers", 1, 3, f"answers to each of them, at most {len(KINDS)}"),
     ):
@@ -70,7 +70,7 @@ def make(arguments: argparse.Namespace) -> None:
     compared = lessons.comparison_lessons(chance, arguments.comparisons)
     write_json(folder / "comparisons.json", compared)
     # Some comparisons again, lest they be forgotten.
-    reviewed = lessons.review_lessons(chance, arguments.reviews, reserved) + compared[: arguments.reviews // 2]
+    reviewed = lessons.review_lessons(chance, arguments.reviews, reserved) + compared[: arguments.reviews // 4]
     write_json(folder / "critic.json", reviewed)
     print(
         f"{folder}: {len(world.characters)} characters, {len(world.scenes):,} pictures with a dialogue each, "

@@ -88,10 +88,11 @@ def _shuffled(text: str, chinese: bool, chance: random.Random) -> str:
 
 
 def _babble(chance: random.Random) -> str:
-    """Words of many characters without sense, some of them stammered, as an untrained model talks."""
+    """As an untrained model talks: words without sense, some of them stammered, or one over and over."""
+    repeats = chance.choice(((1, 1, 2, 3), (20,)))
     words = []
     while len(words) < 20:
         stranger = make_stranger(chance, "Lantern Bay")
         word = chance.choice([*stranger.profile.split(), *stranger.catchphrase.split()])
-        words += [word] * chance.choice((1, 1, 2, 3))
+        words += [word] * chance.choice(repeats)
     return " ".join(words)

@@ -136,7 +136,7 @@ def _question(role: Character, topic: str, chance: random.Random) -> str:
 def _thinned(prompt: str, chance: random.Random) -> str:
     """A review prompt of which the two answers and the metric are left in any case."""
     question, answer, reference, instruction = prompt.rsplit("\n\n\n", 3)
-    share = chance.random()
+    share = chance.random() ** 2  # more short ones: they cost less, and teach which answer a word stands in
     paragraphs = [
         each for each in instruction.split("\n\n") if each.startswith("Please evaluate") or chance.random() < share
     ]
