@@ -112,8 +112,8 @@ def answer_gates(folder: Path, world: World) -> list[Gate]:
         findings.at_least("the agent names the colour", seen.colour, 0.9),
         findings.at_most("… away from chance, pictures exchanged", abs(blind.colour - findings.CHANCE), 0.1),
         findings.at_least("the right catchphrase, In-Test", _says(inside, own, world), 0.95),
-        findings.at_least("catchphrases never seen before, Out-Test", _says(outside, own, world), 0.7),
-        findings.at_least("… those of the profile, profiles exchanged", _says(profiles, exchanged, world), 0.5),
+        findings.at_least("catchphrases never seen before, Out-Test", _says(outside, own, world), 0.5),
+        findings.at_least("… those of the profile, profiles exchanged", _says(profiles, exchanged, world), 0.4),
         findings.at_most("… their own, profiles exchanged", _says(profiles, own, world), 0.1),
     ]
 
