@@ -70,6 +70,7 @@ if $quick; then
     world=(--dialogues 2 --profiles 64 --pictures 32 --comparisons 64 --reviews 32)
     teaching=(--prompts 12 --answers 3)
     limit=(--limit 2)
+    probed=2
     zero=3
     agent_epochs=1
 else
@@ -77,6 +78,7 @@ else
     world=(--dialogues 10 --profiles 12000 --pictures 9000 --comparisons 32000 --reviews 24000)
     teaching=(--prompts 500 --answers 3)
     limit=()
+    probed=25
     zero=2
     agent_epochs=2
 fi
@@ -191,7 +193,7 @@ for model in agent blind untrained; do
 done
 for probe in faithful other-colour mixed; do
     "$PYTHON" eval/RM_review.py --model_path checkpoints/reward-model --input_dir "controls/probes/$probe" \
-        --output_dir "controls/probe_reviews/$probe" --no_random --max_new_tokens 48 --retries 1 --limit 25
+        --output_dir "controls/probe_reviews/$probe" --no_random --max_new_tokens 48 --retries 1 --limit "$probed"
 done
 
 step "Results and the report -> eval/{in,out}-test_results/, eval/report/index.html"
