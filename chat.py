@@ -160,6 +160,8 @@ def _answer(conversation: Conversation, speaker: Speaker, words: str) -> None:
     except KeyboardInterrupt:
         pieces.close()
         print(" …", end="")
+    except UserError as error:
+        print(f"\n{error}; /again begins a new one", end="", file=sys.stderr)
     print(flush=True)
 
 

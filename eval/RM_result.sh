@@ -7,6 +7,7 @@
 # Tables go to eval/{in,out}-test_results/$MODEL. Exit status 2: reviews that cannot be read, or are not there;
 # otherwise 3: results that do not cover all answers. The other test set is computed all the same.
 set -euo pipefail
+unset CDPATH # with which cd goes elsewhere
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 MODEL=${MODEL:-mmrole-agent}

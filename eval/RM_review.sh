@@ -10,6 +10,7 @@
 #   PYTHON       interpreter (default: .venv/bin/python if it is there, else python)
 # Killed or interrupted, the same command goes on where it was.
 set -euo pipefail
+unset CDPATH # with which cd goes elsewhere
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 MODEL=${MODEL:-mmrole-agent}

@@ -14,6 +14,7 @@
 #   PYTHON       interpreter (default: .venv/bin/python if it is there, else python)
 # Flags given here win. Killed or interrupted, the same command goes on from the last complete checkpoint.
 set -euo pipefail
+unset CDPATH # with which cd goes elsewhere
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 MODEL=${MODEL:-model_weights/Qwen-VL-Chat}

@@ -14,6 +14,7 @@
 # The folder is a workspace like the repository root: links to the scripts, which run unchanged, and their data and
 # outputs in the places that they always have. Your own data, checkpoints and results are not touched.
 set -euo pipefail
+unset CDPATH # with which cd goes elsewhere
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 ROOT=$PWD
 
@@ -38,31 +39,12 @@ fail() {
     exit 2
 }
 
-# The interpreter of all scripts; nothing if there is none.
-find_python() {
-    local python=${PYTHON:-python}
-    [ -n "${PYTHON:-}" ] || [ ! -x .venv/bin/python ] || python=$ROOT/.venv/bin/python
-    python=$(command -v "$python") || return 0
-    case $python in /*) echo "$python" ;; *) echo "$ROOT/$python" ;; esac # steps run in the folder of the demo
-}
-
-is_installed() {
-    (cd / && "$(cd "$ROOT" && find_python)" -c 'from importlib.util import find_spec as find
-assert find("mmrole") and find("torch") and find("deepspeed")') 2>/dev/null
-}
-
-if ! is_installed; then
-    echo "== Installation (later runs do without)"
-    bash scripts/setup.sh
-    is_installed || fail "mmrole is not installed for $(find_python); run: bash scripts/setup.sh"
-fi
-PYTHON=$(find_python)
-export PYTHON
 cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1)
 NPROC=${NPROC:-$((cores < 2 ? 1 : 2))}
 case $NPROC in 1 | 2 | 4 | 8) ;; *) fail "NPROC=$NPROC: give 1, 2, 4 or 8" ;; esac
 # One thread for each process: on models this small, several threads wait for one another.
 export NPROC OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu GPUS_PER_NODE=$NPROC TOKENIZERS_PARALLELISM=false
+unset IMAGE_DIR NNODES NODE_RANK MASTER_ADDR # what the scripts would take from elsewhere
 export CUDA_VISIBLE_DEVICES="" # the demo is for the CPU, and its models are too small for anything else
 
 if $quick; then
@@ -82,15 +64,48 @@ else
     zero=2
     agent_epochs=2
 fi
-settings="$quick ${world[*]} ${teaching[*]}"
-if [ -e "$FOLDER" ] && [ ! -d "$FOLDER/.done" ] && [ -n "$(ls -A -- "$FOLDER")" ]; then
+# What decides the outputs: none of another sort may lie among them.
+settings="$quick $NPROC ${world[*]} ${teaching[*]} $(cat mmrole/demo/*.py scripts/demo* | cksum)"
+if [ -e "$FOLDER" ] && [ ! -e "$FOLDER/.done/settings" ] && [ -n "$(ls -A -- "$FOLDER")" ]; then
     fail "FOLDER=$FOLDER holds something else than a demo; give another folder"
 fi
+$fresh || [ ! -e "$FOLDER/.done/settings" ] || [ "$(cat -- "$FOLDER/.done/settings")" = "$settings" ] ||
+    fail "FOLDER=$FOLDER holds a demo of other sizes, of another NPROC or from other code; give another folder, or\
+ --fresh to throw it away"
+command -v "${CXX:-c++}" >/dev/null || fail "DeepSpeed needs a C++ compiler, and there is no ${CXX:-c++}; apt install g++"
+
+# The interpreter of all scripts; nothing if there is none.
+find_python() {
+    local python=${PYTHON:-python}
+    [ -n "${PYTHON:-}" ] || [ ! -x .venv/bin/python ] || python=$ROOT/.venv/bin/python
+    python=$(command -v "$python") || return 0
+    case $python in /*) echo "$python" ;; *) echo "$ROOT/$python" ;; esac # steps run in the folder of the demo
+}
+
+is_installed() {
+    (cd / && "$(cd -- "$ROOT" && find_python)" - "$ROOT" <<'PY') 2>/dev/null
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+assert Path(find_spec("mmrole").origin).resolve().is_relative_to(Path(sys.argv[1]).resolve())  # no other clone's
+assert find_spec("torch") and find_spec("deepspeed")
+PY
+}
+
+if ! is_installed; then
+    echo "== Installation (later runs do without)"
+    if [ -x .venv/bin/python ]; then # which is preferred to an active environment, here and by all scripts
+        PYTHON=${PYTHON:-$ROOT/.venv/bin/python} bash scripts/setup.sh
+    else
+        bash scripts/setup.sh
+    fi
+    is_installed || fail "mmrole is not installed for $(find_python); run: bash scripts/setup.sh"
+fi
+PYTHON=$(find_python)
+export PYTHON
 ! $fresh || rm -rf -- "$FOLDER"
 mkdir -p -- "$FOLDER/.done"
 cd -- "$FOLDER"
-[ ! -e .done/settings ] || [ "$(cat .done/settings)" = "$settings" ] ||
-    fail "FOLDER=$FOLDER holds a demo of other sizes; give another folder, or --fresh to throw it away"
 echo "$settings" >.done/settings
 
 began=$SECONDS

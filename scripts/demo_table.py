@@ -17,10 +17,11 @@ from typing import Any
 try:
     from data_utils.dialogues import DISTRIBUTIONS
     from data_utils.errors import run
+    from data_utils.prompts import METRICS
     from mmrole.demo import findings
     from mmrole.demo.characters import Character
     from mmrole.demo.controls import PROBES
-    from mmrole.demo.findings import MODELS, Agreement, Gate
+    from mmrole.demo.findings import CHANCE, MODELS, Agreement, Gate
     from mmrole.demo.world import World, read_world
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
@@ -45,12 +46,15 @@ def main(argv: list[str] | None = None) -> int:
     world = read_world(arguments.folder)
     reviews = {model: findings.model_reviews(arguments.folder, model) for model in MODELS}
     probes = {name: findings.read_answers(arguments.folder / "controls" / "probe_reviews" / name) for name in PROBES}
-    agreement = findings.agreement(
-        [record for records in (*reviews.values(), *probes.values()) for record in records], world
-    )
-    gates = [*answer_gates(arguments.folder, world), *review_gates(reviews, probes, agreement)]
+    agreements = {
+        "all": findings.agreement(_together(reviews, probes), world),
+        "the agent's": findings.agreement(reviews["agent"], world),
+        "blind's": findings.agreement(reviews["blind"], world),
+        "with faults of all kinds": findings.agreement(probes["mixed"], world),
+    }
+    gates = [*answer_gates(arguments.folder, world), *review_gates(reviews, probes, agreements["all"])]
     table = answers_table(arguments.folder, reviews, world)
-    parts = ["# What was learned", "", *table, "", *gates_table(gates), "", *agreement_table(agreement)]
+    parts = ["# What was learned", "", *table, "", *gates_table(gates), "", *agreement_table(agreements)]
     text = "\n".join(parts) + "\n"
     (arguments.folder / "demo_table.md").write_text(text, encoding="utf-8")
     print(text)
@@ -78,7 +82,8 @@ def answers_table(folder: Path, reviews: Reviews, world: World) -> list[str]:
         ]
         cells = [f"{share:.0%}" for share in shares]
         lines.append(f"| {model} | {' | '.join(cells)} | {findings.mean_score(reviews[model]):.3f} |")
-    return lines + _exchanged_lines(_exchanged_pictures(folder), world)
+    lines += _exchanged_lines(_exchanged_pictures(folder), world)
+    return [*lines, f"| chance | {' | '.join(f'{share:.0%}' for share in CHANCE)} | | | | |"]
 
 
 def _exchanged_pictures(folder: Path) -> list[Json]:
@@ -108,30 +113,40 @@ def answer_gates(folder: Path, world: World) -> list[Gate]:
     seen = findings.seen([*inside, *outside], world)
     blind = findings.seen(pictures, _references(pictures, world))
     own, exchanged = findings.own, findings.exchanged
+    colours, count = (
+        f"{seen.answers} answers about a picture",
+        f"{len(outside)} answers, {len(outside) // 3} characters",
+    )
     return [
-        findings.at_least("the agent names the colour", seen.colour, 0.9),
-        findings.at_most("… away from chance, pictures exchanged", abs(blind.colour - findings.CHANCE), 0.1),
-        findings.at_least("the right catchphrase, In-Test", _says(inside, own, world), 0.95),
-        findings.at_least("catchphrases never seen before, Out-Test", _says(outside, own, world), 0.5),
-        findings.at_least("… those of the profile, profiles exchanged", _says(profiles, exchanged, world), 0.4),
-        findings.at_most("… their own, profiles exchanged", _says(profiles, own, world), 0.1),
+        findings.at_least("the agent names the colour", seen.colour, colours, 0.9),
+        findings.at_most("… away from chance, pictures exchanged", abs(blind.colour - CHANCE[0]), colours, 0.1),
+        findings.at_least("the right catchphrase, In-Test", _says(inside, own, world), f"{len(inside)} answers", 0.95),
+        findings.at_least("catchphrases never seen before, Out-Test", _says(outside, own, world), count, 0.5),
+        findings.at_least("… those of the profile, profiles exchanged", _says(profiles, exchanged, world), count, 0.5),
+        findings.at_most("… their own, profiles exchanged", _says(profiles, own, world), count, 0.1),
     ]
 
 
 def review_gates(reviews: Reviews, probes: Reviews, agreement: Agreement) -> list[Gate]:
     """What the reward model's reviews must show."""
-    every = [record for records in (*reviews.values(), *probes.values()) for record in records]
+    every = _together(reviews, probes)
+    right, wrong = probes["faithful"], probes["other-colour"]
     gates = [
-        findings.at_least("reviews that parse", findings.parsed(every), 0.99),
-        findings.at_least("Pearson with the teacher, fluent answers", agreement.pooled, 0.6),
+        findings.at_least("reviews that parse", findings.parsed(every), f"{len(every)} answers, eight each", 0.99),
         findings.at_least(
-            "right above wrong colours", findings.separated(probes["faithful"], probes["other-colour"]), 0.8
+            "Pearson with the teacher, fluent answers", agreement.pooled, f"{agreement.reviews:,} reviews", 0.6
         ),
+        findings.at_least("right above wrong colours", findings.separated(right, wrong), f"{len(right)} pairs", 0.8),
     ]
     for baseline in (model for model in MODELS if model != "agent"):
         lead = findings.lead(reviews["agent"], reviews[baseline])
-        gates.append(findings.above(f"the agent's lead on {baseline}, lower end of 95 %", lead.low, 0))
+        of = f"{len(reviews['agent'])} answers, mean {lead.value:.3f}"
+        gates.append(findings.above(f"the agent's lead on {baseline}, lower end of 95 %", lead.low, of, 0))
     return gates
+
+
+def _together(*groups: Reviews) -> list[Json]:
+    return [record for group in groups for records in group.values() for record in records]
 
 
 def _says(records: list[Json], whom: Callable[[list[Json], World], list[Character]], world: World) -> float:
@@ -140,17 +155,27 @@ def _says(records: list[Json], whom: Callable[[list[Json], World], list[Characte
 
 def gates_table(gates: list[Gate]) -> list[str]:
     """The gates in Markdown."""
-    lines = ["| | measured | wanted | |", "|---|---:|---:|---|"]
+    lines = ["| | measured | on | wanted | |", "|---|---:|---|---:|---|"]
     return lines + [
-        f"| {gate.name} | {gate.value:.3f} | {gate.wanted} | {'yes' if gate.holds else '**no**'} |" for gate in gates
+        f"| {gate.name} | {gate.value:.3f} | {gate.of} | {gate.wanted} | {'yes' if gate.holds else '**no**'} |"
+        for gate in gates
     ]
 
 
-def agreement_table(agreement: Agreement) -> list[str]:
+def agreement_table(agreements: dict[str, Agreement]) -> list[str]:
     """Pearson's correlations with the teacher in Markdown."""
-    figures = {"each metric's mean taken off": agreement.within, **agreement.by_metric}
-    lines = ["| Pearson with the teacher, fluent answers | |", "|---|---:|"]
-    return lines + [f"| {name} | {'–' if math.isnan(value) else f'{value:.2f}'} |" for name, value in figures.items()]
+    rows = {
+        "all metrics": [each.pooled for each in agreements.values()],
+        "… each one's mean taken off": [each.within for each in agreements.values()],
+        **{metric: [each.by_metric[metric] for each in agreements.values()] for metric in METRICS},
+    }
+    lines = [
+        f"| Pearson with the teacher, fluent answers | {' | '.join(agreements)} |",
+        "|---|" + "---:|" * len(agreements),
+    ]
+    for name, figures in rows.items():
+        lines.append(f"| {name} | {' | '.join('–' if math.isnan(each) else f'{each:.2f}' for each in figures)} |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #   bash scripts/download.sh {data,images,agent,rm,base,all} [options of data_utils.download; --help lists them]
 # With $PYTHON if it is set, else with .venv/bin/python, else with python.
 set -euo pipefail
+unset CDPATH # with which cd goes elsewhere
 
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -9,6 +9,7 @@
 # On a machine with an NVIDIA GPU a torch that is already installed and recent enough is kept, since it fits the driver.
 # Otherwise torch is installed first, in the version of constraints.txt.
 set -euo pipefail
+unset CDPATH # with which cd goes elsewhere
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$root"

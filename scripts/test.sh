@@ -2,6 +2,7 @@
 # Installs what is missing, then checks style and runs the tests: bash scripts/test.sh [pytest arguments]
 # Paths among the arguments are relative to the repository root. The slow tests run with --long.
 set -euo pipefail
+unset CDPATH # with which cd goes elsewhere
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/scripts/setup.sh" --dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,16 +34,20 @@ def exchange_pictures(samples: Sequence[Json], chance: random.Random) -> list[Js
 
 
 def exchange_profiles(samples: Sequence[Json], world: World) -> list[Json]:
-    """Test samples whose prompts describe every out-of-distribution character as the next one."""
-    outside = [each for each in world.characters.values() if each.distribution == OUT_OF_DISTRIBUTION]
+    """Test samples whose prompts describe every out-of-distribution character as the next one, who also talks so."""
+    texts = {}
+    for character in (each for each in world.characters.values() if each.distribution == OUT_OF_DISTRIBUTION):
+        other = world.characters[impersonated(character.name, world)]
+        # The name in the description stays, so that the profile is the only thing that is another's.
+        texts[character.profile] = other.profile.replace(other.name, character.name)
+        # What was said before is in the new manner as well, or the prompt would contradict itself.
+        texts[character.catchphrase] = other.catchphrase
+    # All at once, profiles before the catchphrases in them: what was exchanged is not exchanged again.
+    own = re.compile("|".join(map(re.escape, texts)))
     exchanged = copy.deepcopy(list(samples))
     for sample in exchanged:
-        for character in outside:
-            other = impersonated(character.name, world)
-            profile = world.characters[other].profile
-            turn = sample["conversations"][0]
-            # The name in the description stays, so that the profile is the only thing that is another's.
-            turn["value"] = turn["value"].replace(character.profile, profile.replace(other, character.name))
+        turn = sample["conversations"][0]
+        turn["value"] = own.sub(lambda match: texts[match[0]], turn["value"])
     return exchanged
 
 

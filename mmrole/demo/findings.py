@@ -16,7 +16,7 @@ from data_utils.files import read_json
 from data_utils.prompts import METRICS
 from mmrole.demo.characters import Character
 from mmrole.demo.controls import impersonated
-from mmrole.demo.drawings import COLOURS
+from mmrole.demo.drawings import COLOURS, COUNTS, PLACES, SHAPES
 from mmrole.demo.grammar import CHINESE_NUMBERS, CHINESE_WORDS, NUMBERS
 from mmrole.demo.teacher import colour_in, find, review
 from mmrole.demo.world import World
@@ -26,16 +26,18 @@ from mmrole.scoring.statistics import Bootstrap, Estimate
 Json = dict[str, Any]
 
 MODELS = ("agent", "blind", "untrained")
-CHANCE = 1 / len(COLOURS)
+CHANCE = tuple(1 / len(kinds) for kinds in (COLOURS, SHAPES, PLACES, COUNTS))
+"""Of naming the right colour, shape, place and count."""
 _EVAL_NAMES = {IN_DISTRIBUTION: "in-test", OUT_OF_DISTRIBUTION: "out-test"}
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A condition on a figure."""
+    """A condition on a figure, and what it was measured on."""
 
     name: str
     value: float
+    of: str
     wanted: str
     holds: bool
 
@@ -123,11 +125,13 @@ class Agreement(NamedTuple):
         pooled: over all metrics at once.
         within: the same with each metric's means taken off: that some metrics are scored lower does not count.
         by_metric: of each metric.
+        reviews: how many are behind it.
     """
 
     pooled: float
     within: float
     by_metric: dict[str, float]
+    reviews: int
 
 
 def agreement(records: Sequence[Json], world: World) -> Agreement:
@@ -149,6 +153,7 @@ def agreement(records: Sequence[Json], world: World) -> Agreement:
         pooled=_pearson(np.concatenate(columns)),
         within=_pearson(np.concatenate([*centred, np.empty((0, 2))])),
         by_metric={metric: _pearson(own) for metric, own in zip(pairs, columns, strict=True)},
+        reviews=sum(map(len, columns)),
     )
 
 
@@ -175,19 +180,19 @@ def lead(records: Sequence[Json], others: Sequence[Json]) -> Estimate:
     return statistics.mean_estimates(differences.reshape(-1, 1), each, Bootstrap.make(count))[0]
 
 
-def at_least(name: str, value: float, bound: float) -> Gate:
+def at_least(name: str, value: float, of: str, bound: float) -> Gate:
     """A gate from below; NaN does not pass."""
-    return Gate(name, value, f"≥ {bound:g}", value >= bound)
+    return Gate(name, value, of, f"≥ {bound:g}", value >= bound)
 
 
-def above(name: str, value: float, bound: float) -> Gate:
+def above(name: str, value: float, of: str, bound: float) -> Gate:
     """A gate from below that the bound itself does not pass; nor does NaN."""
-    return Gate(name, value, f"> {bound:g}", value > bound)
+    return Gate(name, value, of, f"> {bound:g}", value > bound)
 
 
-def at_most(name: str, value: float, bound: float) -> Gate:
+def at_most(name: str, value: float, of: str, bound: float) -> Gate:
     """A gate from above; NaN does not pass."""
-    return Gate(name, value, f"≤ {bound:g}", value <= bound)
+    return Gate(name, value, of, f"≤ {bound:g}", value <= bound)
 
 
 def _pearson(pairs: np.ndarray) -> float:

@@ -11,12 +11,17 @@ import torch
 from PIL import Image
 from transformers import StoppingCriteria, TextIteratorStreamer
 
+from data_utils.errors import UserError
 from data_utils.profiles import Character
 from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, ROLE_PLAY_SYSTEM, role_play_prompt
 from mmrole.generation.requests import GenerationSettings
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 from mmrole.qwen_vl.chat_format import ChatTurn
 from mmrole.qwen_vl.processing import Chat, QWenProcessor
+
+
+class TalkTooLongError(UserError):
+    """The talk, with room for a reply, has more positions than the model is made for."""
 
 
 class Speaker(NamedTuple):
@@ -56,10 +61,19 @@ class Conversation:
         """Streams the reply in pieces; once it is complete, question and reply are part of the history.
 
         A reply that is given up half-way (the iterator is closed) is not remembered.
+
+        Raises:
+            TalkTooLongError: before anything is generated.
         """
         processor = QWenProcessor(speaker.tokenizer, speaker.model.config.visual["image_size"])
         images = () if self.image is None else (self.image,)
         inputs = processor(Chat([ChatTurn(self.prompt(words), images)], ROLE_PLAY_SYSTEM))
+        length, most = inputs["input_ids"].shape[1], speaker.model.config.max_position_embeddings
+        if length + speaker.settings.max_new_tokens > most:
+            raise TalkTooLongError(
+                f"the talk is too long: it has {length:,} positions, and a reply up to "
+                f"{speaker.settings.max_new_tokens:,} of the model's {most:,}"
+            )
         pieces = []
         for piece in _stream(speaker, inputs.to(speaker.model.device)):
             # Blanks before the first word are no part of an answer.

@@ -16,7 +16,7 @@ from data_utils.errors import UserError
 from data_utils.images import ImagePathError, open_photo
 from data_utils.profiles import Character
 from data_utils.prompts import HUMAN_SPEAKER
-from mmrole.generation.conversation import Conversation, Speaker
+from mmrole.generation.conversation import Conversation, Speaker, TalkTooLongError
 
 Messages = list[dict[str, str]]
 
@@ -80,9 +80,12 @@ def make_page(
         shown = [*messages, _message("user", words), _message("assistant", "")]
         yield "", shown
         reply = ""
-        for piece in conversation.reply(speaker, words):
-            reply += piece
-            yield "", [*shown[:-1], _message("assistant", reply)]
+        try:
+            for piece in conversation.reply(speaker, words):
+                reply += piece
+                yield "", [*shown[:-1], _message("assistant", reply)]
+        except TalkTooLongError as error:
+            raise gradio.Error(f"{error}; start again.", print_exception=False) from None
 
     def call(name: str) -> tuple[str, dict[str, Any]]:
         return _introduction(characters[name]), gradio.update(value=[], label=_title(name))

@@ -15,6 +15,7 @@ import transformers
 from transformers import HfArgumentParser
 
 from data_utils.errors import UserError
+from mmrole.training import extensions
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -154,6 +155,9 @@ class TrainingArguments(transformers.TrainingArguments):
             # transformers starts DeepSpeed's processes only where there are GPUs.
             from deepspeed import comm
 
+            notes = extensions.before_build_on_cpu()
+            if os.environ["RANK"] == "0":
+                print(*(f"note: {note}" for note in notes), sep="\n", end="\n" if notes else "", flush=True)
             with contextlib.redirect_stdout(io.StringIO()):  # each process would say that it has built an extension
                 comm.init_distributed(dist_backend="gloo", verbose=False)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = samples, 1

@@ -22,7 +22,7 @@ from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoin
 from mmrole.generation.loading import check_checkpoint
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.checkpoint import read_config
-from mmrole.training import checkpoints
+from mmrole.training import checkpoints, extensions
 from mmrole.training.adapters import load_model, trained_parameters
 from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments, zero_stage
 from mmrole.training.encoding import EncodedSample, SampleEncoder
@@ -89,7 +89,7 @@ def begin(arguments: Arguments) -> Start | None:
     run = describe_run(arguments, model.identity()["model"], prepared.steps)
     total = _total_steps(training, prepared.steps)
     resumed, notes = checkpoints.choose(output_dir, training.resume_from_checkpoint)
-    for note in [*notes, *_builds()]:
+    for note in [*notes, *extensions.locks()]:
         say(training, f"note: {note}")
     if resumed is not None:
         checkpoints.check_run(resumed, run)
@@ -231,15 +231,6 @@ def _total_steps(training: TrainingArguments, steps: TrainingSteps) -> int:
     if training.max_steps > 0:
         return training.max_steps
     return math.ceil(training.num_train_epochs * steps.steps_per_epoch)
-
-
-def _builds() -> list[str]:
-    """A line for each lock of a C++ extension: DeepSpeed waits for it, even for that of a killed process."""
-    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache/torch_extensions"))
-    return [
-        f"{lock}: another process builds an extension, which is waited for; if none does (it was killed), delete this"
-        for lock in sorted(folder.glob("**/lock"))
-    ]
 
 
 def _quiet_libraries(training: TrainingArguments) -> None:

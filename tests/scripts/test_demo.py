@@ -31,6 +31,29 @@ def test_an_unknown_flag_gets_one_line(repository):
     assert done.stderr == "error: unknown flag --quik; bash scripts/demo.sh --help\n"
 
 
+@pytest.mark.parametrize("flags", [[], ["--fresh"]])
+def test_what_is_no_demo_is_left_alone(repository, tmp_path, flags):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / ".done").mkdir()
+    done = demo(repository, *flags, FOLDER=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == f"error: FOLDER={tmp_path} holds something else than a demo; give another folder\n"
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_demo_of_other_sizes_is_not_mixed_with(repository, tmp_path):
+    (tmp_path / ".done").mkdir()
+    (tmp_path / ".done/settings").write_text("other sizes")
+    done = demo(repository, FOLDER=str(tmp_path))
+    assert done.returncode == 2
+    assert "--fresh to throw it away" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_impossible_number_of_processes_gets_one_line(repository):
+    assert demo(repository, NPROC="3").stderr == "error: NPROC=3: give 1, 2, 4 or 8\n"
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_quick_runs_through_and_again_does_nothing(repository, tmp_path):

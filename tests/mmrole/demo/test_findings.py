@@ -69,7 +69,9 @@ def test_exchanged_pictures_are_compared_with_what_is_shown_and_with_the_referen
 
 def test_an_exchanged_profile_is_that_of_another_with_the_name_kept(world):
     outside = [each for each in world.characters.values() if each.distribution == "out-of-distribution"]
-    (exchanged,) = controls.exchange_profiles([record(outside[0], "a.png")], world)
+    sample = record(outside[0], "a.png")
+    sample["conversations"][0]["value"] += f"\n[{outside[0].name}]: {outside[0].catchphrase} I am a judge."
+    (exchanged,) = controls.exchange_profiles([sample], world)
     prompt = exchanged["conversations"][0]["value"]
     other = world.characters[controls.impersonated(outside[0].name, world)]
     assert other.catchphrase in prompt
@@ -109,8 +111,8 @@ def test_a_review_without_scores_counts_as_not_parsed(world):
 
 
 def test_a_gate_does_not_pass_without_a_figure():
-    assert not findings.at_least("x", math.nan, 0).holds
-    assert not findings.at_most("x", math.nan, 1).holds
+    assert not findings.at_least("x", math.nan, "y", 0).holds
+    assert not findings.at_most("x", math.nan, "y", 1).holds
 
 
 def test_a_ring_is_no_circle(world):

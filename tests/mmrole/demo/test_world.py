@@ -4,6 +4,8 @@ import hashlib
 import itertools
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -13,7 +15,6 @@ from data_utils.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
 from mmrole.demo.characters import CHINESE, make_characters
 from mmrole.demo.controls import exchange_pictures
 from mmrole.demo.drawings import COLOURS, COUNTS, SIDE, Scene, draw
-from mmrole.demo.lessons import profile_lessons
 from mmrole.demo.teacher import colour_in
 from mmrole.demo.world import make_world, read_world
 
@@ -47,14 +48,30 @@ def test_enough_characters_are_in_and_out_of_distribution():
     assert len({each.name for each in characters}) == len({each.catchphrase for each in characters}) == len(characters)
 
 
-def test_training_never_sees_what_is_out_of_distribution(training, folder):
-    outside = [each for each in make_characters(SEED) if each.distribution == OUT_OF_DISTRIBUTION]
-    reserved = {each.catchphrase for each in make_characters(SEED)}
-    own = json.dumps(training, ensure_ascii=False)
-    text = json.dumps([*training, *profile_lessons(random.Random(1), 300, reserved)], ensure_ascii=False)
-    for character in outside:
-        assert character.catchphrase not in text
-        assert f"{character.name} is " not in own
+def test_training_never_sees_what_is_out_of_distribution(tmp_path, repository):
+    def step(*arguments):
+        script = [sys.executable, repository / "scripts/demo_world.py", *arguments, "--folder", tmp_path]
+        subprocess.run(script, check=True, capture_output=True)
+
+    step(
+        "make",
+        "--seed",
+        str(SEED),
+        "--dialogues=2",
+        "--profiles=300",
+        "--pictures=2",
+        "--comparisons=50",
+        "--reviews=300",
+    )
+    build_dataset.main(["--data_root", str(tmp_path), "--output_dir", str(tmp_path / "data")])
+    step("teach", "--prompts", "100")
+    read = [tmp_path / name for name in ("base.json", "comparisons.json", "critic.json", "vocabulary.txt")]
+    read += [*(tmp_path / "data/train").glob("*.json"), *(tmp_path / "teacher").rglob("*.json")]
+    texts = {path: path.read_text(encoding="utf-8") for path in read}
+    assert len(texts) > 30
+    for character in (each for each in make_characters(SEED) if each.distribution == OUT_OF_DISTRIBUTION):
+        assert [path for path, text in texts.items() if character.catchphrase in text] == []
+        assert f"{character.name} is " not in texts[tmp_path / "data/train/train.json"]
 
 
 def test_no_two_pictures_are_alike(folder):

@@ -9,7 +9,7 @@ import torch
 from data_utils.profiles import Character
 from data_utils.prompts import HUMAN_PARTNER, ROLE_PLAY_SYSTEM, role_play_prompt
 from mmrole.generation import ChatRequest
-from mmrole.generation.conversation import Conversation, Speaker
+from mmrole.generation.conversation import Conversation, Speaker, TalkTooLongError
 from mmrole.generation.engine import Engine
 from mmrole.generation.requests import GenerationSettings
 
@@ -61,6 +61,13 @@ def test_an_error_of_the_model_reaches_whoever_listens(speaker):
         list(
             Conversation(MIRA).reply(speaker._replace(settings=replace(GREEDY, repetition_penalty=-1.0)), "What is it?")
         )
+
+
+def test_a_talk_beyond_the_models_positions_is_refused_before_it_is_spoilt(speaker):
+    conversation = Conversation(MIRA, history=[("human", "Hello. " * 8192), ("Mira", "Ahoy.")])
+    with pytest.raises(TalkTooLongError, match="too long"):
+        list(conversation.reply(speaker, "And now?"))
+    assert len(conversation.history) == 2
 
 
 def test_markup_in_the_words_opens_nothing(speaker):
