@@ -9,6 +9,7 @@ from typing import Any, TextIO
 Json = Any
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NUMBER = re.compile(r"[-+.eE0-9]*")
 
 
 def read_list(path: str | os.PathLike, decoder: json.JSONDecoder, chunk: int = 1 << 20) -> list[Json] | None:
@@ -78,7 +79,8 @@ class _Text:
                 if self._complete:
                     raise
             else:
-                if end < len(self._text) or self._complete:  # else it may be the beginning of a longer number
+                # A number may go on behind its end, even behind `1.` or `1e-`, of which only the 1 is decoded yet.
+                if _NUMBER.match(self._text, end).end() < len(self._text) or self._complete:
                     self._start = end
                     return value
             self._read_on()

@@ -40,6 +40,7 @@ def read_whole(data: bytes) -> list | None:
     ascii_only=st.booleans(),
     chunk=CHUNKS,
 )
+@example(values=[0.0, -1.5e-7, 1e300, float("inf")], indent=None, space="", ascii_only=True, chunk=1)
 def test_the_values_of_a_list(file: Path, values: list, indent: int | None, space: str, ascii_only: bool, chunk: int):
     text = json.dumps(values, indent=indent, ensure_ascii=ascii_only)
     file.write_bytes(f"{space}{text}{space}".encode())
