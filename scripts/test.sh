@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, then checks style and runs the tests: bash scripts/test.sh [pytest arguments]
-# Paths among the arguments are relative to the repository root. The slow tests run with --long.
+# Without arguments, all of them, two at a time; with arguments, one after the other, as pytest does. Paths among the
+# arguments are relative to the repository root. The slow tests run with --long.
 set -euo pipefail
 unset CDPATH # with which cd goes elsewhere
 
@@ -15,4 +16,8 @@ export PATH
 cd -- "$root"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
+if [ $# -eq 0 ]; then
+    export OMP_NUM_THREADS=1 # for each worker: several threads of two workers would wait for one another
+    set -- --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+fi
 exec "$python" -m pytest "$@"

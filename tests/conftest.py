@@ -22,7 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests marked long (minutes each)")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several workers take whole files, for their fixtures; one worker all that train, which takes every core."""
+    for item in items:
+        trains = "finetune" in item.path.parts or item.path.name == "test_zero3.py"
+        item.add_marker(pytest.mark.xdist_group("finetune" if trains else item.path.relative_to(ROOT).as_posix()))
     if config.getoption("--long"):
         return
     for item in items:
