@@ -55,6 +55,7 @@ if $quick; then
     probed=2
     zero=3
     agent_epochs=1
+    generating=1 # process: a second one would take longer to start than to answer
 else
     FOLDER=${FOLDER:-demo}
     world=(--dialogues 10 --profiles 12000 --pictures 9000 --comparisons 32000 --reviews 24000)
@@ -63,6 +64,7 @@ else
     probed=25
     zero=2
     agent_epochs=2
+    generating=$NPROC
 fi
 # What decides the outputs: none of another sort may lie among them.
 settings="$quick $NPROC ${world[*]} ${teaching[*]} $(cat mmrole/demo/*.py scripts/demo* | cksum)"
@@ -137,7 +139,8 @@ train() {
 }
 
 answers() { # answers MODEL CHECKPOINT
-    MODEL=$1 MODEL_PATH=$2 bash inference.sh --no_random --max_new_tokens 40 "${limit[@]}"
+    once "answers-$1" "eval/out-test_answers/$1" env MODEL="$1" MODEL_PATH="$2" NPROC="$generating" \
+        bash inference.sh --no_random --max_new_tokens 40 "${limit[@]}"
 }
 
 step "The workspace: links to the scripts"
@@ -188,8 +191,9 @@ answers untrained checkpoints/tiny
 
 step "Answers of the agent to exchanged pictures and exchanged profiles -> controls/answers/"
 for control in pictures/in-distribution pictures/out-of-distribution profiles; do
-    "$PYTHON" inference.py --model_path checkpoints/agent --input_dir "controls/$control" \
-        --output_dir "controls/answers/$control" --no_random --max_new_tokens 40 "${limit[@]}"
+    once "answers-${control//\//-}" "controls/answers/$control" "$PYTHON" inference.py \
+        --model_path checkpoints/agent --input_dir "controls/$control" --output_dir "controls/answers/$control" \
+        --no_random --max_new_tokens 40 "${limit[@]}"
 done
 
 review="You are an objective and precise evaluator, specializing in rigorously assessing the role-playing\
@@ -204,10 +208,12 @@ train reward-model checkpoints/critic RM_data/train/RM-train.json finetune_RM_ds
 
 step "Reviews of all answers -> eval/{in,out}-test_reviews/"
 for model in agent blind untrained; do
-    MODEL=$model MODEL_PATH=checkpoints/reward-model bash eval/RM_review.sh --no_random --max_new_tokens 48 --retries 1
+    once "reviews-$model" "eval/out-test_reviews/$model" env MODEL="$model" MODEL_PATH=checkpoints/reward-model \
+        NPROC="$generating" bash eval/RM_review.sh --no_random --max_new_tokens 48 --retries 1
 done
 for probe in faithful other-colour mixed; do
-    "$PYTHON" eval/RM_review.py --model_path checkpoints/reward-model --input_dir "controls/probes/$probe" \
+    once "reviews-$probe" "controls/probe_reviews/$probe" "$PYTHON" eval/RM_review.py \
+        --model_path checkpoints/reward-model --input_dir "controls/probes/$probe" \
         --output_dir "controls/probe_reviews/$probe" --no_random --max_new_tokens 48 --retries 1 --limit "$probed"
 done
 

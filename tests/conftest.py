@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Several workers take whole files, for their fixtures; one worker all that train, which takes every core."""
     for item in items:
-        trains = "finetune" in item.path.parts or item.path.name == "test_zero3.py"
+        trains = "finetune" in item.path.parts or item.path.name in ("test_zero3.py", "test_demo.py")
         item.add_marker(pytest.mark.xdist_group("finetune" if trains else item.path.relative_to(ROOT).as_posix()))
     if config.getoption("--long"):
         return

@@ -1,4 +1,4 @@
-"""scripts/demo.sh: its flags, and (long) the whole wiring, twice over."""
+"""scripts/demo.sh: its flags, and the whole wiring, twice over."""
 
 import os
 import subprocess
@@ -54,8 +54,7 @@ def test_an_impossible_number_of_processes_gets_one_line(repository):
     assert demo(repository, NPROC="3").stderr == "error: NPROC=3: give 1, 2, 4 or 8\n"
 
 
-@pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1200)
 def test_quick_runs_through_and_again_does_nothing(repository, tmp_path):
     folder = tmp_path / "demo"
     first = demo(repository, "--quick", FOLDER=str(folder))
@@ -67,3 +66,4 @@ def test_quick_runs_through_and_again_does_nothing(repository, tmp_path):
     assert again.returncode == 0, again.stderr[-3000:]
     assert written == {path: path.stat().st_mtime_ns for path in written}
     assert "finished before" in again.stdout
+    assert "replies, " not in again.stdout
