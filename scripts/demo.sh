@@ -2,7 +2,7 @@
 # The whole of MMRole on one small machine, with models that really learn: bash scripts/demo.sh [--quick] [--fresh]
 #
 #   --quick   the wiring only, in under five minutes: few samples, few steps, ZeRO-3; nothing is learned
-#   --fresh   throw away what an earlier run has made; otherwise what is finished is kept, and the rest goes on
+#   --fresh   throw away all of FOLDER; otherwise what is finished is kept, and the rest goes on
 #
 # It needs no GPU, no weights and no data; what is not installed it installs first (scripts/setup.sh).
 #
@@ -67,13 +67,15 @@ else
     generating=$NPROC
 fi
 # What decides the outputs: none of another sort may lie among them.
-settings="$quick $NPROC ${world[*]} ${teaching[*]} $(cat mmrole/demo/*.py scripts/demo* | cksum)"
+settings="sizes: $quick ${world[*]} ${teaching[*]}
+NPROC: $NPROC
+code: $(cat mmrole/demo/*.py scripts/demo.sh scripts/demo_world.py | cksum)"
 if [ -e "$FOLDER" ] && [ ! -e "$FOLDER/.done/settings" ] && [ -n "$(ls -A -- "$FOLDER")" ]; then
-    fail "FOLDER=$FOLDER holds something else than a demo; give another folder"
+    fail "FOLDER=$FOLDER holds something else than a demo; give another folder, or remove this one yourself"
 fi
 $fresh || [ ! -e "$FOLDER/.done/settings" ] || [ "$(cat -- "$FOLDER/.done/settings")" = "$settings" ] ||
-    fail "FOLDER=$FOLDER holds a demo of other sizes, of another NPROC or from other code; give another folder, or\
- --fresh to throw it away"
+    fail "FOLDER=$FOLDER holds another demo ($(comm -13 <(echo "$settings" | sort) <(sort -- "$FOLDER/.done/settings") |
+        sed 's/:.*//' | paste -sd ,) differ); give another folder, or --fresh to throw it away"
 command -v "${CXX:-c++}" >/dev/null || fail "DeepSpeed needs a C++ compiler, and there is no ${CXX:-c++}; apt install g++"
 
 # The interpreter of all scripts; nothing if there is none.
@@ -105,7 +107,10 @@ if ! is_installed; then
 fi
 PYTHON=$(find_python)
 export PYTHON
-! $fresh || rm -rf -- "$FOLDER"
+if $fresh && [ -d "$FOLDER" ]; then # the mark of a demo goes last: --fresh can be interrupted
+    find "$FOLDER" -mindepth 1 -maxdepth 1 ! -name .done -exec rm -rf -- {} +
+    rm -rf -- "$FOLDER"
+fi
 mkdir -p -- "$FOLDER/.done"
 cd -- "$FOLDER"
 echo "$settings" >.done/settings
@@ -115,11 +120,25 @@ step() {
     printf '\n== %s (%d:%02d)\n' "$1" $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60))
 }
 
-# once NAME OUTPUT COMMAND...: runs a command, unless it was finished before and its output is there
+# once NAME OUTPUT... -- COMMAND...: runs a command, unless it was finished before and its outputs are there. If some of
+# them are not, it makes all of them again; if it was interrupted, it goes on.
 once() {
-    local name=$1 output=$2
-    shift 2
-    if [ -e ".done/$name" ] && [ -e "$output" ]; then
+    local name=$1 outputs=() output
+    shift
+    while [ "$1" != -- ]; do
+        outputs+=("$1")
+        shift
+    done
+    shift
+    if [ -e ".done/$name" ]; then
+        for output in "${outputs[@]}"; do
+            [ ! -e "$output" ] || continue
+            echo "$output is gone; made again"
+            rm -rf -- "${outputs[@]}" ".done/$name"
+            break
+        done
+    fi
+    if [ -e ".done/$name" ]; then
         echo "finished before"
         return
     fi
@@ -131,15 +150,20 @@ once() {
 train() {
     local name=$1 from=$2 data=$3 recipe=$4 epochs=$5 batch=$6 rate=$7 schedule=$8
     shift 8
-    once "$name" "checkpoints/$name/config.json" \
+    once "$name" "checkpoints/$name" "checkpoints/$name/model.safetensors" -- \
         env MODEL="$from" DATA="$data" OUTPUT_DIR="checkpoints/$name" GLOBAL_BATCH="$batch" MASTER_PORT="$port" \
         bash "finetune/$recipe" --deepspeed "finetune/ds_config_zero$zero$schedule.json" --learning_rate "$rate" \
         --num_train_epochs "$epochs" --gradient_checkpointing False --adam_beta2 0.98 --weight_decay 0 \
         --save_strategy steps --save_steps 400 --save_total_limit 1 --logging_steps 50 "$@"
 }
 
+build_and_check() {
+    "$PYTHON" -m data_utils.build_dataset --data_root . --output_dir data --overwrite
+    "$PYTHON" -m data_utils.check profiles dialogues data --strict
+}
+
 answers() { # answers MODEL CHECKPOINT
-    once "answers-$1" "eval/out-test_answers/$1" env MODEL="$1" MODEL_PATH="$2" NPROC="$generating" \
+    once "answers-$1" eval/{in,out}-test_answers/"$1" -- env MODEL="$1" MODEL_PATH="$2" NPROC="$generating" \
         bash inference.sh --no_random --max_new_tokens 40 "${limit[@]}"
 }
 
@@ -153,21 +177,22 @@ port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(
 echo "$PWD"
 
 step "The world: characters, pictures, dialogues -> images/, profiles/, dialogues/"
-once world comparisons.json "$PYTHON" "$ROOT/scripts/demo_world.py" make --folder . "${world[@]}"
+once world images profiles dialogues {world,base,comparisons,critic}.json -- \
+    "$PYTHON" "$ROOT/scripts/demo_world.py" make --folder . "${world[@]}"
 
 step "Training and test files -> data/"
-once data data/test "$PYTHON" -m data_utils.build_dataset --data_root . --output_dir data --overwrite
-once check data "$PYTHON" -m data_utils.check . --strict
+once data data data/test data/train/train.json -- build_and_check
 
 step "Reviews of a teacher, and exchanged pictures and profiles to compare with -> teacher/, controls/"
-once teach vocabulary.txt "$PYTHON" "$ROOT/scripts/demo_world.py" teach --folder . "${teaching[@]}"
-once rm-data RM_data/train "$PYTHON" -m data_utils.build_rm_data --reviews teacher --output_dir RM_data \
-    --test_from data/test --overwrite
+once teach vocabulary.txt teacher controls/{pictures,profiles,probes} data/train/train_exchanged.json -- \
+    "$PYTHON" "$ROOT/scripts/demo_world.py" teach --folder . "${teaching[@]}"
+once rm-data RM_data RM_data/train/RM-train.json -- \
+    "$PYTHON" -m data_utils.build_rm_data --reviews teacher --output_dir RM_data --test_from data/test --overwrite
 
 step "A tiny checkpoint of random weights -> checkpoints/tiny"
-once tiny checkpoints/tiny/config.json "$PYTHON" "$ROOT/scripts/make_tiny_checkpoint.py" --output_dir checkpoints/tiny \
-    --train_vocab_on vocabulary.txt --vocab_size 4000 --init_std 0.05 --image_size 224 --visual_layers 1 \
-    --dtype float32 --overwrite
+once tiny checkpoints/tiny checkpoints/tiny/model.safetensors -- \
+    "$PYTHON" "$ROOT/scripts/make_tiny_checkpoint.py" --output_dir checkpoints/tiny --train_vocab_on vocabulary.txt \
+    --vocab_size 4000 --init_std 0.05 --image_size 224 --visual_layers 1 --dtype float32 --overwrite
 
 role_play="You are a dedicated role-playing assistant designed to immerse yourself fully in the character\
  you are portraying."
@@ -191,7 +216,7 @@ answers untrained checkpoints/tiny
 
 step "Answers of the agent to exchanged pictures and exchanged profiles -> controls/answers/"
 for control in pictures/in-distribution pictures/out-of-distribution profiles; do
-    once "answers-${control//\//-}" "controls/answers/$control" "$PYTHON" inference.py \
+    once "answers-${control//\//-}" "controls/answers/$control" -- "$PYTHON" inference.py \
         --model_path checkpoints/agent --input_dir "controls/$control" --output_dir "controls/answers/$control" \
         --no_random --max_new_tokens 40 "${limit[@]}"
 done
@@ -208,11 +233,12 @@ train reward-model checkpoints/critic RM_data/train/RM-train.json finetune_RM_ds
 
 step "Reviews of all answers -> eval/{in,out}-test_reviews/"
 for model in agent blind untrained; do
-    once "reviews-$model" "eval/out-test_reviews/$model" env MODEL="$model" MODEL_PATH=checkpoints/reward-model \
-        NPROC="$generating" bash eval/RM_review.sh --no_random --max_new_tokens 48 --retries 1
+    once "reviews-$model" eval/{in,out}-test_reviews/"$model" -- \
+        env MODEL="$model" MODEL_PATH=checkpoints/reward-model NPROC="$generating" \
+        bash eval/RM_review.sh --no_random --max_new_tokens 48 --retries 1
 done
 for probe in faithful other-colour mixed; do
-    once "reviews-$probe" "controls/probe_reviews/$probe" "$PYTHON" eval/RM_review.py \
+    once "reviews-$probe" "controls/probe_reviews/$probe" -- "$PYTHON" eval/RM_review.py \
         --model_path checkpoints/reward-model --input_dir "controls/probes/$probe" \
         --output_dir "controls/probe_reviews/$probe" --no_random --max_new_tokens 48 --retries 1 --limit "$probed"
 done
@@ -230,4 +256,8 @@ status=0
 "$PYTHON" "$ROOT/scripts/demo_table.py" --folder . "${gates[@]}" || status=$?
 printf '\nAll of it: %s, the report: eval/report/index.html (%d:%02d)\n' "$PWD" $(((SECONDS - began) / 60)) \
     $(((SECONDS - began) % 60))
+pictures=(images/Lantern_Bay/Mira_comment_*.png) # the last one is of the test set
+echo "Ask the agent: What do you see?"
+printf '  cd %q && %q chat.py --model_path checkpoints/agent --no_random --role Mira --image %s\n' "$PWD" "$PYTHON" \
+    "${pictures[-1]}"
 exit $status

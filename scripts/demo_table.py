@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     }
     gates = [*answer_gates(arguments.folder, world), *review_gates(reviews, probes, agreements["all"])]
     table = answers_table(arguments.folder, reviews, world)
-    parts = ["# What was learned", "", *table, "", *gates_table(gates), "", *agreement_table(agreements)]
+    parts = ["# What was learned", "", *table, "", *gates_table(gates), "", *details_table(arguments.folder, world), ""]
+    parts += agreement_table(agreements)
     text = "\n".join(parts) + "\n"
     (arguments.folder / "demo_table.md").write_text(text, encoding="utf-8")
     print(text)
@@ -160,6 +161,19 @@ def gates_table(gates: list[Gate]) -> list[str]:
         f"| {gate.name} | {gate.value:.3f} | {gate.of} | {gate.wanted} | {'yes' if gate.holds else '**no**'} |"
         for gate in gates
     ]
+
+
+def details_table(folder: Path, world: World) -> list[str]:
+    """What the agent's answers tell of the profile, and how it fares in either language, in Markdown; not gated."""
+    records = [record for name in DISTRIBUTIONS for record in findings.model_answers(folder, "agent", name)]
+    rows = {f"says the profile's {topic}": findings.told(records, topic, world) for topic in ("friend", "home", "work")}
+    for language, chinese in (("English", False), ("Chinese", True)):
+        spoken = [record for record in records if world.characters[record["role"]].chinese == chinese]
+        seen = findings.seen(spoken, world)
+        rows[f"colour, in {language}"] = (seen.colour, seen.answers)
+        rows[f"the right catchphrase, in {language}"] = (_says(spoken, findings.own, world), len(spoken))
+    lines = ["| the agent, In-Test and Out-Test | right | answers |", "|---|---:|---:|"]
+    return lines + [f"| {name} | {share:.0%} | {count} |" for name, (share, count) in rows.items()]
 
 
 def agreement_table(agreements: dict[str, Agreement]) -> list[str]:

@@ -87,6 +87,17 @@ def seen(records: Iterable[Json], world: World) -> Seen:
     return Seen(*(hit / count if count else math.nan for hit in hits), count)
 
 
+def told(records: Iterable[Json], topic: str, world: World) -> tuple[float, int]:
+    """Share of answers that name the friend, home or work of the reference, where it is about that; their number."""
+    hits = []
+    for record in records:
+        turn, character = record["conversations"][1], world.characters[record["role"]]
+        wanted = find(turn["value"], character)
+        if wanted.topic == topic:
+            hits.append(find(turn["answer"], character).thing == wanted.thing)
+    return _share(hits), len(hits)
+
+
 def addresses(records: Sequence[Json], world: World) -> float:
     """Share of answers that end with the character's word for a listener, where the reference does."""
     hits = []

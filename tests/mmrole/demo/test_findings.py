@@ -50,6 +50,17 @@ def test_right_answers_reach_everything(world):
     assert findings.speaks_as(records, findings.own(records, world)) == 1
 
 
+def test_what_is_told_of_a_profile_is_counted_by_its_topic(world):
+    one, other = (each for each in list(world.characters.values())[:2])
+    answers = [reply(one, "home", None), reply(other, "home", None), "Nothing.", reply(one, "work", None)]
+    records = [record(one, "a.png", answer) for answer in answers]
+    for each in records:
+        each["conversations"][1]["value"] = reply(one, "home", None)
+    assert one.home != other.home
+    assert findings.told(records, "home", world) == (0.25, 4)
+    assert findings.told(records[:0], "work", world)[1] == 0
+
+
 def test_another_characters_manner_is_out_of_character(world):
     one, other = list(world.characters.values())[:2]
     records = [record(one, "a.png", reply(one.with_manner_of(other), "picture", SCENES["a.png"]))]
