@@ -132,15 +132,14 @@ once() {
     shift
     if [ -e ".done/$name" ]; then
         for output in "${outputs[@]}"; do
-            [ ! -e "$output" ] || continue
-            echo "$output is gone; made again"
-            rm -rf -- "${outputs[@]}" ".done/$name"
-            break
+            [ -e "$output" ] || break
         done
-    fi
-    if [ -e ".done/$name" ]; then
-        echo "finished before"
-        return
+        if [ -e "$output" ]; then # all are there
+            echo "finished before"
+            return
+        fi
+        echo "$output is gone; made again"
+        rm -rf -- "${outputs[@]}" ".done/$name"
     fi
     "$@"
     touch ".done/$name"

@@ -114,10 +114,8 @@ def answer_gates(folder: Path, world: World) -> list[Gate]:
     seen = findings.seen([*inside, *outside], world)
     blind = findings.seen(pictures, _references(pictures, world))
     own, exchanged = findings.own, findings.exchanged
-    colours, count = (
-        f"{seen.answers} answers about a picture",
-        f"{len(outside)} answers, {len(outside) // 3} characters",
-    )
+    colours = f"{seen.answers} answers about a picture"
+    count = f"{len(outside)} answers, {len({record['role'] for record in outside})} characters"
     return [
         findings.at_least("the agent names the colour", seen.colour, colours, 0.9),
         findings.at_most("… away from chance, pictures exchanged", abs(blind.colour - CHANCE[0]), colours, 0.1),
