@@ -278,15 +278,25 @@ def _check_header(path: Path, header: dict[str, Json] | None, fingerprint: dict[
     made_with = None if header is None else header.get("fingerprint")
     if not isinstance(made_with, dict) or header.get("journal") != FORMAT:
         raise UserError(f"{path}: line 1 is not the header of a journal of this version; start anew with --overwrite")
-    names = [name for name in fingerprint | made_with if fingerprint.get(name) != made_with.get(name)]
-    if names:
-        changes = ", ".join(
-            f"{name} was {shown(made_with.get(name))}, is {shown(fingerprint.get(name))}" for name in names
-        )
+    changes = differences(made_with, fingerprint)
+    if changes:
         raise UserError(
-            f"{path} was made with other settings: {changes}; go on with the same settings, or start anew with "
-            "--overwrite"
+            f"{path} was made with other settings: {', '.join(changes)}; go on with the same settings, or start anew "
+            "with --overwrite"
         )
+
+
+def differences(made_with: dict[str, Json], expected: dict[str, Json]) -> list[str]:
+    """What differs between two fingerprints, in words."""
+    return [
+        f"{name} was {_noted(made_with, name)}, is {_noted(expected, name)}"
+        for name in expected | made_with
+        if made_with.get(name) != expected.get(name)
+    ]
+
+
+def _noted(fingerprint: dict[str, Json], name: str) -> str:
+    return shown(fingerprint[name]) if name in fingerprint else "not noted"
 
 
 def _encode(line: dict[str, Json]) -> bytes:

@@ -47,10 +47,12 @@ class Model:
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything about the model that changes a reply."""
+        from mmrole.qwen_vl.image_processing import PIXELS
+
         settings = asdict(self.settings)
         if not self.settings.do_sample:
             settings = {key: settings[key] for key in ("do_sample", "max_new_tokens", "repetition_penalty")}
-        return {**self.checkpoint.identity(), "dtype": _name(self.dtype), **settings}
+        return {**self.checkpoint.identity(), "dtype": _name(self.dtype), "pixels": PIXELS, **settings}
 
 
 def find_model(options: argparse.Namespace, local_rank: int, local_world_size: int) -> Model:

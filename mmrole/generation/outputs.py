@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import Problems, shown
+from data_utils.errors import Problems
 from data_utils.files import read_json, write_json
-from data_utils.journal import State, state
+from data_utils.journal import State, differences, state
 from mmrole.generation.inputs import InputFile
 from mmrole.generation.tasks import Task
 
@@ -41,12 +41,7 @@ def find_finished(
         if [_id(obj) for obj in read_json(file.output)] != [record.id for record in file.records]:
             problems.add(f"{file.output} holds other records than the {len(file.records)} of this run")
             continue
-        made_with, expected = read_json(settings, dict), _made_with(fingerprint, shown_images)
-        changes = [
-            f"{name} was {shown(made_with.get(name))}, is {shown(expected.get(name))}"
-            for name in expected | made_with
-            if made_with.get(name) != expected.get(name)
-        ]
+        changes = differences(read_json(settings, dict), _made_with(fingerprint, shown_images))
         if changes:
             problems.add(f"{file.output} was made with other settings: {', '.join(changes)}")
     problems.raise_if_any("the output is there already", "give another --output_dir, or start anew with --overwrite")

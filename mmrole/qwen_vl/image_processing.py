@@ -15,6 +15,9 @@ ImageSource = Image.Image | str | os.PathLike[str]
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # red, green, blue, of values in 0 … 1
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
+PIXELS = "2: resized in width, then in height"
+"""Which pixels `preprocess` computes, with a number to count up. The first were resized in Pillow's own order."""
+
 
 def load_image(source: ImageSource) -> Image.Image:
     """Opens an image and converts it to RGB as Pillow does.
@@ -67,10 +70,16 @@ def preprocess(images: Sequence[ImageSource], size: int = 448) -> Tensor:
     tables = ((torch.arange(256, dtype=torch.float32) / 255 - mean) / std).numpy()  # [3, 256]
     pixel_values = torch.empty(len(images), 3, size, size, dtype=torch.float32)
     for image, pixels in zip(images, pixel_values.numpy(), strict=True):
-        resized = np.asarray(load_image(image).resize((size, size), Image.Resampling.BICUBIC))
+        resized = np.asarray(_stretched(load_image(image), size))
         for table, channel, values in zip(tables, np.moveaxis(resized, 2, 0), pixels, strict=True):
             np.take(table, channel, out=values, mode="clip")
     return pixel_values
+
+
+def _stretched(image: Image.Image, size: int) -> Image.Image:
+    # In one call Pillow 13 takes the height of some images first, which rounds otherwise than Pillow 9 to 12, with which
+    # the published models were trained.
+    return image.resize((size, image.height), Image.Resampling.BICUBIC).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def _convert(image: Image.Image, name: str) -> Image.Image:

@@ -7,6 +7,7 @@ from data_utils.files import read_json
 from mmrole.scoring.reviews import ReviewFile
 
 _OF_THE_INPUT = ("input", "images")
+_UNTOLD = {"pixels": "not noted"}  # as reviews have it that were made before it was noted
 
 
 def describe_differences(files: Iterable[ReviewFile]) -> list[str]:
@@ -21,7 +22,7 @@ def describe_differences(files: Iterable[ReviewFile]) -> list[str]:
     models: dict[str, dict[str, dict[str, None]]] = {}
     for file in files:
         path = file.path.with_name(f"{file.path.name}.settings")
-        for name, value in read_json(path, dict).items() if path.is_file() else ():
+        for name, value in (_UNTOLD | read_json(path, dict)).items() if path.is_file() else ():
             if name not in _OF_THE_INPUT:
                 models.setdefault(name, {}).setdefault(shown(value), {})[file.model] = None
     return [

@@ -122,8 +122,9 @@ def check_run(folder: Path, run: dict[str, Any]) -> None:
     was = read_json(folder / MANIFEST, dict)["run"]
     for name in sorted(was.keys() | run.keys()):
         if was.get(name) != run.get(name):
+            noted = f"with {name} {shown(was[name])}" if name in was else f"without noting its {name}"
             raise UserError(
-                f"{folder} was trained with {name} {shown(was.get(name))}, this command has {shown(run.get(name))}; "
+                f"{folder} was trained {noted}, this command has {shown(run.get(name))}; "
                 "give the same flags and data to go on, or another --output_dir"
             )
 

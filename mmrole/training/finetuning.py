@@ -22,6 +22,7 @@ from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoin
 from mmrole.generation.loading import check_checkpoint
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.checkpoint import read_config
+from mmrole.qwen_vl.image_processing import PIXELS
 from mmrole.training import checkpoints, extensions
 from mmrole.training.adapters import load_model, trained_parameters
 from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments, zero_stage
@@ -217,6 +218,7 @@ def describe_run(arguments: Arguments, model: str, steps: TrainingSteps) -> dict
         "--fix_vit": training.fix_vit,
         "--use_lora": training.use_lora,
         "--bf16": training.bf16,
+        "pixels": PIXELS,
         "ZeRO stage": zero_stage(training),
     }
     if zero_stage(training):

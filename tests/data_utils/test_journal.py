@@ -123,7 +123,7 @@ def test_overwrite_starts_anew_and_keeps_the_old_output_until_it_is_replaced(tmp
             {"max_new_tokens": 8, "input": "a1"},
             "settings: max_new_tokens was 512, is 8, input was 'e3b0c442', is 'a1'; go",
         ),
-        ({"seed": [1, (2, 3)]}, r"settings: seed was None, is \[1, \[2, 3\]\]; go on"),
+        ({"seed": [1, (2, 3)]}, r"settings: seed was not noted, is \[1, \[2, 3\]\]; go on"),
     ],
 )
 def test_another_fingerprint_is_refused_by_name(tmp_path: Path, changes: dict, message: str):

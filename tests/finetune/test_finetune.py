@@ -183,6 +183,17 @@ def test_evaluation_loss_is_the_training_loss(train, tiny, tmp_path, data_file, 
     assert run.log("eval_loss") == pytest.approx(run.log(), rel=1e-5)
 
 
+def test_a_run_over_pixels_of_an_earlier_version_is_not_gone_on_with(train):
+    run = train()
+    for folder in (run.output_dir, run.output_dir / "checkpoint-1"):
+        manifest = json.loads((folder / "complete.json").read_text())
+        del manifest["run"]["pixels"]
+        (folder / "complete.json").write_text(json.dumps(manifest))
+    said = refused(train, "--max_steps", 2)
+    assert "checkpoint-1 was trained without noting its pixels, this command has '2: " in said
+    assert said.endswith("or another --output_dir")
+
+
 def test_without_trees_the_losses_are_the_same(train, samples):
     flags = ("--per_device_train_batch_size", len(samples))  # without trees the order is another one
     with_trees = train(*flags, name="trees")

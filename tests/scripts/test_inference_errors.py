@@ -236,6 +236,22 @@ def test_a_finished_file_of_another_run_is_refused(job, copy_of_tiny, refused):
     assert json.loads(Path(f"{job.output}.settings").read_text())["seed"] == 4
 
 
+def test_what_an_earlier_version_made_is_not_mixed_with_the_pixels_of_this_one(job, refused):
+    job.write([job.sample(0)])
+    assert job.run("--no_random") == 0
+    settings = Path(f"{job.output}.settings")
+    earlier = json.loads(settings.read_text())
+    now = earlier.pop("pixels")
+    settings.write_text(json.dumps(earlier))
+    message = f"was made with other settings: pixels was not noted, is {now!r}; "
+    assert message + "give another --output_dir, or start anew with --overwrite" in one_line(refused("--no_random"))
+    del earlier["images"]
+    job.output.unlink()
+    with Journal.open(job.output, earlier) as journal:
+        journal.append(json.loads(job.input_dir.joinpath(job.output.name).read_text())[0]["id"], [])
+    assert message in one_line(refused("--no_random"))
+
+
 def test_a_file_from_elsewhere_is_not_taken_for_this_models_answers(job, refused):
     records = job.write([job.sample(0), job.sample(1)])
     job.output_dir.mkdir()

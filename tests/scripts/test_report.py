@@ -107,6 +107,10 @@ def test_reviews_made_in_different_ways_are_a_warning(
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("warning: the reviews differ in model, and their scores may not be comparable: ")
     assert said.endswith(": 'abc' ('one', 'two'); 'def' ('three')")
+    settings = tmp_path / "in-test_reviews" / "two" / "comment_test.json.settings"
+    settings.write_text(json.dumps({"model": "abc", "swap": False, "input": "two", "pixels": "2"}), "utf-8")
+    assert script([*flags, "one", "two", "--overwrite"]) == 0
+    assert "the reviews differ in pixels, and" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,11 @@ def _shared_tensors(name: str) -> dict[str, Tensor]:
 
 @functools.cache
 def read_pixels(name: str) -> Tensor:
-    """An image of golden/images as the original prepares it: [3, 448, 448] in float32."""
-    resized = GOLDEN / "images" / "resized" / f"{name}.448.png"  # JPEG decoders differ: some are kept decoded
-    return preprocess([resized if resized.is_file() else GOLDEN / "images" / "files" / name])[0]
+    """An image of golden/images as the figures of the models were computed from it: [3, 448, 448] in float32."""
+    images = GOLDEN / "images"
+    # Some are kept resized: decoders of JPEG differ, and two were fed in Pillow 13's order of the passes.
+    kept = [images / "fed" / f"{name}.448.png", images / "resized" / f"{name}.448.png"]
+    return preprocess([next((file for file in kept if file.is_file()), images / "files" / name)])[0]
 
 
 def full_state_dict() -> dict[str, Tensor]:

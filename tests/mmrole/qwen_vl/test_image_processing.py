@@ -58,6 +58,23 @@ def test_golden_resized_images_and_tensors(golden_cases):
         torch.testing.assert_close(preprocess([source])[0].half(), pixels, atol=atol, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "digest"),
+    [
+        (300, 500, "65edb90dce8ad5dd93af18cab33b1530a4d30275cfd50b86726a09755ffc439c"),
+        (447, 449, "af8f06ccd492cc93a5413a6da31c8f498acf8c5bfdcfbe0c720c5eb8f9c32a82"),
+        (13, 700, "ac41a0f1186f206b817ef5c96d8e6047c31c1e01ff78f6daec41cc76a71681ec"),
+        (449, 2000, "19337e9ab3ce7ca8f309cfa9b303f2166964a776448479e2538fe54cf335eff1"),
+        (1000, 40, "a86194563955432b2a182ae0a0ea96696cc6a49bd78f08fa1b9afd1612861387"),
+    ],
+)
+def test_the_bytes_do_not_depend_on_pillow(width, height, digest):
+    """Digests of Pillow 10.3 and 12.3; Pillow 13 alone takes the height of the first four before the width."""
+    noise = np.random.RandomState(width).randint(0, 256, (height, width, 3), dtype=np.uint8)
+    u8 = ((preprocess([Image.fromarray(noise)])[0] * STD + MEAN) * 255).round().to(torch.uint8)
+    assert sha256(u8.permute(1, 2, 0).contiguous().numpy().tobytes()) == digest
+
+
 def test_golden_errors(golden_cases, tmp_path):
     (tmp_path / "notimage.png").write_text("not an image")
     for case in json.loads((golden_cases / "images/errors.json").read_text()):
