@@ -77,8 +77,8 @@ def preprocess(images: Sequence[ImageSource], size: int = 448) -> Tensor:
 
 
 def _stretched(image: Image.Image, size: int) -> Image.Image:
-    # In one call Pillow 13 takes the height of some images first, which rounds otherwise than Pillow 9 to 12, with which
-    # the published models were trained.
+    # In one call Pillow 13 takes the height of some images first, which rounds otherwise than Pillow 9 to 12, and with
+    # those the published models were trained.
     return image.resize((size, image.height), Image.Resampling.BICUBIC).resize((size, size), Image.Resampling.BICUBIC)
 
 
