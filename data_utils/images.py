@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """What is decoded. Pillow knows more formats, among them some that it hands to other programs (EPS)."""
 
+PIXELS = "2: resized in width, then in height"
+"""Which pixels models are given, with a number to count up: `mmrole.qwen_vl.image_processing` computes them.
+
+What was begun with other pixels is not gone on with. The first were resized in an order that Pillow chose.
+"""
+
 
 class ImagePathError(UserError, ValueError):
     """An image path that must not or cannot be used. The text names the path and what is wrong."""

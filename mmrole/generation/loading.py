@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from data_utils.errors import UserError
+from data_utils.images import PIXELS
 from mmrole.generation.checkpoints import (
     VOCABULARY,
     Checkpoint,
@@ -47,8 +48,6 @@ class Model:
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything about the model that changes a reply."""
-        from mmrole.qwen_vl.image_processing import PIXELS
-
         settings = asdict(self.settings)
         if not self.settings.do_sample:
             settings = {key: settings[key] for key in ("do_sample", "max_new_tokens", "repetition_penalty")}

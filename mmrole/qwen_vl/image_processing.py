@@ -15,9 +15,6 @@ ImageSource = Image.Image | str | os.PathLike[str]
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # red, green, blue, of values in 0 … 1
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
-PIXELS = "2: resized in width, then in height"
-"""Which pixels `preprocess` computes, with a number to count up. The first were resized in Pillow's own order."""
-
 
 def load_image(source: ImageSource) -> Image.Image:
     """Opens an image and converts it to RGB as Pillow does.
@@ -77,6 +74,7 @@ def preprocess(images: Sequence[ImageSource], size: int = 448) -> Tensor:
 
 
 def _stretched(image: Image.Image, size: int) -> Image.Image:
+    # Whoever changes what comes out here counts `data_utils.images.PIXELS` up.
     # In one call Pillow 13 takes the height of some images first, which rounds otherwise than Pillow 9 to 12, and with
     # those the published models were trained.
     return image.resize((size, image.height), Image.Resampling.BICUBIC).resize((size, size), Image.Resampling.BICUBIC)

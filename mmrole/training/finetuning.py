@@ -18,11 +18,11 @@ from transformers.utils import logging
 
 from data_utils.errors import UserError
 from data_utils.files import sha256
+from data_utils.images import PIXELS
 from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
 from mmrole.generation.loading import check_checkpoint
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.checkpoint import read_config
-from mmrole.qwen_vl.image_processing import PIXELS
 from mmrole.training import checkpoints, extensions
 from mmrole.training.adapters import load_model, trained_parameters
 from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments, zero_stage
