@@ -19,6 +19,7 @@ from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES, overlook
 from data_utils.errors import UserError, listed, run
 from data_utils.fields import Json
 from data_utils.files import sha256, write_json, write_json_list
+from data_utils.output_folder import filling, refuse_existing
 from data_utils.records import Sample
 from data_utils.splits import Split, draw_split, find_test_files, read_test_samples, split_by_ids
 
@@ -58,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     output_dir = Path(arguments.output_dir)
     earlier = [name for name in (TRAIN_FILE, *TEST_FILES.values(), INFO_FILE) if (output_dir / name).exists()]
-    if earlier and not arguments.overwrite:
-        raise UserError(f"{output_dir / earlier[0]} exists already; give another --output_dir, or --overwrite")
+    refuse_existing(output_dir, earlier, vars(arguments))
     given = find_test_files(arguments.test_from or [])
     own = {(output_dir / name).resolve() for name in TEST_FILES.values()}
     if replaced := [path for path in given if path.resolve() in own]:
@@ -81,10 +81,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = listed([str(path) for path in overlooked], _SHOWN_IDS)
         print(f"  not read, since they are not in dialogues/<distribution>/<type>/ ({len(overlooked)}): {names}")
     _report_tests(tests, split, published)
-    if INFO_FILE in earlier:
-        _remove(output_dir, [name for key, name in TEST_FILES.items() if name in earlier and not tests[key]])
-    counts = _write(output_dir, dataset, split, tests)
-    _write_info(output_dir, arguments, counts, split)
+    # Test files that this build does not make: of an earlier build, if that is what was there.
+    stale = [name for key, name in TEST_FILES.items() if not tests[key]] if INFO_FILE in earlier else []
+    with filling(output_dir, vars(arguments), last=INFO_FILE, stale=stale) as folder:
+        counts = _write(folder, dataset, split, tests)
+        _write_info(folder, arguments, counts, split)
     trained = ", ".join(f"{kind} {counts[TRAIN_FILE, kind]:,}" for kind in TYPES)
     print(f"training: {counts[TRAIN_FILE]:,} samples ({trained})")
     if not counts[TRAIN_FILE]:
@@ -101,14 +102,8 @@ def training_samples(dataset: Dataset, split: Split) -> Iterator[Json]:
                     yield as_training(make_sample(dialogue, target, dataset.characters), kind)
 
 
-def _remove(output_dir: Path, stale: list[str]) -> None:
-    """Removes what an earlier build has written and this one will not, and the record of that build."""
-    for name in (*stale, INFO_FILE):
-        (output_dir / name).unlink()
-
-
-def _write(output_dir: Path, dataset: Dataset, split: Split, tests: dict[tuple[str, str], list[Json]]) -> Counter:
-    """Writes all files but the last, each atomically; the counts are by file and, for training, also by type."""
+def _write(folder: Path, dataset: Dataset, split: Split, tests: dict[tuple[str, str], list[Json]]) -> Counter:
+    """Writes all files but the last; the counts are by file and, for training, also by type."""
     counts: Counter = Counter()
 
     def counted() -> Iterator[Json]:
@@ -116,25 +111,25 @@ def _write(output_dir: Path, dataset: Dataset, split: Split, tests: dict[tuple[s
             counts[TRAIN_FILE, sample["type"]] += 1
             yield sample
 
-    counts[TRAIN_FILE] = write_json_list(output_dir / TRAIN_FILE, counted())
+    counts[TRAIN_FILE] = write_json_list(folder / TRAIN_FILE, counted())
     for key, samples in tests.items():
         if samples:
-            write_json(output_dir / TEST_FILES[key], samples)
+            write_json(folder / TEST_FILES[key], samples)
             counts[TEST_FILES[key]] = len(samples)
     return counts
 
 
-def _write_info(output_dir: Path, arguments: argparse.Namespace, counts: Counter, split: Split) -> None:
+def _write_info(folder: Path, arguments: argparse.Namespace, counts: Counter, split: Split) -> None:
     names = [name for name in counts if isinstance(name, str)]
     info = {
         "data_root": arguments.data_root,
         "test_from": arguments.test_from,
         "seed": None if arguments.test_from else arguments.seed,
-        "files": {name: {"records": counts[name], "sha256": sha256(output_dir / name)} for name in names},
+        "files": {name: {"records": counts[name], "sha256": sha256(folder / name)} for name in names},
         "training_samples": {kind: counts[TRAIN_FILE, kind] for kind in TYPES},
         "test_ids_left_out": split.left_out,
     }
-    write_json(output_dir / INFO_FILE, info)
+    write_json(folder / INFO_FILE, info)
 
 
 def _describe(dataset: Dataset) -> str:

@@ -17,6 +17,7 @@ from data_utils.arguments import at_least, fraction
 from data_utils.errors import Problems, UserError, listed, run
 from data_utils.fields import Json
 from data_utils.files import read_records, sha256, write_json, write_json_list
+from data_utils.output_folder import filling, refuse_existing
 from data_utils.records import Review, Sample
 from data_utils.review_data import (
     FACETS,
@@ -103,9 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads, builds, compares, writes and reports."""
     arguments = parse_arguments(argv)
     output_dir = Path(arguments.output_dir)
-    for name in (TRAIN_FILE, VALIDATION_FILE, INFO_FILE):
-        if (output_dir / name).exists() and not arguments.overwrite:
-            raise UserError(f"{output_dir / name} exists already; give another --output_dir, or --overwrite")
+    refuse_existing(output_dir, (TRAIN_FILE, VALIDATION_FILE, INFO_FILE), vars(arguments))
     answers = read_answers(find_test_files(arguments.reviews))
     tests = read_test_samples(find_test_files(arguments.test_from or []))
     rows = make_rows(answers)
@@ -120,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     _report_parts(parts, arguments.validation)
     leaks = _compare(training, validation, tests)
     _report_leaks(leaks)
-    _write(output_dir, parts, arguments, rows, leaks)
+    stale = [] if VALIDATION_FILE in parts else [VALIDATION_FILE]
+    with filling(output_dir, vars(arguments), last=INFO_FILE, stale=stale) as folder:
+        _write(folder, parts, arguments, rows, leaks)
     print(f"written to {output_dir}")
 
 
@@ -163,24 +164,21 @@ def _compare(training: list[Row], validation: list[Row], tests: list[Sample]) ->
 
 
 def _write(
-    output_dir: Path, parts: dict[str, list[Row]], arguments: argparse.Namespace, rows: Rows, leaks: dict[str, Shared]
+    folder: Path, parts: dict[str, list[Row]], arguments: argparse.Namespace, rows: Rows, leaks: dict[str, Shared]
 ) -> None:
-    """Writes all files, each atomically; what an earlier build told is removed first."""
-    (output_dir / INFO_FILE).unlink(missing_ok=True)
-    if VALIDATION_FILE not in parts:
-        (output_dir / VALIDATION_FILE).unlink(missing_ok=True)
+    """Writes all files."""
     files: Json = {}
     for name, part in parts.items():
         bar = tqdm(part, desc=Path(name).stem, unit=" reviews", disable=None)
-        count = write_json_list(output_dir / name, (row.to_json() for row in bar))
-        files[name] = {"records": count, "sha256": sha256(output_dir / name)}
+        count = write_json_list(folder / name, (row.to_json() for row in bar))
+        files[name] = {"records": count, "sha256": sha256(folder / name)}
     options = ("reviews", "test_from", "leave_out_test", "split_by", "validation", "max_per_pair", "seed")
     info = {name: getattr(arguments, name) for name in options} | {
         "files": files,
         "left_out": dict(rows.left_out),
         "shared": {name: found.counts | {"prompt_ids": found.prompt_ids} for name, found in leaks.items()},
     }
-    write_json(output_dir / INFO_FILE, info)
+    write_json(folder / INFO_FILE, info)
 
 
 def _report_rows(answers: list[ReviewedAnswer], rows: Rows) -> None:

@@ -26,6 +26,7 @@ from data_utils.checks.repairs import repair
 from data_utils.checks.report import Report, as_json, as_text
 from data_utils.errors import UserError, run
 from data_utils.files import replacing, write_json
+from data_utils.output_folder import filling, is_new
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     copies, repaired = {file: file for file in _find_all(args.paths)}, Counter()
     if args.fix:
-        copies, repaired = _fix(args.paths[0], list(copies), args.fix, checker, args.drop)
+        copies, repaired = _fix(args, list(copies), checker)
         if not args.fix.exists():
             print(f"{args.fix} is not written: {args.paths[0]} cannot be repaired", file=sys.stderr)
     bar = tqdm(copies.items(), desc="checking", unit="file", disable=None)
@@ -125,35 +126,42 @@ def _find_all(paths: Sequence[Path]) -> list[Path]:
     return list(reversed(files.values()))
 
 
-def _fix(
-    path: Path, files: Sequence[Path], out: Path, checker: Checker, drop: bool
-) -> tuple[dict[Path, Path], Counter[str]]:
+def _fix(args: argparse.Namespace, files: Sequence[Path], checker: Checker) -> tuple[dict[Path, Path], Counter[str]]:
     """Writes repaired copies of the files: the file of each copy, and the repairs by kind.
 
     Raises:
-        UserError: `out` is there, or cannot be written.
+        UserError: --fix is there, or cannot be written.
     """
-    if out.exists():
-        raise UserError(f"{out} exists; give the name of a new {'folder' if path.is_dir() else 'file'}")
-    copies, repaired = {}, Counter()
-    for file in tqdm(files, desc="repairing", unit="file", disable=None):
-        place = Place(str(file))
-        loaded = load(file, file, checker.form, place)
-        if loaded.form is None and file == path:
-            return {file: file}, repaired  # there is nothing to repair: its problem is reported
-        value, counts = loaded.value, Counter(problem.kind for problem in loaded.problems if problem.fix)
-        if loaded.form is not None:
-            value, more = repair(value, checker.source(file, loaded.form), place, checker, drop)
-            counts += more
-        target = out / file.relative_to(path) if path.is_dir() else out
-        if counts:
-            write_json(target, value)
-        else:
-            with replacing(target) as copy:
-                copy.write(file.read_bytes())
-        copies[target] = file
-        repaired += counts
-    return copies, repaired
+    (path,), out = args.paths, args.fix
+    if not path.is_dir():
+        if out.exists():
+            raise UserError(f"{out} exists; give the name of a new file")
+        if load(path, path, checker.form, Place(str(path))).form is None:
+            return {path: path}, Counter()  # there is nothing to repair: its problem is reported
+        return {out: path}, _write_repaired(path, out, checker, args.drop)
+    if not is_new(out, vars(args)):
+        raise UserError(f"{out} exists; give the name of a new folder")
+    repaired: Counter[str] = Counter()
+    with filling(out, vars(args)) as folder:
+        for file in tqdm(files, desc="repairing", unit="file", disable=None):
+            repaired += _write_repaired(file, folder / file.relative_to(path), checker, args.drop)
+    return {out / file.relative_to(path): file for file in files}, repaired
+
+
+def _write_repaired(file: Path, target: Path, checker: Checker, drop: bool) -> Counter[str]:
+    """Writes a repaired copy of a file, a plain one where there is nothing to repair; the repairs by kind."""
+    place = Place(str(file))
+    loaded = load(file, file, checker.form, place)
+    value, counts = loaded.value, Counter(problem.kind for problem in loaded.problems if problem.fix)
+    if loaded.form is not None:
+        value, more = repair(value, checker.source(file, loaded.form), place, checker, drop)
+        counts += more
+    if counts:
+        write_json(target, value)
+    else:
+        with replacing(target) as copy:
+            copy.write(file.read_bytes())
+    return counts
 
 
 if __name__ == "__main__":

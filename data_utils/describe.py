@@ -15,6 +15,7 @@ from data_utils.arguments import at_least
 from data_utils.dataset import read_dataset
 from data_utils.errors import UserError, run
 from data_utils.files import replacing
+from data_utils.output_folder import filling, refuse_existing
 from data_utils.profiles import CATEGORIES
 from data_utils.splits import draw_split, find_test_files, read_test_samples, split_by_ids
 from data_utils.statistics import character_table, has_trees, image_table, measure, sample_table, tree_table
@@ -70,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     overrides = dict(_override(text) for text in arguments.category)
     output_dir = Path(arguments.output_dir) if arguments.output_dir else None
     figures = output_dir is not None and not arguments.no_figures
-    if output_dir is not None and (output_dir / TABLES_FILE).exists() and not arguments.overwrite:
-        raise UserError(f"{output_dir / TABLES_FILE} exists already; give another --output_dir, or --overwrite")
+    if output_dir is not None:
+        refuse_existing(output_dir, [TABLES_FILE], vars(arguments))
     if figures and importlib.util.find_spec("matplotlib") is None:
         raise UserError("matplotlib is not installed, which draws the figures: pip install matplotlib, or --no_figures")
     published = read_test_samples(find_test_files(arguments.test_from or []))
@@ -94,11 +95,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\n\n".join([*(table.text() for table in tables), "\n".join(notes)]))
     if output_dir is None:
         return
-    _write_tables(output_dir, tables, notes)
-    if figures:
-        from data_utils.figures import draw_figures  # loads matplotlib
+    with filling(output_dir, vars(arguments), last=TABLES_FILE) as folder:
+        _write_tables(folder, tables, notes)
+        if figures:
+            from data_utils.figures import draw_figures  # loads matplotlib
 
-        draw_figures(output_dir, groups, characters, arguments.max_len)
+            draw_figures(folder, groups, characters, arguments.max_len)
     print(f"written to {output_dir}")
 
 
@@ -124,14 +126,14 @@ def _notes(arguments: argparse.Namespace, n_failed: int, left_out: dict[str, lis
     return notes
 
 
-def _write_tables(output_dir: Path, tables: list[Table], notes: list[str]) -> None:
+def _write_tables(folder: Path, tables: list[Table], notes: list[str]) -> None:
     for table in tables:
-        with replacing(output_dir / f"{table.name}.csv") as file:
+        with replacing(folder / f"{table.name}.csv") as file:
             file.write(table.csv().encode())
     page = "\n\n".join(
         ["# Statistics", *(table.markdown() for table in tables), "\n".join(f"- {note}" for note in notes)]
     )
-    with replacing(output_dir / TABLES_FILE) as file:
+    with replacing(folder / TABLES_FILE) as file:
         file.write(f"{page}\n".encode())
 
 

@@ -17,6 +17,7 @@ try:
     from data_utils.arguments import at_least
     from data_utils.errors import UserError, run
     from data_utils.files import replacing
+    from data_utils.output_folder import filling, refuse_existing
     from data_utils.profiles import CATEGORIES
     from mmrole.scoring.coverage import describe_gaps
     from mmrole.scoring.measures import OVERALL
@@ -94,12 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Reads, computes, writes and prints; returns the exit status."""
     arguments = parse_arguments(argv)
     folder = arguments.output_dir
-    for name in ("index.html", "leaderboard.csv"):
-        if (folder / name).exists() and not arguments.overwrite:
-            raise UserError(f"{folder / name} exists already; give another --output_dir, or --overwrite")
+    refuse_existing(folder, ("index.html", "leaderboard.csv"), vars(arguments))
     models = read_reviews(arguments)
     report = make_report(models, () if arguments.no_paper else PAPER_ROWS, draws=arguments.draws, seed=arguments.seed)
-    write_report(folder, report, models, arguments.image_dir)
+    with filling(folder, vars(arguments), last="index.html") as partial:
+        write_report(partial, report, models, arguments.image_dir)
     print_report(report)
     print(f"written to {folder}; the page is {folder / 'index.html'}")
     for difference in describe_differences(file for model in models for file in model.files):
@@ -138,7 +138,7 @@ def read_reviews(arguments: argparse.Namespace) -> list[ModelReviews]:
 
 
 def write_report(folder: Path, report: Report, models: Sequence[ModelReviews], image_dir: Path) -> None:
-    """Writes all files, each atomically, the page last."""
+    """Writes all files."""
     from mmrole.scoring.figures import draw_figures  # loads matplotlib
     from mmrole.scoring.page import write_page
 
