@@ -85,12 +85,13 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status (2: a mistake in the arguments)."""
     arguments = parse_arguments(argv)
     try:
+        from data_utils.errors import UserError
         from mmrole.qwen_vl import CheckpointError
     except ModuleNotFoundError as error:
         return _fail(f"{error.name} is not installed; run: bash scripts/setup.sh (then use .venv/bin/python)")
     try:
         write(arguments)
-    except (CheckpointError, OSError, ValueError) as error:
+    except (CheckpointError, UserError, OSError, ValueError) as error:
         return _fail(str(error))
     return 0
 
@@ -110,8 +111,7 @@ def write(arguments: argparse.Namespace) -> None:
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    if not arguments.overwrite:
-        random_checkpoint.refuse_existing(arguments.output_dir)
+    random_checkpoint.refuse_existing(arguments.output_dir, vars(arguments))
     ranks = vocabulary(arguments)
     config = random_checkpoint.random_config(
         len(ranks),
@@ -134,7 +134,7 @@ def write(arguments: argparse.Namespace) -> None:
         ranks,
         weights_format=arguments.format,
         max_shard_size=arguments.max_shard_size,
-        overwrite=arguments.overwrite,
+        command=vars(arguments),
     )
     print(
         f"{arguments.output_dir}: {model.num_parameters():,} parameters in {arguments.dtype}, "

@@ -47,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     from mmrole.qwen_vl.random_checkpoint import refuse_existing, write_checkpoint
 
     try:
-        if not arguments.overwrite:
-            refuse_existing(arguments.output_dir)
+        refuse_existing(arguments.output_dir, vars(arguments))
         check_checkpoint(checkpoint)
         settings = generation_settings(checkpoint, no_random=False, seed=0, max_new_tokens=None)
         # Added up in float32: in bfloat16 a small change of a large weight would be lost twice.
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         dtype = read_config(checkpoint.base).dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
         merged = merged.to(dtype or torch.bfloat16)
         ranks = read_ranks(checkpoint.file(VOCABULARY))
-        write_checkpoint(arguments.output_dir, merged, ranks, overwrite=arguments.overwrite)
+        write_checkpoint(arguments.output_dir, merged, ranks, command=vars(arguments))
     except CheckpointError as error:
         raise UserError(str(error)) from None
     except OSError as error:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from transformers import GenerationConfig
 
 from data_utils.disk import set_usual_mode
+from data_utils.output_folder import filling, is_new
 from mmrole.qwen_vl.bpe import IM_END, IMG_START, SPECIAL_TOKENS, write_ranks
 from mmrole.qwen_vl.causal_lm import QWenLMHeadModel
 from mmrole.qwen_vl.configuration import QWenConfig
@@ -113,10 +115,15 @@ def random_model(config: QWenConfig, *, seed: int, dtype: torch.dtype = torch.bf
     return model.to(dtype)
 
 
-def refuse_existing(directory: Path) -> None:
-    """Raises CheckpointError if files of a checkpoint lie in the directory."""
+def refuse_existing(directory: Path, command: Mapping[str, Any]) -> None:
+    """Raises CheckpointError if files of a checkpoint lie in the directory, unless the command may replace them.
+
+    Args:
+        directory: of the checkpoint.
+        command: the flags of the command that will write it, for `data_utils.output_folder`.
+    """
     files = _checkpoint_files(directory)
-    if files:
+    if files and not command.get("overwrite") and not is_new(directory, command):
         raise CheckpointError(f"{directory} already holds a checkpoint ({files[0].name}); --overwrite replaces it.")
 
 
@@ -127,7 +134,7 @@ def write_checkpoint(
     *,
     weights_format: str = "safetensors",
     max_shard_size: str = "5GB",
-    overwrite: bool = False,
+    command: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Writes configuration, weights, vocabulary and tokenizer configuration in the original layout.
 
@@ -137,34 +144,27 @@ def write_checkpoint(
         ranks: the vocabulary, token bytes to rank.
         weights_format: "safetensors" or "bin" (what the published checkpoints have).
         max_shard_size: such as "5GB"; a larger model becomes several shards with an index.
-        overwrite: replace a checkpoint that lies there; other files in the directory stay.
+        command: the flags of the command, for `data_utils.output_folder`. With `overwrite` a checkpoint that lies
+            there is replaced; other files in the directory stay.
 
     Raises:
-        CheckpointError: if a checkpoint lies there and `overwrite` is false.
+        CheckpointError: a checkpoint lies there, and is not to be replaced.
+        UserError: the directory cannot be written.
     """
     directory = Path(directory)
-    if not overwrite:
-        refuse_existing(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        model.save_pretrained(aside, max_shard_size=max_shard_size)
+    refuse_existing(directory, command)
+    stale = [file.name for file in _checkpoint_files(directory)]
+    with filling(directory, command, last="config.json", stale=stale) as folder:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
         if weights_format == "bin":
-            _rewrite_as_bin(aside, model, max_shard_size)
-        write_ranks(aside / "qwen.tiktoken", ranks)
-        QWenTokenizer(aside / "qwen.tiktoken", model_max_length=8192).save_pretrained(aside)
-        for file in _checkpoint_files(directory):
-            file.unlink()
-        directory.mkdir(exist_ok=True)
-        for file in sorted(aside.iterdir(), key=lambda file: file.name == "config.json"):
+            _rewrite_as_bin(folder, model, max_shard_size)
+        write_ranks(folder / "qwen.tiktoken", ranks)
+        QWenTokenizer(folder / "qwen.tiktoken", model_max_length=8192).save_pretrained(folder)
+        for file in folder.iterdir():
             set_usual_mode(file)
-            file.replace(directory / file.name)
-    finally:
-        shutil.rmtree(aside)
 
 
 def _checkpoint_files(directory: Path) -> list[Path]:
-    # config.json first: it goes first when the files are removed, so that no half-removed checkpoint looks whole.
     return [file for pattern in _CHECKPOINT_FILES for file in sorted(directory.glob(pattern))]
 
 
