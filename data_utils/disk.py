@@ -9,8 +9,10 @@ from pathlib import Path
 _UNSUPPORTED = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
-def open_locked(path: Path, flags: int) -> int | None:
+def open_locked(path: Path, flags: int, start: int = 0, length: int = 0) -> int | None:
     """Opens, or creates, a file for one process alone: its descriptor, or None if another process holds it.
+
+    A holder may remove or rename the file: whoever has opened it before then opens the new one.
 
     A POSIX record lock: it ends with the process, is not inherited by child processes, so an orphaned worker cannot
     keep it, and works on NFS. It is lost when this process closes any descriptor of the file. File systems without
@@ -19,12 +21,14 @@ def open_locked(path: Path, flags: int) -> int | None:
     Args:
         path: the file.
         flags: as for `os.open`, with write access.
+        start: first of the bytes that are locked; they need not exist.
+        length: their number; 0 for all behind `start`.
     """
     while True:
         descriptor = os.open(path, flags | os.O_CREAT, 0o666)
         kept = False
         try:
-            if not _try_lock(descriptor):
+            if not lock_bytes(descriptor, start, length):
                 return None
             with contextlib.suppress(FileNotFoundError):
                 kept = os.path.samestat(os.fstat(descriptor), path.stat())
@@ -33,6 +37,19 @@ def open_locked(path: Path, flags: int) -> int | None:
         finally:
             if not kept:
                 os.close(descriptor)
+
+
+def lock_bytes(descriptor: int, start: int = 0, length: int = 0) -> bool:
+    """Locks bytes of a file for this process, unless another one holds some of them; returns whether it has them."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return True
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
 
 
 def sync_folder(folder: Path) -> None:
@@ -50,15 +67,3 @@ def set_usual_mode(file: Path) -> None:
     mask = os.umask(0o077)
     os.umask(mask)
     file.chmod(0o666 & ~mask)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _UNSUPPORTED:
-            return True
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise
-    return True

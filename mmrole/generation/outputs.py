@@ -9,7 +9,8 @@ from typing import Any
 
 from data_utils.errors import Problems
 from data_utils.files import read_json, write_json
-from data_utils.journal import State, differences, state
+from data_utils.journal import State, state
+from data_utils.journal_lines import differences
 from mmrole.generation.inputs import InputFile
 from mmrole.generation.tasks import Task
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,8 @@ def test_a_journal_without_records_may_have_any_fingerprint(tmp_path: Path):
         (2, b'{"id": "b", "payl', "line 3 is damaged"),
         (2, b'{"id": 7, "payload": 1}', "line 3 is damaged"),
         (2, b'["b"]', "line 3 is damaged"),
+        (2, b'{"id": "b", "payload": 1, "time": 3}', "line 3 has a field that is not known, 'time'; delete the line"),
+        (2, b"[" * 100_000, "line 3 is damaged"),
         (3, b"\xff", "line 4 is damaged"),
         (3, b'{"id": "a", "payload": 5}', "line 4 repeats the record 'a'"),
         (0, b'{"journal": 99, "fingerprint": {}}', "line 1 is not the header of a journal of this version"),
@@ -304,6 +307,96 @@ def test_two_runs_on_one_output_are_refused_until_the_first_is_dead(tmp_path: Pa
     Journal.open(output, {"model": "tiny"}).close()
 
 
+RIVAL = """
+import os, random, sys
+from data_utils.errors import UserError
+from data_utils.journal import Journal
+output, seed, turns = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+choose = random.Random(seed)
+print("ready", flush=True)
+sys.stdin.readline()
+held = 0
+while held < turns:
+    try:
+        journal = Journal.open(output, {}, 0, choose.randint(1, 3), overwrite=choose.random() < 0.5)
+    except UserError as error:
+        assert str(error).startswith("another process is working on "), error
+        continue
+    os.close(os.open(output + ".held", os.O_CREAT | os.O_EXCL))  # fails if anybody else has the output
+    journal.append(f"{seed} {held}", {})
+    assert f"{seed} {held}" in journal.collect()
+    os.unlink(output + ".held")
+    journal.remove() if choose.random() < 0.5 else journal.close()
+    held += 1
+"""
+
+
+@pytest.mark.parametrize("turns", [60, pytest.param(5000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+def test_jobs_that_begin_at_the_same_moment_have_the_output_one_after_the_other(
+    tmp_path: Path, repository: Path, turns: int
+):
+    """With different numbers of processes, one of them through a link, starting anew or not."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    rivals = [
+        subprocess.Popen(
+            [sys.executable, "-c", RIVAL, str(tmp_path / name / "x.json"), str(seed), str(turns)],
+            cwd=repository,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed, name in enumerate(("folder", "link"))
+    ]
+    for rival in rivals:
+        assert rival.stdout.readline() == "ready\n"
+    for rival in rivals:
+        rival.stdin.write("go\n")
+        rival.stdin.flush()
+    assert [rival.communicate()[1] for rival in rivals] == ["", ""]
+    Journal.open(tmp_path / "folder/x.json", {}, overwrite=True).remove()
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+@pytest.mark.parametrize("deleted", [".x.json.lock", "x.json.journal", "."])
+def test_what_is_deleted_beside_a_running_job_is_there_again(tmp_path: Path, deleted: str):
+    output = tmp_path / "folder/x.json"
+    fill(output, {"a": 1})
+    journal = Journal.open(output, FINGERPRINT)
+    target = output.parent / deleted
+    target.unlink() if target.is_file() else shutil.rmtree(target)
+    if target.suffix == ".lock":
+        journal.sync()
+    else:
+        with pytest.raises(UserError, match=r"0-of-1\.jsonl was deleted .* 2 finished records are written there again"):
+            journal.append("b", 2)
+    assert "another process is working on" in refusal_elsewhere(output)
+    journal.close()
+    with Journal.open(output, FINGERPRINT) as journal:
+        assert journal.done == ({"a": 1} if target.suffix == ".lock" else {"a": 1, "b": 2})
+
+
+def test_a_job_whose_folder_another_has_taken_writes_nothing(tmp_path: Path, repository: Path):
+    output = tmp_path / "folder/x.json"
+    journal = Journal.open(output, FINGERPRINT)
+    shutil.rmtree(output.parent)
+    output.parent.mkdir()
+    other = Worker(repository, output, 0, 1)
+    with pytest.raises(UserError, match="another process is working on"):
+        journal.append("a", 1)
+    with pytest.raises(UserError, match="another process is working on"):
+        journal.confirm_lock()
+    other.kill()
+
+
+def refusal_elsewhere(output: Path) -> str:
+    """What another process says that starts the output anew."""
+    code = "import sys; from data_utils.journal import Journal; Journal.open(sys.argv[1], {}, overwrite=True)"
+    command = [sys.executable, "-c", code, str(output)]
+    return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True).stderr
+
+
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path, repository: Path):
     code = """
 import os, sys, time
@@ -337,6 +430,17 @@ def test_a_line_is_plain_json(tmp_path: Path):
     assert json.loads(header) == {"journal": 1, "fingerprint": FINGERPRINT}
     assert line == '{"id": "孙悟空_1", "payload": {"text": "a\u2028b\\n"}}'
     assert rest == ""
+
+
+@pytest.mark.parametrize("name", ["0-of-1", "0-of-2"])
+def test_what_is_no_file_is_no_journal(tmp_path: Path, name: str):
+    path = journal_file(tmp_path / "x.json", name)
+    path.parent.mkdir()
+    for make in (os.mkfifo, os.mkdir):
+        make(path)
+        with pytest.raises(UserError, match=rf"{name}\.jsonl is not a regular file"):
+            Journal.open(tmp_path / "x.json", FINGERPRINT)
+        path.unlink() if path.is_fifo() else path.rmdir()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path):
