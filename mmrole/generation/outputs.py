@@ -53,8 +53,9 @@ def write_output(task: Task, results: Sequence[Json]) -> None:
     """Writes the output, then what it was made with, and removes the journal last: without one, it is complete.
 
     Raises:
-        UserError: a file cannot be written; the journal is kept.
+        UserError: a file cannot be written, or another job works on the output; the journal is kept.
     """
+    task.journal.confirm_lock()
     write_json(task.file.output, list(results))
     write_json(_settings_file(task.file.output), _made_with(task.fingerprint, task.images))
     task.journal.remove()
