@@ -136,9 +136,9 @@ class TrainSample(JsonRecord):
 
     id: str | None
     turns: tuple[Turn, ...]
-    """User and assistant in turn. User turns carry their pictures as markup: `prompts.split_pictures`."""
-    image: str | None
-    """Path relative to the image folder, of rows that have the field."""
+    """User and assistant in turn. Pictures can be in them as markup: `pictures.read_conversation`."""
+    images: tuple[str, ...]
+    """Paths of the field `image` or `images`, relative to the image folder; empty in rows without it."""
     system: str | None
     type: str | None
     role: str | None
@@ -155,9 +155,26 @@ class TrainSample(JsonRecord):
             Turn(turn["from"], read_text(turn, "value", where, f"conversations[{number}]"))
             for number, turn in enumerate(_turns(obj, where))
         )
-        optional = ("image", "system", "type", "role", "script", "other_role")
+        optional = ("system", "type", "role", "script", "other_role")
         values = {key: read_optional(obj, key, where) for key in optional}
-        return values | {"id": where.id, "turns": turns}
+        return values | {"id": where.id, "turns": turns, "images": _images(obj, where)}
+
+
+def _images(obj: Json, where: Where) -> tuple[str, ...]:
+    """The images of a training sample's fields: one path or several, each also as `{"path": …}`."""
+    one, several = _paths(obj, "image", where), _paths(obj, "images", where)
+    if several and not set(one) <= set(several):
+        raise RecordError(f'{where}: "image" is {shown(one[0])}, which is not among "images"; give only one of them')
+    return several or one
+
+
+def _paths(obj: Json, key: str, where: Where) -> tuple[str, ...]:
+    value = obj.get(key)
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    paths = [item.get("path") if isinstance(item, dict) else item for item in items]
+    if not all(isinstance(path, str) and path.strip() for path in paths):
+        raise RecordError(f'{where}: "{key}" must be a path, or a list of paths, not {shown(value)}')
+    return tuple(paths)
 
 
 def _turns(obj: Json, where: Where) -> list[Json]:

@@ -55,7 +55,7 @@ def read(data_path: str, image_dir: str, vocabulary: str) -> tuple[list[EncodedS
     from data_utils.records import TrainSample
     from mmrole.qwen_vl import QWenTokenizer
     from mmrole.training.encoding import SampleEncoder
-    from mmrole.training.samples import TrainingSample, TrainingTurn
+    from mmrole.training.samples import ShownImage, TrainingSample, TrainingTurn
 
     tokenizer = QWenTokenizer(vocabulary)
     encoder = SampleEncoder(tokenizer, max_length=2048)
@@ -64,8 +64,8 @@ def read(data_path: str, image_dir: str, vocabulary: str) -> tuple[list[EncodedS
         (path, *_), text = split_pictures(record.turns[0].value)
         file = Path(image_dir) / path.removeprefix("images/")
         if file.is_file():
-            user = TrainingTurn("user", f"{text[:150]}\n{text[-350:]}", (file,))
-            turns = (user, TrainingTurn("assistant", record.turns[1].value))
+            user = TrainingTurn("user", (ShownImage(file, "Picture 1: "), f"\n{text[:150]}\n{text[-350:]}"))
+            turns = (user, TrainingTurn("assistant", (record.turns[1].value,)))
             by_image.setdefault(file, []).append(encoder.encode(TrainingSample(record.where, turns)))
     images = sorted(by_image)
     random.Random(0).shuffle(images)

@@ -12,18 +12,19 @@ from data_utils.checks.copies import Copies
 from data_utils.checks.dialogues import check_dialogue, check_still
 from data_utils.checks.forms import SAMPLES, Form
 from data_utils.checks.loading import load
-from data_utils.checks.pictures import ImageFiles, Picture, check_paths
+from data_utils.checks.pictures import ImageFiles, ImageUse, check_image
 from data_utils.checks.problems import Place, Problem
 from data_utils.checks.reviews import check_results, check_review, check_rm_sample
 from data_utils.checks.samples import check_sample, check_training_sample, missing_samples
 from data_utils.checks.shape import check_shape
+from data_utils.dataset import IMAGE_FOLDER
 from data_utils.dialogues import Dialogue, Still, is_overlooked
 from data_utils.errors import RecordError, Where
 from data_utils.records import Answer, Review, Sample, TrainSample
 
 Json = Any
 
-_RECORDS: dict[Form, tuple[type, Callable[[Any, Place, Source], Iterator[Problem]]]] = {
+_RECORDS: dict[Form, tuple[type, Callable[[Any, Place, Source], Iterator[Problem | ImageUse]]]] = {
     Form.DIALOGUES: (Dialogue, check_dialogue),
     Form.ANNOTATIONS: (Still, check_still),
     Form.TEST: (Sample, check_sample),
@@ -97,7 +98,8 @@ class Checker:
         root = self.data_root or find_root(path)
         if root not in self._surroundings:
             self._surroundings[root] = read_surroundings(root)
-        return Source(path, form, self._surroundings[root], self.lengths)
+        image_dir = self.image_dir or (root and root / IMAGE_FOLDER)
+        return Source(path, form, self._surroundings[root], self.lengths, image_dir)
 
     def check_value(self, value: Json, source: Source, place: Place, copies: Copies) -> list[Problem]:
         """Checks the content of a file.
@@ -127,14 +129,14 @@ class Checker:
             where = place._replace(index=index, id=_id(record, source.form))
             ids.add(where.id)
             for found in _check_record(record, source, where, copies):
-                (pictures if isinstance(found, Picture) else problems).append(found)
+                (pictures if isinstance(found, ImageUse) else problems).append(found)
         if source.form in SAMPLES[1:]:
             problems += missing_samples(ids, place, source)
         images = self._image_files(source)
         return problems + (list(images.check(pictures)) if images else [])
 
     def _image_files(self, source: Source) -> ImageFiles | None:
-        folder = self.image_dir or (source.around.root and source.around.root / "images")
+        folder = source.image_dir
         if not self.look_at_images or folder is None:
             return None
         if folder not in self._images:
@@ -157,7 +159,7 @@ def _check_place(source: Source, place: Place) -> Iterator[Problem]:
         yield Problem("misplaced", place, text)
 
 
-def _check_record(record: Json, source: Source, place: Place, copies: Copies) -> Iterator[Problem | Picture]:
+def _check_record(record: Json, source: Source, place: Place, copies: Copies) -> Iterator[Problem | ImageUse]:
     faults = list(check_shape(record, source.form, place))
     yield from faults
     if faults:
@@ -169,7 +171,8 @@ def _check_record(record: Json, source: Source, place: Place, copies: Copies) ->
         yield Problem("wrong_type", place, str(error))
         return
     yield from check(read, place, source)
-    yield from check_paths(record, place, source.around)
+    if not isinstance(read, TrainSample):  # whose pictures are told from its texts
+        yield from check_image(read.image, place, source.around)
     yield from copies.check(record, source.form, place)
 
 

@@ -1,7 +1,7 @@
 """What a check may consult besides the record: the characters and test samples around a file, and the tokenizer."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from data_utils.checks.forms import Form
 from data_utils.dialogues import DISTRIBUTIONS, SOURCES, TYPES
 from data_utils.errors import UserError
 from data_utils.files import read_json
+from data_utils.pictures import Picture
 from data_utils.profiles import file_name, profile_folder
 from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER
 
@@ -22,8 +23,8 @@ _HUMAN_NAMES = {"human", "user", "a human", "a user", "the human", "curious huma
 class Lengths(NamedTuple):
     """How long a sample may be."""
 
-    tokens: Callable[[list[tuple[str, str, int]]], int]
-    """The number of tokens of a chat of (speaker, text, number of images before it)."""
+    tokens: Callable[[Sequence[tuple[str, Sequence[str | Picture]]]], int]
+    """The number of tokens of a chat of (speaker, texts and pictures)."""
     most: int
 
 
@@ -99,6 +100,8 @@ class Source:
     form: Form
     around: Surroundings
     lengths: Lengths | None = None
+    image_dir: Path | None = None
+    """The image folder, whether it is there or not."""
 
     @property
     def type(self) -> str | None:

@@ -47,7 +47,8 @@ def _content(record: dict[str, Json], form: Form) -> Json:
     turns = record["conversations"]
     if form in SAMPLES:
         return [record["image"], turns[QUESTION[1]][QUESTION[2]], turns[REFERENCE[1]][REFERENCE[2]]]
-    return [record.get("image"), *([turn.get("role", turn.get("from")), turn["value"]] for turn in turns)]
+    images = [record.get("image"), record.get("images")]
+    return [images, *([turn.get("role", turn.get("from")), turn["value"]] for turn in turns)]
 
 
 def _is_failed(record: dict[str, Json], form: Form) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from data_utils.dialogues import DISTRIBUTIONS
 from data_utils.errors import UserError
+from data_utils.pictures import begins_with_picture
 from data_utils.profiles import DETAILED_FIELDS, META_FIELDS
 
 Json = Any
@@ -182,7 +183,6 @@ def _form_of_record(record: Json) -> Form | None:
     words = turns[0].get("value", turns[0].get("content"))
     if isinstance(words, str) and QUESTION_MARK in words:
         return Form.RM_TRAINING
-    marked = isinstance(words, str) and words.startswith("Picture 1: <img>")
-    if marked or "type" in record or "script" not in record:
+    if (isinstance(words, str) and begins_with_picture(words)) or "type" in record or "script" not in record:
         return Form.TRAINING
     return Form.TEST

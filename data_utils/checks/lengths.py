@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from data_utils.checks.context import Lengths
+from data_utils.pictures import Picture
 from data_utils.sample_tokens import LINE_STARTS, load_tokenizer
 from mmrole.qwen_vl.chat_format import encode_message
+from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 
 
 def load_lengths(place: str | os.PathLike, most: int) -> Lengths:
@@ -26,16 +28,16 @@ def load_lengths(place: str | os.PathLike, most: int) -> Lengths:
         return len(tokenizer.encode_ordinary(text))
 
     @lru_cache
-    def frame(speaker: str, images: int) -> int:
-        """A message without text, and the newline after it."""
-        return len(encode_message(tokenizer, speaker, "", images)) + 1
+    def frame(speaker: str) -> int:
+        """A message without content, and the newline after it."""
+        return len(encode_message(tokenizer, speaker, "")) + 1
 
-    def message(speaker: str, text: str, images: int) -> int:
-        if images:  # the newline after an image is encoded with what follows, and was counted with the frame
-            return frame(speaker, images) - 1 + sum(map(line, LINE_STARTS.split("\n" + text)))
-        return frame(speaker, 0) + sum(map(line, LINE_STARTS.split(text)))
+    def size(part: str | Picture) -> int:
+        if isinstance(part, Picture):
+            return line(part.label) + FEATURES_PER_IMAGE + 2
+        return sum(map(line, LINE_STARTS.split(part)))
 
-    def tokens(chat: Iterable[tuple[str, str, int]]) -> int:
-        return sum(message(*part) for part in chat)
+    def tokens(chat: Iterable[tuple[str, Iterable[str | Picture]]]) -> int:
+        return sum(frame(speaker) + sum(map(size, content)) for speaker, content in chat)
 
     return Lengths(tokens, most)

@@ -2,25 +2,27 @@
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
-from data_utils.checks.context import Surroundings
+from data_utils.checks.context import Source, Surroundings
 from data_utils.checks.problems import Fix, Path, Place, Problem
 from data_utils.checks.texts import path_name
+from data_utils.dataset import IMAGE_FOLDER
 from data_utils.errors import Problems, shown
 from data_utils.images import path_fault, select_images
-from data_utils.prompts import picture_markup, split_pictures
+from data_utils.pictures import Conversation, Picture, below_folder
+from data_utils.records import TrainSample
 
 Json = Any
 
 # What folders are called in the published layout, by their names in lower case; annotations.json writes Toy_story.
 _FOLDERS = {"coco": "COCO", "toy_story": "Toy_Story"}
-_IMAGES = "images/"
 _ELSEWHERE = re.compile(r"[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-class Picture(NamedTuple):
+class ImageUse(NamedTuple):
     """An image that a record needs."""
 
     place: Place
@@ -28,26 +30,36 @@ class Picture(NamedTuple):
     """Path relative to the image folder, as it is after repairs."""
 
 
-def check_paths(record: dict[str, Json], place: Place, around: Surroundings) -> Iterator[Problem | Picture]:
-    """The images that a record of any form names, and what is wrong with the way in which it does.
+class _Names(NamedTuple):
+    """A value of a record that names images."""
 
-    Args:
-        record: without faults of its shape.
-        place: where it is.
-        around: the series, whose names are those of image folders.
-    """
-    field, marked = [], []
-    if record.get("image"):
-        field = list(_check(place, [record["image"]], ("image",), None, around))
-    for number, turn in enumerate(record.get("conversations", ())):
-        if turn.get("from") == "user":  # only training samples have markup there
-            images, text = split_pictures(turn["value"])
-            marked += _check(place, images, ("conversations", number, "value"), text, around)
-    yield from field
-    yield from marked
-    images = [[found.image for found in part if isinstance(found, Picture)] for part in (field, marked)]
-    if all(images) and images[0][0] not in images[1]:
-        text = f"image is {shown(images[0][0])}, the markup names {', '.join(map(shown, images[1]))}"
+    path: Path
+    images: list[str]
+    taken: Callable[[str], str | None]
+    """The path relative to the image folder of an image that is written as it may be there; None of another."""
+    repaired: Callable[[list[str]], Json]
+    """The value with other images, whose paths are relative to the image folder."""
+
+
+def check_image(image: str, place: Place, around: Surroundings) -> Iterator[Problem | ImageUse]:
+    """What is wrong with the field `image` of a dialogue, an annotation or a sample, and the image itself."""
+    yield from _check(_Names(("image",), [image], _plain, lambda images: images[0]), place, around)
+
+
+def check_pictures(
+    record: TrainSample, conversation: Conversation, place: Place, source: Source
+) -> Iterator[Problem | ImageUse]:
+    """What is wrong with the pictures of a training sample, and the images that they need."""
+    yield from (Problem("picture_form", place, fault) for fault in conversation.faults)
+    marked, field = (
+        [found for names in all_names for found in _check(names, place, source.around)]
+        for all_names in (_in_markup(record, conversation, source), _in_fields(record, source))
+    )
+    yield from (*marked, *field)
+    in_markup, in_field = ([found.image for found in part if isinstance(found, ImageUse)] for part in (marked, field))
+    missing = [image for image in in_field if image not in in_markup]
+    if in_markup and missing:
+        text = f"image is {shown(missing[0])}, the markup names {', '.join(map(shown, in_markup))}"
         yield Problem("picture_mismatch", place, text)
 
 
@@ -58,7 +70,7 @@ class ImageFiles:
         self._image_dir = image_dir
         self._faults: dict[str, tuple[str, str] | None] = {}
 
-    def check(self, pictures: Collection[Picture]) -> Iterator[Problem]:
+    def check(self, pictures: Collection[ImageUse]) -> Iterator[Problem]:
         """The pictures whose file is not there or cannot be decoded, each once a record."""
         self._look_at({picture.image for picture in pictures} - self._faults.keys())
         for picture in dict.fromkeys(pictures):
@@ -85,33 +97,65 @@ class _Named(NamedTuple):
     where: str
 
 
-def _check(
-    place: Place, images: list[str], path: Path, text: str | None, around: Surroundings
-) -> Iterator[Problem | Picture]:
-    """Checks the image of a field (`text` is None), or those of the markup before a text."""
-    relative = [_relative(image) for image in images]
-    for image, plain in zip(images, relative, strict=True):
-        if _ELSEWHERE.match(image) or path_fault(plain):
-            fault = path_fault(image) or path_fault(plain) or "is not below the image folder"
-            yield Problem("image_outside", place, f"{path_name(path)}: {shown(image)} {fault}")
+def _in_markup(record: TrainSample, conversation: Conversation, source: Source) -> Iterator[_Names]:
+    for number, turn in enumerate(conversation.turns):
+        pictures = [picture for picture in turn.pictures if picture.span]
+        value = record.turns[number].value
+
+        def repaired(images: list[str], value: str = value, pictures: list[Picture] = pictures) -> str:
+            for image, picture in reversed(list(zip(images, pictures, strict=True))):
+                start, end = picture.span
+                value = f"{value[:start]}{IMAGE_FOLDER}/{image}{value[end:]}"
+            return value
+
+        if pictures:
+            paths = [picture.path for picture in pictures]
+            yield _Names(("conversations", number, "value"), paths, partial(_below, source), repaired)
+
+
+def _in_fields(record: TrainSample, source: Source) -> Iterator[_Names]:
+    key = "images" if record.json.get("images") else "image"
+    value = record.json.get(key)
+    for number, image in enumerate(record.images):
+        entry = value[number] if isinstance(value, list) else value
+        path = (key, *([number] if isinstance(value, list) else []), *(["path"] if isinstance(entry, dict) else []))
+        yield _Names(path, [image], lambda image: _plain(image) or _below(source, image), lambda images: images[0])
+
+
+def _check(names: _Names, place: Place, around: Surroundings) -> Iterator[Problem | ImageUse]:
+    relative = [names.taken(image) or _relative(image) for image in names.images]
+    for image, plain in zip(names.images, relative, strict=True):
+        fault = path_fault(plain)
+        if fault or (names.taken(image) is None and _ELSEWHERE.match(image)):
+            fault = path_fault(image) or fault or "is not below the image folder"
+            yield Problem("image_outside", place, f"{path_name(names.path)}: {shown(image)} {fault}")
             return
     right = [_in_right_case(image, around) for image in relative]
-    repaired = right[0] if text is None else picture_markup([_IMAGES + image for image in right]) + text
-    root = "" if text is None else _IMAGES
-    for image, plain in zip(images, relative, strict=True):
-        if image != root + plain:
-            yield Problem("image_form", place, f"{shown(image)} should be {shown(root + plain)}", Fix(path, repaired))
+    fix = Fix(names.path, names.repaired(right))
+    for image, plain in zip(names.images, relative, strict=True):
+        if names.taken(image) is None:
+            root = f"{IMAGE_FOLDER}/" if names.path[-1] == "value" else ""
+            yield Problem("image_form", place, f"{shown(image)} should be {shown(root + plain)}", fix)
             break
     for plain, image in zip(relative, right, strict=True):
         if plain != image:
-            yield Problem("image_case", place, f"{shown(plain)} should be {shown(image)}", Fix(path, repaired))
+            yield Problem("image_case", place, f"{shown(plain)} should be {shown(image)}", fix)
             break
-    yield from (Picture(place, image) for image in right)
+    yield from (ImageUse(place, image) for image in right)
+
+
+def _plain(image: str) -> str | None:
+    return image if image == _relative(image) else None
+
+
+def _below(source: Source, image: str) -> str | None:
+    below = below_folder(image, source.image_dir or IMAGE_FOLDER)
+    return None if below is None or path_fault(below) else below
 
 
 def _relative(image: str) -> str:
     image = re.sub(r"/{2,}", "/", image.replace("\\", "/"))
-    return re.sub(r"\A(\./)+", "", image).removeprefix(_IMAGES)
+    return re.sub(r"\A(\./)+", "", image).removeprefix(f"{IMAGE_FOLDER}/")
 
 
 def _in_right_case(image: str, around: Surroundings) -> str:

@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterator
 
 from data_utils.checks.context import Source
 from data_utils.checks.names import check_names
+from data_utils.checks.pictures import ImageUse
 from data_utils.checks.problems import Fix, Place, Problem
-from data_utils.checks.samples import TRAINING_SYSTEM, check_behind_pictures, check_length, check_sample
+from data_utils.checks.samples import check_conversation, check_sample
 from data_utils.checks.texts import check_text
 from data_utils.errors import shown
-from data_utils.prompts import METRICS, split_pictures
+from data_utils.pictures import read_conversation
+from data_utils.prompts import METRICS
 from data_utils.records import Review, TrainSample
 
 _PAIR = re.compile(r"\[Scores\]:\s*\(?\s*(\d+(?:\.\d+)?)\s*[,，]\s*(\d+(?:\.\d+)?)\s*\)?")
@@ -44,19 +46,14 @@ def check_review(record: Review, place: Place, source: Source) -> Iterator[Probl
         yield from check_text(place, path, review.text)
 
 
-def check_rm_sample(record: TrainSample, place: Place, source: Source) -> Iterator[Problem]:
-    """What is wrong with a training sample of the reward model, image and copies apart."""
+def check_rm_sample(record: TrainSample, place: Place, source: Source) -> Iterator[Problem | ImageUse]:
+    """What is wrong with a training sample of the reward model, copies apart."""
     yield from check_names(place, record.role, record.script, record.other_role, source.around)
-    chat = [("system", TRAINING_SYSTEM, 0)]
     for number, turn in enumerate(record.turns):
-        path = ("conversations", number, "value")
-        images, text = split_pictures(turn.value) if turn.speaker == "user" else ([], turn.value)
-        yield from check_behind_pictures(place, path, turn.value, text)
-        if turn.speaker == "assistant" and not _pair(text):
-            end = shown(text[-60:])
+        if turn.speaker == "assistant" and not _pair(turn.value):
+            end = shown(turn.value[-60:])
             yield Problem("no_score_pair", place, f"conversations[{number}] ends with {end}, not with [Scores]: (A, B)")
-        chat.append((turn.speaker, text, len(images)))
-    yield from check_length(chat, place, source)
+    yield from check_conversation(record, read_conversation(record), place, source)
 
 
 def check_results(text: str, place: Place) -> Iterator[Problem]:

@@ -1,15 +1,17 @@
 """Checks of test samples, answers and training samples of the agent."""
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 from data_utils.checks.context import Source, Surroundings, partner_name
 from data_utils.checks.names import check_names
+from data_utils.checks.pictures import ImageUse, check_pictures
 from data_utils.checks.problems import Fix, Path, Place, Problem
 from data_utils.checks.texts import bare, check_reply, check_text
 from data_utils.errors import shown
-from data_utils.prompts import ROLE_PLAY_SYSTEM, language, role_play_prompt, split_pictures
+from data_utils.pictures import Conversation, Picture, read_conversation
+from data_utils.prompts import ROLE_PLAY_SYSTEM, language, role_play_prompt
 from data_utils.records import Answer, Sample, TrainSample
 
 QUESTION, REFERENCE, ANSWER = (("conversations", *path) for path in ((0, "value"), (1, "value"), (1, "answer")))
@@ -46,32 +48,43 @@ def check_sample(record: Sample, place: Place, source: Source) -> Iterator[Probl
         reply = record.answer
         yield from _answer(record, place)
         yield from _changes(record, place, source)
-    chat = [("system", record.system, 0), ("user", record.question, 1), ("assistant", reply, 0)]
+    picture = Picture(record.image, "Picture 1: ")
+    chat = [("system", (record.system,)), ("user", (picture, "\n" + record.question)), ("assistant", (reply,))]
     yield from check_length(chat, place, source)
 
 
-def check_training_sample(record: TrainSample, place: Place, source: Source) -> Iterator[Problem]:
-    """What is wrong with a training sample of the agent, image and copies apart."""
+def check_training_sample(record: TrainSample, place: Place, source: Source) -> Iterator[Problem | ImageUse]:
+    """What is wrong with a training sample of the agent, copies apart."""
     yield from check_names(place, record.role, record.script, record.other_role, source.around)
     record = with_right_names(record, source.around)
-    pictures = [split_pictures(turn.value) for turn in record.turns]
+    conversation = read_conversation(record)
     if record.role and record.script and record.other_role and len(record.turns) == 2:
-        yield from _prompt(place, pictures[0][1], record.role, record.script, record.other_role)
-    if not record.image and not any(images for images, _ in pictures):
-        yield Problem("no_picture", place, "there is neither markup (Picture 1: <img>…</img>) nor an image field")
-    chat = [("system", TRAINING_SYSTEM, 0)]
-    for number, (turn, (images, text)) in enumerate(zip(record.turns, pictures, strict=True)):
-        path: Path = ("conversations", number, "value")
+        yield from _prompt(place, conversation.turns[0].text, record.role, record.script, record.other_role)
+    if not conversation.pictures and not conversation.faults:
+        text = "there is neither markup (Picture 1: <img>…</img>) nor the field image or images"
+        yield Problem("no_picture", place, text)
+    names = (record.role or "", record.other_role or "")
+    for number, turn in enumerate(record.turns):
         if turn.speaker == "assistant":
-            yield from check_text(place, path, turn.value)
-            names = (record.role or "", record.other_role or "")
-            yield from check_reply(place, path, turn.value, record.script, names)
-            chat.append(("assistant", turn.value, 0))
-        else:
-            yield from check_behind_pictures(place, path, turn.value, text)
-            chat.append(("user", text, len(images)))
+            yield from check_reply(place, ("conversations", number, "value"), turn.value, record.script, names)
     yield from _leak(record, place, source)
-    yield from check_length(chat, place, source)
+    yield from check_conversation(record, conversation, place, source)
+
+
+def check_conversation(
+    record: TrainSample, conversation: Conversation, place: Place, source: Source
+) -> Iterator[Problem | ImageUse]:
+    """What is wrong with the pictures, the characters and the length of a training sample of any kind."""
+    for number, (turn, read) in enumerate(zip(record.turns, conversation.turns, strict=True)):
+        path: Path = ("conversations", number, "value")
+        for start, end in read.spans:
+            before, after = turn.value[:start], turn.value[end:]
+            for problem in check_text(place, path, turn.value[start:end]):
+                yield problem._replace(fix=problem.fix and Fix(path, before + problem.fix.value + after))
+    yield from check_pictures(record, conversation, place, source)
+    yield from check_length(
+        [("system", (TRAINING_SYSTEM,)), *((turn.speaker, turn.content) for turn in conversation.turns)], place, source
+    )
 
 
 def with_right_names(record: AnyRecord, around: Surroundings) -> AnyRecord:
@@ -85,8 +98,10 @@ def with_right_names(record: AnyRecord, around: Surroundings) -> AnyRecord:
     )
 
 
-def check_length(chat: list[tuple[str, str, int]], place: Place, source: Source) -> Iterator[Problem]:
-    """Whether a chat of (speaker, text, number of images) has more tokens than it may, if there is a limit."""
+def check_length(
+    chat: Sequence[tuple[str, Sequence[str | Picture]]], place: Place, source: Source
+) -> Iterator[Problem]:
+    """Whether a chat of (speaker, texts and pictures) has more tokens than it may, if there is a limit."""
     if source.lengths is None:
         return
     tokens = source.lengths.tokens(chat)
@@ -141,13 +156,6 @@ def _value(value: Any, path: Path) -> Any:
     except (KeyError, IndexError, TypeError):
         return None
     return value
-
-
-def check_behind_pictures(place: Place, path: Path, value: str, text: str) -> Iterator[Problem]:
-    """What is wrong with the text of a turn behind its picture markup; `value` is both."""
-    markup = value[: len(value) - len(text)]
-    for problem in check_text(place, path, text):
-        yield problem._replace(fix=problem.fix and Fix(path, markup + problem.fix.value))
 
 
 def _leak(record: TrainSample, place: Place, source: Source) -> Iterator[Problem]:

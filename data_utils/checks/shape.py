@@ -39,7 +39,7 @@ def check_shape(record: Json, form: Form, place: Place) -> Iterator[Problem]:
             yield from _reviews(record, place)
     else:
         id_ = [] if isinstance(record.get("id"), int) and not isinstance(record["id"], bool) else ["id"]
-        fields = (*id_, "image", "system", "type", "role", "script", "other_role")
+        fields = (*id_, "system", "type", "role", "script", "other_role")
         yield from _texts(record, place, optional=fields)
         yield from _turns(record, place, form)
 

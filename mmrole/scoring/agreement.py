@@ -12,7 +12,8 @@ import numpy as np
 
 from data_utils.errors import Problems, Where, shown
 from data_utils.files import read_records
-from data_utils.prompts import METRICS, split_pictures
+from data_utils.pictures import read_conversation
+from data_utils.prompts import METRICS
 from data_utils.records import Review, TrainSample
 from data_utils.splits import find_test_files
 from mmrole.scoring.reviews import pair_ratios, read_review_file
@@ -128,7 +129,8 @@ def read_conversations(path: str | os.PathLike) -> Judgements:
     problems, judgements = Problems(), {}
     times: dict[tuple[str, str], int] = defaultdict(int)
     for record in read_records(path, TrainSample, problems):
-        images, prompt = split_pictures(record.turns[0].value)
+        conversation = read_conversation(record)
+        prompt = conversation.turns[0].text
         answer, _, instruction = prompt.rpartition("\n## **[Instruction]**\n")
         aspect = _ASPECT.search(instruction)
         if len(record.turns) != 2 or aspect is None or aspect[1] not in METRICS:
@@ -136,7 +138,7 @@ def read_conversations(path: str | os.PathLike) -> Judgements:
                 f"{record.where}: conversations[0] is not a prompt for a review under one of the eight metrics"
             )
             continue
-        image = images[0] if images else record.image or ""
+        image = next((picture.path for picture in conversation.pictures), "")
         times[image, prompt] += 1
         reply = record.json["conversations"][1].get("answer", record.turns[1].value)
         if not isinstance(reply, str):

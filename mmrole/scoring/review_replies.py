@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Self
 
 from data_utils.dataset import IMAGE_FOLDER
 from data_utils.errors import RecordError, Where
-from data_utils.prompts import REVIEW_SYSTEM, split_pictures
+from data_utils.pictures import read_conversation
+from data_utils.prompts import REVIEW_SYSTEM
 from data_utils.records import TrainSample
 from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.generation.tasks import Program
@@ -39,11 +40,12 @@ class ReviewRow:
             RecordError: `obj` is not such a record.
         """
         row = TrainSample.from_json(obj, where)
-        images, prompt = split_pictures(row.turns[0].value)
-        images = [image.removeprefix(f"{IMAGE_FOLDER}/") for image in images] or ([row.image] if row.image else [])
-        if len(row.turns) != 2 or len(images) != 1:
+        conversation = read_conversation(row)
+        pictures = conversation.pictures
+        if len(row.turns) != 2 or len(pictures) != 1 or conversation.faults:
             raise RecordError(f"{row.where}: must be a review prompt with one image, and its review")
-        return cls(f"{where.index} {row.id or ''}".strip(), images[0], prompt, row.json, row.where)
+        image = pictures[0].path.removeprefix(f"{IMAGE_FOLDER}/")
+        return cls(f"{where.index} {row.id or ''}".strip(), image, conversation.turns[0].text, row.json, row.where)
 
 
 def _requests(row: ReviewRow, image: Path, settings: GenerationSettings) -> list[ChatRequest]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmrole.prompt_tree import TokenSequence
-from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, encode_content
+from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM
 from mmrole.qwen_vl.tokenization import QWenTokenizer
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 from mmrole.training.samples import TrainingSample, TrainingTurn
@@ -91,7 +91,7 @@ class SampleEncoder:
         system = self.system_message
         if system is None:
             system = DEFAULT_SYSTEM if sample.system is None else sample.system
-        for turn in (TrainingTurn("system", system), *sample.turns):
+        for turn in (TrainingTurn("system", (system,)), *sample.turns):
             parts.add(self._start, True)
             parts.add(self._head(turn.speaker), False)
             self._add_content(parts, turn)
@@ -107,25 +107,22 @@ class SampleEncoder:
         return map(self.encode, samples)
 
     def _add_content(self, parts: _Parts, turn: TrainingTurn) -> None:
-        for number, file in enumerate(turn.images, 1):
-            ids, first_row = self._picture(number)
-            start = parts.length
-            rows = ImageRows(start + first_row, self._numbers.setdefault(file, len(self._numbers)), file)
-            parts.add(ids, False)
-            parts.pictures.append(_PictureSpan(start, parts.length, rows))
-        text = "\n" + turn.text if turn.images else turn.text
-        for line in _LINE_STARTS.split(text):
-            if line:
-                parts.add(self._line(line), turn.speaker == "assistant")
+        for part in turn.content:
+            if isinstance(part, str):
+                for line in filter(None, _LINE_STARTS.split(part)):
+                    parts.add(self._line(line), turn.speaker == "assistant")
+            else:
+                start = parts.length
+                parts.add(self._picture(part.label), False)
+                first_row = parts.length - FEATURES_PER_IMAGE - 1
+                rows = ImageRows(first_row, self._numbers.setdefault(part.file, len(self._numbers)), part.file)
+                parts.pictures.append(_PictureSpan(start, parts.length, rows))
 
-    def _encode_picture(self, number: int) -> tuple[np.ndarray, int]:
-        """Ids of the n-th picture of a turn, from the newline before it (n > 1) to `</img>`; index of the first row."""
-        newline = len(self._newline)
-        before = np.array(encode_content(self.tokenizer, "", number - 1), dtype=np.int32)
-        before = before[: before.size - newline] if number > 1 else before
-        upto = np.array(encode_content(self.tokenizer, "", number), dtype=np.int32)[:-newline]
-        ids = upto[before.size :]
-        return _frozen(ids), int(np.flatnonzero(ids == self.tokenizer.img_start_id)[0]) + 1
+    def _encode_picture(self, label: str) -> np.ndarray:
+        """Ids of a picture, from its label to `</img>`."""
+        tokenizer = self.tokenizer
+        rows = [tokenizer.img_pad_id] * FEATURES_PER_IMAGE
+        return _frozen([*tokenizer.encode_ordinary(label), tokenizer.img_start_id, *rows, tokenizer.img_end_id])
 
     def _length(self, length: int, pictures: list[_PictureSpan]) -> int:
         """Where to cut a sample."""

@@ -138,18 +138,26 @@ class Prepared(NamedTuple):
     tokenizer: QWenTokenizer
     steps: TrainingSteps
     eval_steps: TrainingSteps | None
+    quoting: int
+    """Samples for training with `<img>…</img>` in a text that is no picture."""
 
     def summary(self, training: TrainingArguments, total: int) -> str:
         """What will be trained on, in a line or two."""
         samples = self.steps.samples
+        pictured = sum(bool(sample.images) for sample in samples)
         lines = [
-            f"{len(samples):,} samples, {sum(len(sample) for sample in samples):,} tokens: "
+            f"{len(samples):,} samples, {pictured:,} of them with a picture, "
+            f"{sum(len(sample) for sample in samples):,} tokens: "
             f"{self.steps.steps_per_epoch:,} steps an epoch of {training.samples_per_step:,} samples, {total:,} in all"
         ]
         cut = sum(sample.is_cut for sample in samples)
         if cut:
             lines.append(
                 f"{cut:,} samples are longer than --model_max_length {training.model_max_length:,} and are cut"
+            )
+        if self.quoting:
+            lines.append(
+                f"{self.quoting:,} samples have <img>…</img> in a text, which is read as text, not as a picture"
             )
         return "\n".join(lines)
 
@@ -175,7 +183,8 @@ def _prepare(arguments: Arguments) -> Prepared:
     )
     encoder = SampleEncoder(tokenizer, training.model_max_length, data.system_message)
     steps = _steps(encoder, samples, plan)
-    return Prepared(tokenizer, steps, None if eval_samples is None else _steps(encoder, eval_samples, plan))
+    eval_steps = None if eval_samples is None else _steps(encoder, eval_samples, plan)
+    return Prepared(tokenizer, steps, eval_steps, sum(sample.quotes for sample in samples))
 
 
 def _read(data: DataArguments, decode_images: bool) -> tuple[list[TrainingSample], list[TrainingSample] | None]:

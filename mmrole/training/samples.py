@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.dataset import IMAGE_FOLDER
 from data_utils.errors import Problems, UserError, Where, shown
 from data_utils.files import read_records
 from data_utils.images import ImagePathError, resolve_image, select_images
-from data_utils.prompts import split_pictures
+from data_utils.pictures import Conversation, Picture, PicturedTurn, below_folder, read_conversation
 from data_utils.records import TrainSample
 
 
+class ShownImage(NamedTuple):
+    """An image in a turn.
+
+    Attributes:
+        file: with all links followed: equal paths are the same image.
+        label: the text before it that names it, `Picture 1: `.
+    """
+
+    file: Path
+    label: str
+
+
 class TrainingTurn(NamedTuple):
-    """One turn of a conversation. The text is plain: what looks like markup or a special token in it is text."""
+    """One turn of a conversation.
+
+    Attributes:
+        speaker: "user" or "assistant".
+        content: texts and images in order. Texts are plain: what looks like markup or a special token in them is text.
+    """
 
     speaker: str
-    """"user" or "assistant"."""
-    text: str
-    images: tuple[Path, ...] = ()
-    """Files of the pictures before the text, with all links followed: equal paths are the same image."""
+    content: tuple[str | ShownImage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +47,13 @@ class TrainingSample:
         where: file, index and id, for messages.
         turns: oldest first.
         system: the sample's own system message, which the published recipe does not use.
+        quotes: whether there is `<img>…</img>` in a text that is no picture.
     """
 
     where: Where
     turns: tuple[TrainingTurn, ...]
     system: str | None = None
+    quotes: bool = False
 
 
 class _Picture(NamedTuple):
@@ -52,9 +68,9 @@ def read_samples(
 ) -> list[TrainingSample]:
     """Reads a training file as published (`train_85k.json`, `RM-train_23k.json`) and checks it with its images.
 
-    Only a leading run of `Picture N: <img>PATH</img>` lines in a user turn is markup. PATH is relative to the current
-    folder, the repository root, and must lie below `image_dir`; `images/…` always means `image_dir`, wherever that is.
-    Without markup, an `image` field (relative to `image_dir`) is the picture of the first turn.
+    What is a picture is told by `data_utils.pictures`. A path of markup is relative to the current folder, the
+    repository root, and must lie below `image_dir`; `images/…` always means `image_dir`, wherever that is. A path of a
+    field is relative to `image_dir`, or else as in markup.
 
     Args:
         path: a JSON file of a list of objects with `conversations`.
@@ -74,11 +90,11 @@ def read_samples(
     if not Path(image_dir).is_dir():
         problems.add(f"the image folder {image_dir} does not exist; give another --image_dir")
         decode_images = False
-    turns = [_split(record, image_dir, problems) for record in records]
+    conversations = [_read(record, image_dir, problems) for record in records]
     pictures = [
         _Picture(image, record.where)
-        for record, record_turns in zip(records, turns, strict=True)
-        for image in dict.fromkeys(image for turn in record_turns for image in turn.images)
+        for record, conversation in zip(records, conversations, strict=True)
+        for image in dict.fromkeys(picture.path for picture in conversation.pictures)
     ]
     if decode_images:
         select_images(pictures, image_dir, problems)
@@ -88,58 +104,55 @@ def read_samples(
         "correct the file or its images (python -m data_utils.check tells more) and run the same command again",
     )
     return [
-        TrainingSample(
-            record.where,
-            tuple(
-                TrainingTurn(turn.speaker, turn.text, tuple(files[image] for image in turn.images)) for turn in split
-            ),
-            record.system,
-        )
-        for record, split in zip(records, turns, strict=True)
+        TrainingSample(record.where, _with_files(conversation, files), record.system, conversation.quotes)
+        for record, conversation in zip(records, conversations, strict=True)
     ]
 
 
-class _SplitTurn(NamedTuple):
-    """A turn with its images relative to the image folder."""
-
-    speaker: str
-    text: str
-    images: tuple[str, ...]
-
-    def resolved(self, files: dict[str, Path]) -> TrainingTurn:
-        return TrainingTurn(self.speaker, self.text, tuple(files[image] for image in self.images))
-
-
-def _split(record: TrainSample, image_dir: str | os.PathLike, problems: Problems) -> list[_SplitTurn]:
-    """Tells markup from text."""
-    turns = []
-    for turn in record.turns:
-        images, text = split_pictures(turn.value) if turn.speaker == "user" else ([], turn.value)
-        below = [_below(image, image_dir) for image in images]
-        for image, relative in zip(images, below, strict=True):
-            if relative is None:
-                problems.add(f"{record.where}: image {shown(image)} is not below the image folder {image_dir}")
-        turns.append(_SplitTurn(turn.speaker, text, tuple(image for image in below if image is not None)))
-    if record.image is None:
-        return turns
-    named = [image for turn in turns for image in turn.images]
-    if not named:
-        turns[0] = turns[0]._replace(images=(record.image,))
-    elif record.image not in named:
-        problems.add(f'{record.where}: "image" is {shown(record.image)}, but the markup names {shown(named[0])}')
-    return turns
+def _read(record: TrainSample, image_dir: str | os.PathLike, problems: Problems) -> Conversation:
+    """The conversation with paths relative to the image folder; those that cannot be are left out and noted."""
+    conversation = read_conversation(record)
+    for fault in conversation.faults:
+        problems.add(f"{record.where}: {fault}")
+    turns = [
+        turn._replace(content=tuple(_relative(turn, record.where, image_dir, problems))) for turn in conversation.turns
+    ]
+    conversation = conversation._replace(turns=turns)
+    named = [picture.path for picture in conversation.pictures]
+    for image in record.images if named else ():
+        if _below_or_own(image, image_dir) not in named:
+            problems.add(f'{record.where}: "image" is {shown(image)}, but the markup names {shown(named[0])}')
+    return conversation
 
 
-def _below(image: str, image_dir: str | os.PathLike) -> str | None:
-    """A path of markup relative to the image folder, None if it is not below it.
+def _relative(
+    turn: PicturedTurn, where: Where, image_dir: str | os.PathLike, problems: Problems
+) -> Iterator[str | Picture]:
+    for part in turn.content:
+        if isinstance(part, str):
+            yield part
+        elif part.span is None:
+            yield part._replace(path=_below_or_own(part.path, image_dir))
+        elif (image := below_folder(part.path, image_dir)) is not None:
+            yield part._replace(path=image)
+        else:
+            problems.add(f"{where}: image {shown(part.path)} is not below the image folder {image_dir}")
 
-    Whether it exists, or leads out through `..` or a link, is for `resolve_image` to find.
-    """
-    folder = Path(image_dir)
-    for root in (f"{IMAGE_FOLDER}/", f"{os.path.relpath(folder)}/", f"{folder}/"):
-        if image.startswith(root):
-            return image.removeprefix(root)
-    return None
+
+def _with_files(conversation: Conversation, files: dict[str, Path]) -> tuple[TrainingTurn, ...]:
+    return tuple(
+        TrainingTurn(
+            turn.speaker,
+            tuple(part if isinstance(part, str) else ShownImage(files[part.path], part.label) for part in turn.content),
+        )
+        for turn in conversation.turns
+    )
+
+
+def _below_or_own(image: str, image_dir: str | os.PathLike) -> str:
+    """A path of a field relative to the image folder, which it is already or, as in markup, begins with."""
+    below = below_folder(image, image_dir)
+    return image if below is None or os.path.exists(os.path.join(image_dir, image)) else below
 
 
 def _resolve(pictures: list[_Picture], image_dir: str | os.PathLike, problems: Problems | None) -> dict[str, Path]:

@@ -91,7 +91,9 @@ def test_a_small_world(small_world: Path, tmp_path: Path, capsys: pytest.Capture
     assert "characters: 6, dialogues: 32 (besides 10 failed generations, which are left out)" in printed
     assert "no inter-role dialogues of their own (2): Cai, 小船" in printed
     for sample in read_records(tmp_path / "out/train/train.json", TrainSample):
-        assert sample.turns[0].value.startswith(f"Picture 1: <img>images/{sample.image}</img>\nPlease step into the")
+        assert sample.turns[0].value.startswith(
+            f"Picture 1: <img>images/{sample.images[0]}</img>\nPlease step into the"
+        )
         assert (sample.type in sample.id) or sample.type == "inter-role"
         assert list(sample.json) == ["id", "type", "system", "image", "conversations", "role", "script", "other_role"]
     samples = {path.stem: read_records(path, Sample) for path in (tmp_path / f"out/test/{IN}").glob("*.json")}

@@ -214,7 +214,7 @@ def test_train_samples_need_only_conversations():
     turns = [{"from": "user", "value": "a"}, {"from": "assistant", "value": "b", "loss": 1}] * 2
     bare = TrainSample.from_json({"conversations": turns})
     assert [turn.value for turn in bare.turns] == ["a", "b", "a", "b"]
-    assert (bare.id, bare.image, bare.system, bare.script) == (None, None, None, None)
+    assert (bare.id, bare.images, bare.system, bare.script) == (None, (), None, None)
     full = TrainSample.from_json(SAMPLE | {"id": 5, "type": "comment"}, Where("train.json", 9))
     assert (full.id, full.type, full.script, str(full.where)) == ("5", "comment", "Harbour", "train.json[9] (id '5')")
     assert full.to_json()["id"] == 5
@@ -225,7 +225,9 @@ def test_train_samples_need_only_conversations():
     [
         (put("id", value=[]), '"id" must be a text'),
         (put("script", value=3), '"script" must be a text, not 3'),
-        (put("image", value=True), '"image" must be a text'),
+        (put("image", value=True), '"image" must be a path, or a list of paths, not True'),
+        (put("images", value=["0.jpg", {"bytes": ""}]), '"images" must be a path, or a list of paths, not'),
+        (put("images", value=["0.jpg"]), '"image" is .*, which is not among "images"'),
         (drop("conversations"), '"conversations" must be a list'),
         (drop("conversations", 0), "not a list of 1"),
         (put("conversations", 1, "value", value=""), r'"value" of conversations\[1\] must be a non-empty text'),

@@ -225,6 +225,12 @@ SEEDS = [
     Seed("undecodable_image", COMMENT, unreadable_image),
     Seed("picture_mismatch", TRAIN, change((0,), lambda record: record | {"image": "Star_Tales/01.jpg"})),
     Seed(
+        "picture_mismatch",
+        TRAIN,
+        change((0,), lambda record: record | {"images": ["Star_Tales/01.jpg", record["image"]]}),
+    ),
+    Seed("picture_form", TRAIN, change((0,), lambda record: record | {"videos": ["a.mp4"]})),
+    Seed(
         "no_picture",
         TRAIN,
         change(

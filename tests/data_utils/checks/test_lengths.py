@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from data_utils.checks.lengths import load_lengths
 from data_utils.files import read_json
+from data_utils.pictures import Picture
 from data_utils.sample_tokens import SampleEncoder, load_tokenizer
 from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, encode_message
 
@@ -26,12 +27,15 @@ def lengths(mini_vocabulary):
     images=st.integers(0, 2),
 )
 def test_messages_are_counted_as_encoded(tokenizer, lengths, speaker, text, images):
-    assert lengths.tokens([(speaker, text, images)]) == len(encode_message(tokenizer, speaker, text, images)) + 1
+    labels = ["Picture 1: ", "\nPicture 2: "][:images]
+    content = (*(Picture("a.jpg", label) for label in labels), "\n" * bool(images) + text)
+    assert lengths.tokens([(speaker, content)]) == len(encode_message(tokenizer, speaker, text, images)) + 1
 
 
 def test_published_samples_are_counted_as_for_training(shared, tokenizer, lengths):
     encoder = SampleEncoder(tokenizer)
     for sample in read_json(shared / "mmrole/eval/in-test_answers/gpt-4-turbo/inter-role_test.json")[:12]:
         question, answer = (turn["value"] for turn in sample["conversations"])
-        chat = [("system", DEFAULT_SYSTEM, 0), ("user", question, 1), ("assistant", answer, 0)]
+        picture = Picture(sample["image"], "Picture 1: ")
+        chat = [("system", (DEFAULT_SYSTEM,)), ("user", (picture, "\n" + question)), ("assistant", (answer,))]
         assert lengths.tokens(chat) == encoder.encode(sample)[1].total

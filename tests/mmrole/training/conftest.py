@@ -15,7 +15,7 @@ from mmrole.qwen_vl.bpe import write_ranks
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
 from mmrole.training.encoding import EncodedSample, SampleEncoder
-from mmrole.training.samples import TrainingSample, TrainingTurn
+from mmrole.training.samples import ShownImage, TrainingSample, TrainingTurn
 
 
 @pytest.fixture(scope="session")
@@ -40,8 +40,10 @@ def picture_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def conversation(number: int, question: str, answer: str, *images: Path, history: tuple = ()) -> TrainingSample:
     """A sample of one image and question, after a history of (question, answer)."""
     turns = [turn for pair in history for turn in zip(("user", "assistant"), pair, strict=True)]
-    turns = [TrainingTurn(*turn) for turn in (*turns, ("user", question), ("assistant", answer))]
-    turns[0] = turns[0]._replace(images=images)
+    turns = [TrainingTurn(speaker, (text,)) for speaker, text in (*turns, ("user", question), ("assistant", answer))]
+    if images:
+        shown = [ShownImage(file, f"Picture {number}: ") for number, file in enumerate(images, 1)]
+        turns[0] = TrainingTurn("user", (*shown, "\n" + turns[0].content[0]))
     return TrainingSample(Where("train.json", number, str(number)), tuple(turns))
 
 

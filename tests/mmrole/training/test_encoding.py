@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.errors import Where
-from data_utils.prompts import split_pictures
+from data_utils.pictures import read_conversation
+from data_utils.records import TrainSample
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
 from mmrole.training.encoding import SampleEncoder
-from mmrole.training.samples import TrainingSample, TrainingTurn
+from mmrole.training.samples import ShownImage, TrainingSample, TrainingTurn
 
 GOLDEN = Path(__file__).parents[2] / "golden/mmrole/preprocess_cases.json"
 IMAGE = Path("/images/a.jpg")
@@ -31,10 +32,21 @@ def tokenizer(real_vocabulary: Path) -> QWenTokenizer:
 
 def sample_of(conversations: list[dict], system: str | None = None) -> TrainingSample:
     turns = []
-    for turn in conversations:
-        images, text = split_pictures(turn["value"]) if turn["from"] == "user" else ([], turn["value"])
-        turns.append(TrainingTurn(turn["from"], text, tuple(map(Path, images))))
+    for speaker, value in (turn.values() for turn in conversations):
+        parts = (value,)
+        if speaker == "user":
+            reply = {"from": "assistant", "value": "Yes."}
+            record = TrainSample.from_json({"conversations": [{"from": "user", "value": value}, reply]})
+            parts = read_conversation(record).turns[0].content
+        shown = (part if isinstance(part, str) else ShownImage(Path(part.path), part.label) for part in parts)
+        turns.append(TrainingTurn(speaker, tuple(shown)))
     return TrainingSample(Where(), tuple(turns), system)
+
+
+def turn(speaker: str, text: str, *images: Path) -> TrainingTurn:
+    """A turn as the published files have it."""
+    labels = ["Picture 1: ", *(f"\nPicture {number}: " for number in range(2, len(images) + 1))]
+    return TrainingTurn(speaker, (*map(ShownImage, images, labels), "\n" * bool(images) + text))
 
 
 def golden_cases() -> list[dict]:
@@ -73,7 +85,7 @@ def test_the_system_message_can_be_another_one(tokenizer):
 
 def test_special_tokens_and_markup_in_texts_are_plain(tokenizer):
     text = "a<|im_end|>\n<|im_start|>system\nPicture 2: <img>b.jpg</img>\n<ref>c</ref><|endoftext|>"
-    turns = (TrainingTurn("user", text, (IMAGE,)), TrainingTurn("assistant", text))
+    turns = (turn("user", text, IMAGE), turn("assistant", text))
     sample = SampleEncoder(tokenizer, 1000).encode(TrainingSample(Where(), turns))
     special = [id_ for id_ in sample.input_ids.tolist() if id_ >= tokenizer.eod_id and id_ != tokenizer.img_pad_id]
     start, end = tokenizer.im_start_id, tokenizer.im_end_id
@@ -85,10 +97,7 @@ def test_special_tokens_and_markup_in_texts_are_plain(tokenizer):
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_no_cut_goes_through_an_image(tokenizer, images):
-    turns = (
-        TrainingTurn("user", "What?", tuple(Path(f"{n}.jpg") for n in range(images))),
-        TrainingTurn("assistant", "A"),
-    )
+    turns = (turn("user", "What?", *(Path(f"{n}.jpg") for n in range(images))), turn("assistant", "A"))
     whole = SampleEncoder(tokenizer, 1000).encode(TrainingSample(Where(), turns))
     spans = [range(rows.start - 1, rows.start + 257) for rows in whole.images]  # <img> … </img>
     for length in range(1, len(whole) + 3):
@@ -114,7 +123,7 @@ TEXTS = st.text(st.sampled_from("ab é\u0301ﬁ 中。,.'!?<>|0\n\r\t \u2028\x85
 @given(question=TEXTS, answer=TEXTS, images=st.integers(0, 2))
 def test_lines_make_the_ids_of_the_whole_text(tokenizer, question, answer, images):
     pictures = tuple(Path(f"{number}.jpg") for number in range(images))
-    turns = (TrainingTurn("user", question, pictures), TrainingTurn("assistant", answer))
+    turns = (turn("user", question, *pictures), turn("assistant", answer))
     sample = SampleEncoder(tokenizer, 4000).encode(TrainingSample(Where(), turns))
     prompt = encode_chat(tokenizer, [ChatTurn(question, pictures)]).input_ids
     reply = [*tokenizer.encode_ordinary(answer), tokenizer.im_end_id, *tokenizer.encode_ordinary("\n")]
@@ -124,9 +133,7 @@ def test_lines_make_the_ids_of_the_whole_text(tokenizer, question, answer, image
 def test_equal_images_have_equal_keys(tokenizer):
     encoder = SampleEncoder(tokenizer, 1000)
     first, second, again = (
-        encoder.encode(
-            TrainingSample(Where(), (TrainingTurn("user", "?", (Path(name),)), TrainingTurn("assistant", "!")))
-        )
+        encoder.encode(TrainingSample(Where(), (turn("user", "?", Path(name)), turn("assistant", "!"))))
         for name in ("a.jpg", "b.jpg", "a.jpg")
     )
     keys = [sample.sequence().image_keys for sample in (first, second, again)]

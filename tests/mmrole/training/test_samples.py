@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from data_utils.checks.checker import Checker
+from data_utils.checks.forms import Form
 from data_utils.errors import UserError
-from mmrole.training.samples import TrainingTurn, read_samples
+from mmrole.training.samples import ShownImage, TrainingTurn, read_samples
 
 
 def record(value: str, answer: str = "A ship.", **fields: object) -> dict:
@@ -25,29 +27,41 @@ def write(tmp_path: Path):
     return write
 
 
+def images(turn: TrainingTurn) -> list[Path]:
+    return [part.file for part in turn.content if isinstance(part, ShownImage)]
+
+
 def test_markup_is_a_leading_run_in_user_turns_only(write, picture_dir):
     value = "Picture 1: <img>images/0.png</img>\nPicture 2: <img>images/1.png</img>\nSee <img>images/0.png</img>\n"
-    (sample,) = read_samples(write(record(value, value, system="Be brief.")), picture_dir)
+    file = write(record(value, value, system="Be brief.", images=["0.png", "1.png"]))
+    (sample,) = read_samples(file, picture_dir)
     first, second = (picture_dir.resolve() / f"{number}.png" for number in range(2))
+    shown = (ShownImage(first, "Picture 1: "), ShownImage(second, "\nPicture 2: "))
     assert sample.turns == (
-        TrainingTurn("user", "See <img>images/0.png</img>\n", (first, second)),
-        TrainingTurn("assistant", value),
+        TrainingTurn("user", (*shown, "\nSee <img>images/0.png</img>\n")),
+        TrainingTurn("assistant", (value,)),
     )
+    assert sample.quotes
     assert sample.system == "Be brief."
     assert str(sample.where).endswith("train.json[0] (id 'one')")
 
 
 @pytest.mark.parametrize(
-    "fields", [{"image": "0.png"}, {"image": "0.png", "value": "Picture 1: <img>images/0.png</img>\nWhat?"}]
+    "fields",
+    [
+        {"image": "0.png"},
+        {"images": ["images/0.png"], "value": "<image>\nWhat?"},
+        {"image": "0.png", "value": "Picture 1: <img>images/0.png</img>\nWhat?"},
+    ],
 )
 def test_the_image_field(write, picture_dir, fields):
     (sample,) = read_samples(write(record(**{"value": "What?"} | fields)), picture_dir)
-    assert sample.turns[0] == TrainingTurn("user", "What?", (picture_dir.resolve() / "0.png",))
+    assert sample.turns[0].content == (ShownImage(picture_dir.resolve() / "0.png", "Picture 1: "), "\nWhat?")
 
 
 def test_a_sample_without_image_or_optional_fields(write, picture_dir):
     (sample,) = read_samples(write({"conversations": record("Hi")["conversations"]}), picture_dir)
-    assert sample.turns[0].images == ()
+    assert images(sample.turns[0]) == []
     assert sample.system is None
 
 
@@ -57,7 +71,7 @@ def test_a_path_is_relative_to_the_current_folder(write, picture_dir, monkeypatc
     try:
         for folder in ("stills", Path("stills"), picture_dir.parent / "stills"):
             (sample,) = read_samples(write(record("Picture 1: <img>stills/0.png</img>\nWhat?")), folder)
-            assert sample.turns[0].images == (picture_dir.resolve() / "0.png",)
+            assert images(sample.turns[0]) == [picture_dir.resolve() / "0.png"]
     finally:
         os.unlink(picture_dir.parent / "stills")
 
@@ -124,4 +138,45 @@ def test_an_image_has_one_file_however_it_is_named(write, picture_dir):
         record("Picture 1: <img>images/./0.png</img>\nWhat?"),
         record("What?", image="0.png"),
     )
-    assert len({sample.turns[0].images for sample in read_samples(file, picture_dir)}) == 1
+    assert len({sample.turns[0].content for sample in read_samples(file, picture_dir)}) == 1
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        record("Picture 1:<img>images/0.png</img>\nWhat?"),
+        record("<img>images/0.png</img>\r\nWhat?"),
+        record("<img>0.png</img>\nWhat?"),
+        record("<img>images/none.png</img>What?"),
+        record("<img></img>What?"),
+        record("What is <img>images/0.png</img>?"),
+        record("What?", images=["0.png", "images/1.png"]),
+        record("What?", images=["0.png", "none.png"]),
+        record("What?", images=[{"path": "0.png", "bytes": None}]),
+        record("What?", images=[{"bytes": "iVBORw0K"}]),
+        record("What?", images={"path": "/etc/passwd"}),
+        record("What?", images="https://example.org/a.png"),
+        record("What?", images=5),
+        record("What?", images=[], image=[]),
+        record("What?", images=["0.png"], image="1.png"),
+        record("<image>What?", image="0.png"),
+        record("<image>What?"),
+        record("<img>images/0.png</img>What?", images=["0.png", "1.png"]),
+        record("<img>images/0.png</img>What?", images=["1.png"]),
+        record("What?", videos=["a.mp4"]),
+    ],
+    ids=lambda written: (
+        json.dumps(written["conversations"][0]["value"]) + " ".join(written.keys() & {"images", "image"})
+    ),
+)
+def test_the_check_has_no_error_exactly_where_training_reads(write, picture_dir, written):
+    file = write(written)
+    report = Checker(image_dir=picture_dir, form=Form.TRAINING).check_file(file)
+    errors = [problem for problem in report.problems if problem.is_error]
+    if errors:
+        with pytest.raises(UserError, match=r"^[^\n]*$"):
+            read_samples(file, picture_dir)
+    else:
+        (sample,) = read_samples(file, picture_dir)
+        has_picture = any(map(images, sample.turns))
+        assert has_picture != any(problem.kind == "no_picture" for problem in report.problems)

@@ -21,7 +21,13 @@ def steps(byte_tokenizer, conversations, picture_dir, tmp_path):
         replace(
             sample,
             turns=tuple(
-                turn._replace(images=tuple(own / image.name for image in turn.images)) for turn in sample.turns
+                turn._replace(
+                    content=tuple(
+                        part if isinstance(part, str) else part._replace(file=own / part.file.name)
+                        for part in turn.content
+                    )
+                )
+                for turn in sample.turns
             ),
         )
         for sample in conversations
