@@ -1,6 +1,7 @@
 """Shared fixtures and options: `--long` runs the slow tests; published reference material is found at ../shared."""
 
 import signal
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
@@ -20,6 +21,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests marked long (minutes each)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "xdist_group(name): tests that pytest-xdist, if it is there, gives one worker")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -80,3 +85,17 @@ def golden_cases(request: pytest.FixtureRequest) -> Path:
     if request.param == "copies":
         return request.getfixturevalue("golden")
     return request.getfixturevalue("shared") / "golden"
+
+
+@pytest.fixture(scope="session")
+def same_course() -> Callable[[Sequence[float], Sequence[float]], None]:
+    """Compares the losses of the steps of a training run with expected ones.
+
+    Optimizer steps amplify rounding, which differs from processor to processor, while the loss falls: the tolerance of
+    later steps is a share of the first loss.
+    """
+
+    def compare(losses: Sequence[float], expected: Sequence[float]) -> None:
+        assert losses == pytest.approx(expected, rel=1e-4, abs=1e-5 * expected[0])
+
+    return compare

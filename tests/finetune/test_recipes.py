@@ -112,7 +112,7 @@ def test_adapters(repository, tiny, data_file, image_dir, flags, answers, tmp_pa
 
 
 @pytest.mark.long
-def test_two_nodes(repository, tiny, data_file, flags, tmp_path):
+def test_two_nodes(repository, tiny, data_file, flags, tmp_path, same_course):
     def node(rank: int) -> None:
         variables = {"MODEL": tiny, "DATA": data_file, "OUTPUT_DIR": tmp_path / "nodes", "GPUS_PER_NODE": 1}
         variables |= {"NNODES": 2, "NODE_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
@@ -129,7 +129,7 @@ def test_two_nodes(repository, tiny, data_file, flags, tmp_path):
         repository, "finetune_ds.sh", *flags, "--max_steps", 4, MODEL=tiny, DATA=data_file, OUTPUT_DIR=tmp_path / "one"
     )
     assert together.returncode == 0
-    assert losses(tmp_path / "nodes") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    same_course(losses(tmp_path / "nodes"), losses(tmp_path / "one"))
 
 
 def test_mistakes_of_the_environment(repository, tmp_path):
