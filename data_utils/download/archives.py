@@ -1,6 +1,8 @@
 """Reads zip and tar archives from elsewhere: regular files only, and only under paths that stay where they are put."""
 
+import bz2
 import contextlib
+import gzip
 import hashlib
 import lzma
 import os
@@ -15,10 +17,13 @@ from typing import IO, NamedTuple
 from data_utils.download.layout import safe_path
 from data_utils.download.placing import not_writable
 from data_utils.download.web import Failure
+from data_utils.errors import shown
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 _ENCRYPTED, _UTF8 = 0x1, 0x800
+_COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+_LARGEST_READ = 64 << 20
 
 
 class Member(NamedTuple):
@@ -30,6 +35,8 @@ class Member(NamedTuple):
     """Safe to put below any folder; None if it is not (see `layout.safe_path`), or the member is a link or a device."""
     content: IO[bytes] | None
     """To be read before the next member is asked for; None if `path` is."""
+    size: int = 0
+    """In bytes, as the archive tells it."""
 
 
 def is_archive(path: PurePosixPath) -> bool:
@@ -56,7 +63,7 @@ def extract(member: Member, target: Path) -> tuple[str, int]:
     """Writes a member's content into a file, and forces it to the disk: its SHA-256 and its size in bytes.
 
     Raises:
-        Failure: the member is damaged.
+        Failure: the member is damaged, or has more bytes than the archive tells.
         UserError: the file cannot be written.
     """
     digest, size = hashlib.sha256(), 0
@@ -65,6 +72,8 @@ def extract(member: Member, target: Path) -> tuple[str, int]:
             while chunk := _read(member):
                 digest.update(chunk)
                 size += len(chunk)
+                if size > member.size:
+                    raise Failure(f"the archive tells {member.size:,} bytes of {shown(member.name)}, which has more")
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
@@ -105,7 +114,7 @@ def _zip_members(path: Path) -> Iterator[Member]:
             if info.flag_bits & _ENCRYPTED:
                 raise Failure("the archive is encrypted")
             with archive.open(info) as content:
-                yield Member(name, place, content)
+                yield Member(name, place, content, info.file_size)
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
@@ -120,10 +129,35 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def _tar_members(path: Path) -> Iterator[Member]:
-    with tarfile.open(path) as archive:
-        for info in archive:
+    with _decompressed(path) as stream, tarfile.open(fileobj=_Guarded(stream), mode="r:") as archive:
+        before = -1
+        while (info := archive.next()) is not None:
+            if info.size < 0 or info.offset <= before:  # of a negative size: it would come again for ever
+                raise Failure("the archive is damaged or cannot be read (a negative size)")
+            before = info.offset
+            archive.members = []  # else it remembers all of them
             if info.isdir():
                 continue
             place = safe_path(info.name) if info.isreg() else None
             content = None if place is None else archive.extractfile(info)
-            yield Member(info.name, place, content)
+            yield Member(info.name, place, content, info.size)
+
+
+class _Guarded:
+    """A stream for tarfile, which reads a header of any size at once."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LARGEST_READ:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._stream.read(size)
+
+
+def _decompressed(path: Path) -> IO[bytes]:
+    with open(path, "rb") as file:
+        start = file.read(6)
+    opener = next((opener for magic, opener in _COMPRESSIONS.items() if start.startswith(magic)), open)
+    return opener(path, "rb")

@@ -1,4 +1,4 @@
-"""Lists and fetches files of the model hub, through huggingface_hub: its endpoint, token, headers, cache and client.
+"""Fetches files of the model hub, through huggingface_hub: its endpoint, token, headers, cache and client.
 
 The client of huggingface_hub keeps no part of a file that was interrupted. Here a file grows in place, and a killed
 download of a shard of two gigabytes goes on where it was: the client's own transfer function is given the offset.
@@ -7,13 +7,13 @@ download of a shard of two gigabytes goes on where it was: the client's own tran
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from data_utils.download.layout import safe_path
-from data_utils.download.placing import SHA1_DIGITS, SHA256_DIGITS, checksum, not_writable
-from data_utils.download.web import Failure, Patience, is_transient, retry_after
+from data_utils.download.placing import SHA256_DIGITS, checksum, is_checksum, not_writable
+from data_utils.download.web import Failure, first_line, is_transient, retry_after
 from data_utils.errors import UserError
 from data_utils.files import read_json
 
@@ -82,36 +82,6 @@ def is_offline() -> bool:
     return is_offline_mode()
 
 
-def list_files(repository: Repository, patience: Patience) -> Snapshot:
-    """Asks the hub for the files of a repository, with sizes and checksums.
-
-    Raises:
-        Failure: the hub cannot be reached, or does not give this repository and revision.
-    """
-    from huggingface_hub import HfApi
-
-    try:
-        info = HfApi().repo_info(
-            repository.id,
-            repo_type=repository.type,
-            revision=repository.revision,
-            files_metadata=True,
-            timeout=patience.timeout,
-        )
-    except Exception as error:
-        raise _failure(error) from error
-    files = []
-    for sibling in info.siblings or []:
-        oid = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
-        if not oid or sibling.size is None or not info.sha:
-            raise Failure(
-                f"{endpoint()} tells no size and checksum of {sibling.rfilename}, so nothing could be verified"
-            )
-        cached = cached_copy(repository, info.sha, sibling.rfilename)
-        files.append(HubFile(sibling.rfilename, sibling.size, oid, cached))
-    return Snapshot(repository, info.sha, files)
-
-
 def cached_copy(repository: Repository, commit: str, path: str) -> Path | None:
     """A file of a repository in the hub's cache on this machine."""
     from huggingface_hub import try_to_load_from_cache
@@ -137,7 +107,7 @@ def list_cached(repository: Repository) -> Snapshot | None:
     for path in sorted(Path(folder).rglob("*")):
         if path.is_file():
             blob = path.resolve()  # the cache names blobs by checksum; a file system without links has none
-            oid = blob.name if _is_checksum(blob.name) else checksum(path, SHA256_DIGITS)
+            oid = blob.name if is_checksum(blob.name) else checksum(path, SHA256_DIGITS)
             files.append(HubFile(path.relative_to(folder).as_posix(), path.stat().st_size, oid, path))
     if repository.type == "model" and not _has_weights(Path(folder)):
         return None
@@ -182,13 +152,16 @@ class _Growing:
     """A file that is appended to, and tells how much: what the client's transfer function needs of a file."""
 
     def __init__(self, file: BinaryIO, size: int, count: Callable[[int], None]) -> None:
-        self._file, self._count = file, count
+        self._file, self._most, self._count = file, size, count
         self.size = os.fstat(file.fileno()).st_size
         count(self.size)
         if self.size > size:
             self.restart()
 
     def write(self, data: bytes) -> int:
+        if self.size + len(data) > self._most:  # a body without an end would fill the disk
+            self.restart()
+            raise Failure(f"more than the {self._most:,} bytes that the hub lists", transient=True)
         try:
             self._file.write(data)
             self._file.flush()
@@ -223,7 +196,10 @@ def _complete(snapshot: Snapshot, file: HubFile, content: _Growing) -> None:
 
     if file.cached is not None:
         content.restart()
-        with contextlib.suppress(OSError), open(file.cached, "rb") as copy:  # the checksum tells whether it worked
+        with (
+            contextlib.suppress(OSError, Failure),
+            open(file.cached, "rb") as copy,
+        ):  # the checksum tells whether it worked
             shutil.copyfileobj(copy, content, 1 << 20)
         return
     if snapshot.offline:
@@ -237,38 +213,36 @@ def _complete(snapshot: Snapshot, file: HubFile, content: _Growing) -> None:
             headers=build_hf_headers() | {"Accept-Encoding": "identity"},  # an offset into a compressed stream is none
             expected_size=file.size,
         )
-    except UserError:
+    except (UserError, Failure):
         raise
     except Exception as error:
-        raise _failure(error) from error
+        raise failure(error) from error
 
 
-def _failure(error: Exception) -> Failure:
+def failure(error: Exception) -> Failure:
     """What an error of the client means. Its network errors come from httpx or httpx2, depending on its version."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
     response = getattr(error, "response", None)
     if response is None:
-        text = (str(error).splitlines() or [""])[0]
-        return Failure(f"no usable answer: {text or type(error).__name__}", transient=True)
-    status = response.status_code
-    if isinstance(error, GatedRepoError):
+        return Failure(f"no usable answer: {first_line(str(error)) or type(error).__name__}", transient=True)
+    return refusal(response.status_code, response.reason_phrase, response.headers)
+
+
+def refusal(status: int, phrase: str, headers: Mapping[str, str]) -> Failure:
+    """What an HTTP status of the hub above 400 means; it tells more in a header."""
+    code = headers.get("X-Error-Code")
+    if code == "GatedRepo":
         text = "access is restricted: accept its terms on the hub, and set HF_TOKEN"
-    elif isinstance(error, RepositoryNotFoundError):
-        text = f"no such repository at {endpoint()}, or it is not public (HF_TOKEN gives access)"
-    elif isinstance(error, RevisionNotFoundError):
+    elif code == "RevisionNotFound":
         text = "no such revision"
+    elif code == "RepoNotFound" or (status == 401 and "Invalid credentials" not in headers.get("X-Error-Message", "")):
+        text = f"no such repository at {endpoint()}, or it is not public (HF_TOKEN gives access)"
     else:
-        text = f"HTTP {status} {response.reason_phrase}".rstrip()
-    return Failure(text, is_transient(status), retry_after(response.headers), status)
+        text = first_line(f"HTTP {status} {phrase}")
+    return Failure(text, is_transient(status), retry_after(headers), status)
 
 
 def _has_weights(folder: Path) -> bool:
     """Whether weights are there, and all that an index names: programs often cache only a model's settings."""
     weights = {path.name for suffix in ("bin", "safetensors") for path in folder.glob(f"*.{suffix}")}
-    indices = [read_json(path, dict) for path in folder.glob("*.index.json")]
-    return bool(weights) and all(weights >= set(index.get("weight_map", {}).values()) for index in indices)
-
-
-def _is_checksum(name: str) -> bool:
-    return len(name) in (SHA1_DIGITS, SHA256_DIGITS) and all(character in "0123456789abcdef" for character in name)
+    maps = [read_json(path, dict).get("weight_map", {}) for path in folder.glob("*.index.json")]
+    return bool(weights) and all(isinstance(named, dict) and weights >= set(map(str, named.values())) for named in maps)

@@ -7,7 +7,7 @@ TOP_FOLDERS = ("data", "dialogues", "images", "profiles", "RM_data")
 """The folders of the published layout, in the repository root."""
 
 _SPLITS = ("train", "test")
-_LONGEST_NAME = 255
+_LONGEST_NAME, _LONGEST_PATH = 255, 1024
 
 
 def safe_path(name: str) -> PurePosixPath | None:
@@ -19,6 +19,7 @@ def safe_path(name: str) -> PurePosixPath | None:
     if (
         name.startswith("/")
         or "\\" in name
+        or len(name) > _LONGEST_PATH
         or any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
     ):
         return None

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,13 @@ from data_utils.files import replacing
 
 SHA256_DIGITS, SHA1_DIGITS = 64, 40
 
+_DIGITS = (SHA256_DIGITS, SHA1_DIGITS)
 _LOCK = ".download.lock"
+
+
+def is_checksum(text: object) -> bool:
+    """Whether this is a SHA-256 or SHA-1 as the hub writes it. What a server gives becomes a file name only then."""
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]+", text) is not None and len(text) in _DIGITS
 
 
 def checksum(path: Path, digits: int) -> str:
@@ -71,7 +78,8 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # must not hide why the download ends
+            lock.unlink()
         os.close(descriptor)
 
 

@@ -6,7 +6,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.download.placing import checksum
+from data_utils.download.layout import safe_path
+from data_utils.download.placing import checksum, is_checksum
 from data_utils.errors import UserError, reason
 from data_utils.files import read_json, write_json
 
@@ -90,7 +91,11 @@ class Record:
 
     def note(self, name: str, source: str, oid: str) -> None:
         """Remembers that a file of the root is as the download left it."""
-        found = (self.root / name).stat()
+        path = self.root / name
+        try:
+            found = path.stat()
+        except OSError as error:  # it has just been put there
+            raise UserError(f"cannot read {path}: {reason(error)}; run the same command again") from None
         with self._lock:
             self.files[name] = Known(source, oid, found.st_size, found.st_mtime_ns)
 
@@ -128,5 +133,19 @@ class Record:
             self.complete = content["complete"] is True
             self.files = {name: Known(**known) for name, known in content["files"].items()}
             self.archives = {name: Archive(**archive) for name, archive in content["archives"].items()}
+            sound = all(map(_is_sound, [*self.files, *self.archives], [*self.files.values(), *self.archives.values()]))
         except (KeyError, TypeError, AttributeError):
+            sound = False
+        if not sound:
             raise UserError(f"{self.path} is not the record of a download; remove it and run this again") from None
+
+
+def _is_sound(name: str, known: Known | Archive) -> bool:
+    """Whether an entry is one that a download writes: its checksum becomes part of a file name."""
+    numbers = (known.size, known.mtime_ns) if isinstance(known, Known) else (known.size,)
+    sources = (name, known.source) if isinstance(known, Known) else (name,)
+    return (
+        is_checksum(known.oid)
+        and all(type(number) is int for number in numbers)
+        and all(isinstance(source, str) and safe_path(source) is not None for source in sources)
+    )

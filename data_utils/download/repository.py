@@ -2,19 +2,20 @@
 
 import contextlib
 import hashlib
-import shutil
-from pathlib import Path, PurePosixPath
+import threading
+from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.disk import sync_folder
-from data_utils.download import archives, hub
+from data_utils.download import archives, hub, listing
 from data_utils.download.hub import HubFile, Repository, Snapshot
-from data_utils.download.layout import TOP_FOLDERS, in_layout, member_in_layout, safe_path
+from data_utils.download.layout import TOP_FOLDERS, in_layout, safe_path
 from data_utils.download.outcome import Outcome, Progress, fetch_all, kept_text, size_text
 from data_utils.download.placing import alone, put
 from data_utils.download.record import Record, State
+from data_utils.download.room import check_room
+from data_utils.download.unpacking import unpack
 from data_utils.download.web import Failure, Pace, Patience, retrying
-from data_utils.errors import UserError, listed, reason
+from data_utils.errors import UserError, listed
 
 RECORD = "download.json"
 STAGING = ".download"
@@ -74,6 +75,7 @@ def make_plan(repository: Repository, data_root: Path, patience: Patience, verif
     in_folders = repository.type == "dataset"
     record = Record(folder / RECORD, data_root if in_folders else folder)
     snapshot = _list_offline(repository, record) if hub.is_offline() else _list(repository, patience)
+    places = _places(snapshot, in_folders)
     before, steps, code, aside = record.about["commit"], [], [], []
     for file in snapshot.files:
         path = safe_path(file.path)
@@ -81,8 +83,8 @@ def make_plan(repository: Repository, data_root: Path, patience: Patience, verif
             code.append(file.path)
         elif path is not None and in_folders and archives.is_archive(path):
             steps.append(_archive_step(file, record, verify))
-        elif path is not None and (target := in_layout(path) if in_folders else path) is not None:
-            steps.append(_file_step(file, str(target), record, verify))
+        elif file.path in places:
+            steps.append(_file_step(file, places[file.path], record, verify))
         else:
             aside.append(file.path)
     if not steps:
@@ -137,18 +139,18 @@ def carry_out(plan: Plan, outcome: Outcome, patience: Patience, workers: int, ov
     outcome.present = sum(step.state is State.SAME for step in plan.steps)
     outcome.kept += plan.kept(overwrite)
     total = sum(step.file.size for step in wanted.values())
-    _check_room(plan.folder, sum(_room(step, staging / _part(step.file)) for step in wanted.values()))
-    pace = Pace()
+    check_room(plan.folder, sum(_room(step, staging / _part(step.file)) for step in wanted.values()))
+    pace, placing = Pace(), threading.Lock()
 
     def fetch(name: str) -> int:
         file, target = wanted[name].file, wanted[name].target
         part = staging / _part(file)
         retrying(lambda: hub.fetch(snapshot, file, part, progress.add_bytes), patience, pace)
-        if target is None:
-            _unpack(part, file, record, outcome, overwrite)
-        else:
-            put(part, record.root / target)
-            record.note(target, file.path, file.oid)
+        with placing:  # one archive at a time: each finds the room that the one before has left
+            if target is None:
+                unpack(part, file, record, outcome, overwrite)
+            else:
+                _put_file(part, file, target, record, overwrite)
         return file.size
 
     if not wanted:
@@ -158,13 +160,24 @@ def carry_out(plan: Plan, outcome: Outcome, patience: Patience, workers: int, ov
         try:
             with Progress(outcome.target, len(wanted), total) as progress:
                 fetch_all(wanted, fetch, outcome, progress, pace, workers)
-        finally:
-            _finish(plan, outcome.complete and outcome.fetched == len(wanted))
+        except BaseException:
+            with contextlib.suppress(UserError):  # a disk that is full must not hide why the download ends
+                record.write(complete=False)
+            raise
+        _finish(plan, outcome.complete and outcome.fetched == len(wanted))
         if outcome.complete:  # what is left over belongs to other commits
             for part in staging.glob("*.part"):
                 part.unlink()
     with contextlib.suppress(OSError):  # not empty
         staging.rmdir()
+
+
+def _put_file(part: Path, file: HubFile, target: str, record: Record, overwrite: bool) -> None:
+    """Puts a file into its place, unless something else has come there since the plan was made."""
+    if record.state(target, file.oid, file.size) is State.OTHER and not overwrite:
+        raise Failure("something else has come into its place; --overwrite replaces it")
+    put(part, record.root / target)
+    record.note(target, file.path, file.oid)
 
 
 def _finish(plan: Plan, complete: bool) -> None:
@@ -176,7 +189,7 @@ def _finish(plan: Plan, complete: bool) -> None:
 def _list(repository: Repository, patience: Patience) -> Snapshot:
     def list_once() -> Snapshot:
         try:
-            return hub.list_files(repository, patience)
+            return listing.list_files(repository, patience)
         except Failure as failure:
             if failure.status is None:  # no network: said at once, without retries
                 raise UserError(
@@ -214,6 +227,17 @@ def _recorded(repository: Repository, record: Record) -> Snapshot:
     return Snapshot(repository, commit, files, offline=True)
 
 
+def _places(snapshot: Snapshot, in_folders: bool) -> dict[str, str]:
+    """Where files of the hub belong below the root, by their path there. Of several for one place the least wrapped."""
+    sources: dict[str, str] = {}
+    for file in sorted(snapshot.files, key=lambda file: file.path.count("/")):
+        path = safe_path(file.path)
+        target = path and (in_layout(path) if in_folders else path)
+        if target is not None and str(target).casefold() != RECORD:  # the record of a model lies among its files
+            sources.setdefault(str(target), file.path)
+    return {path: target for target, path in sources.items()}
+
+
 def _file_step(file: HubFile, target: str, record: Record, verify: bool) -> Step:
     state = record.state(target, file.oid, file.size, verify)
     if state is State.SAME:
@@ -233,37 +257,6 @@ def _archive_step(file: HubFile, record: Record, verify: bool) -> Step:
     return Step(file, None, state, [name for name in states if states[name] is State.OTHER])
 
 
-def _unpack(archive: Path, file: HubFile, record: Record, outcome: Outcome, overwrite: bool) -> None:
-    """Puts the members of an archive into the layout: names those without a place there, and keeps what differs."""
-    aside, folders = [], set()
-    part = archive.with_suffix(".member.part")
-    for member in archives.members(archive, file.path):
-        place = member.path and member_in_layout(PurePosixPath(file.path), member.path)
-        if place is None:
-            aside.append(member.name)
-            continue
-        folders.add((record.root / place).parent)
-        oid, size = archives.extract(member, part)
-        state = record.state(str(place), oid, size)
-        if state is State.OTHER and not overwrite:
-            outcome.kept.append(str(place))
-            record.note_kept(str(place), file.path, oid, size)
-            continue
-        if state is not State.SAME:
-            put(part, record.root / place, sync=False)
-        record.note(str(place), file.path, oid)
-    if not folders:
-        raise Failure(f"nothing in the archive belongs into {', '.join(TOP_FOLDERS)}, but {listed(aside, _SHOWN)}")
-    if aside:
-        outcome.notes.append(f"left aside of {file.path}: {listed(aside, _SHOWN)}")
-    for folder in folders:
-        sync_folder(folder)
-    record.note_archive(file.path, file.oid, file.size)
-    record.write(complete=False)  # before the archive goes: killed now, it need not be fetched again
-    part.unlink(missing_ok=True)
-    archive.unlink()
-
-
 def _part(file: HubFile) -> str:
     """The name of a file while it grows. Another version of the file has another name."""
     return f"{hashlib.sha256(file.path.encode()).hexdigest()[:16]}-{file.oid[:16]}.part"
@@ -277,13 +270,3 @@ def _room(step: Step, part: Path) -> int:
     """The bytes that a file still takes on the disk; an archive lies beside what comes out of it for a while."""
     there = part.stat().st_size if part.exists() else 0
     return step.file.size * (1 if step.target else 2) - there
-
-
-def _check_room(folder: Path, size: int) -> None:
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    try:
-        free = shutil.disk_usage(existing).free
-    except OSError as error:
-        raise UserError(f"cannot use {folder}: {reason(error)}") from None
-    if size > free:
-        raise UserError(f"{size_text(size)} needed, but only {size_text(free)} are free in {existing}; make room")

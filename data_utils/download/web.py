@@ -15,16 +15,20 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
+from data_utils.errors import shown
+
 T = TypeVar("T")
 
 LARGEST = 64 << 20
 """Bytes of the largest body that `get` reads; a COCO image has about 163,000."""
 LONGEST_WAIT = 300
 """Seconds that a server may ask for in Retry-After before the file counts as failed."""
+SLOWEST = 10
+"""A transfer may take this many times its timeout: a server that sends a byte now and then must not hold a thread."""
 
 _LONGEST_BACKOFF = 60
-_SLOWEST = 10
-"""A transfer may take this many times its timeout: a server that sends a byte now and then must not hold a thread."""
+_LONGEST_REASON = 300
+_LENGTH_DIGITS = 18
 _AGENT = "mmrole-download/1 (research data; single files)"
 
 
@@ -132,10 +136,10 @@ def get(url: str, timeout: float) -> bytes:
     Raises:
         Failure: another status than 200, another length than announced, no connection, a stall.
     """
-    deadline = time.monotonic() + _SLOWEST * timeout
+    deadline = time.monotonic() + SLOWEST * timeout
     with _failures(), _open(url, "GET", timeout) as response:
         if response.status != 200:
-            raise Failure(f"HTTP {response.status} {response.reason}", status=response.status)
+            raise Failure(first_line(f"HTTP {response.status} {response.reason}"), status=response.status)
         announced = _length(response.headers)
         if announced is not None and announced > LARGEST:
             raise Failure(f"{announced:,} bytes announced, which is no single image")
@@ -145,7 +149,7 @@ def get(url: str, timeout: float) -> bytes:
             if len(body) > LARGEST:
                 raise Failure(f"more than {LARGEST:,} bytes, which is no single image")
             if time.monotonic() > deadline:
-                raise Failure(f"{len(body):,} bytes in {_SLOWEST * timeout:.0f} s, too slow", transient=True)
+                raise Failure(f"{len(body):,} bytes in {SLOWEST * timeout:.0f} s, too slow", transient=True)
     if announced is not None and len(body) != announced:
         raise Failure(f"{len(body):,} of {announced:,} bytes received", transient=True)
     return bytes(body)
@@ -173,10 +177,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return float(value)
     try:
         date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
+
+
+def first_line(text: str) -> str:
+    """The first line of somebody else's words, fit for a terminal."""
+    line = (text.splitlines() or [""])[0].strip()
+    return line if line.isprintable() and len(line) <= _LONGEST_REASON else shown(line)
 
 
 @contextlib.contextmanager
@@ -186,7 +196,7 @@ def _failures() -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         error.close()
-        text = _first_line(f"HTTP {error.code} {error.reason}")
+        text = first_line(f"HTTP {error.code} {error.reason}")
         raise Failure(text, is_transient(error.code), retry_after(error.headers), error.code) from None
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)  # a URLError wraps what happened, or has a mere text (no such scheme)
@@ -194,12 +204,10 @@ def _failures() -> Iterator[None]:
             raise Failure(f"the server's certificate is not valid: {cause.verify_message}") from None
         if isinstance(cause, TimeoutError):
             raise Failure("no answer in time", transient=True) from None
-        text = _first_line(getattr(cause, "strerror", None) or str(cause)) or type(cause).__name__
+        text = first_line(getattr(cause, "strerror", None) or str(cause)) or type(cause).__name__
         raise Failure(f"no connection: {text}", transient=not isinstance(cause, str)) from None
-
-
-def _first_line(text: str) -> str:
-    return (text.splitlines() or [""])[0].strip()
+    except (ValueError, OverflowError) as error:  # a redirection to what is no address, to a port of six digits
+        raise Failure(f"no usable answer: {first_line(str(error))}") from None
 
 
 @functools.cache
@@ -225,4 +233,4 @@ def _open(url: str, method: str, timeout: float) -> http.client.HTTPResponse:
 
 def _length(headers: Mapping[str, str]) -> int | None:
     value = (headers.get("Content-Length") or "").strip()
-    return int(value) if value.isascii() and value.isdigit() else None
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= _LENGTH_DIGITS else None

@@ -243,7 +243,7 @@ class HubHandler(Handler):
             body = json.dumps(self.server.infos[path]).encode()
             self.send_body(200, body, {"Content-Type": "application/json"})
             return
-        if path.startswith("/api/"):
+        if path.startswith("/api/") and path not in self.server.files:
             known = any(path.rsplit("/revision/", 1)[0] in info for info in self.server.infos)
             code = "RevisionNotFound" if known else "RepoNotFound"
             self.send_body(404, b'{"error": "not found"}', {"X-Error-Code": code})

@@ -322,7 +322,7 @@ os.environ["HF_ENDPOINT"] = "{agent.url}"
 from data_utils.errors import run
 from data_utils.download import repository
 from data_utils.download.__main__ import main
-repository._check_room = lambda folder, size: None  # another program takes the room meanwhile
+repository.check_room = lambda folder, size: None  # another program takes the room meanwhile
 run(lambda: main(["agent", "--data_root", str(folder)]))
 """
     done = on_small_disk(code)
