@@ -4,7 +4,8 @@
     python chat.py --model_path model_weights/MMRole-Agent --web
 
 In the terminal: a line is said to the character; /image FILE shows another image, /role NAME calls another character,
-both for a new talk, /again forgets what was said, Ctrl-C gives up a reply, /quit or Ctrl-D ends.
+both for a new talk, /again forgets what was said, Ctrl-C gives up a reply, /quit or Ctrl-D ends. Whatever fails is said
+in a line, and the talk goes on.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ try:
     from data_utils.errors import UserError, listed, run
     from data_utils.images import ImagePathError, open_photo
     from data_utils.profiles import Character, read_characters
+    from data_utils.terminal import find_file, keep_any_bytes, readable
     from mmrole.generation.loading import check_checkpoint, find_model, load
     from mmrole.generation.options import DTYPES
 except ModuleNotFoundError as error:
@@ -45,7 +47,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)")
     add = parser.add_argument_group("talk").add_argument
     add("--role", help="who answers, as profiles.json names the character")
-    add("--image", type=Path, metavar="FILE", help="what the talk is about")
+    add("--image", metavar="FILE", help="what the talk is about")
     add(
         "--data_root",
         type=Path,
@@ -72,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         check_web(arguments.port)
     characters = read_characters(arguments.data_root)
     character = None if arguments.role is None else find_character(arguments.role, characters)
-    image = None if arguments.image is None else read_image(arguments.image)
+    path = None if arguments.image is None else find_file(arguments.image)
+    image = None if path is None else read_image(path)
     model = find_model(arguments, 0, 1)
     check_checkpoint(model.checkpoint)
     print(model, file=sys.stderr)
@@ -87,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.web:
         from mmrole.generation.web_page import serve
 
-        serve(speaker, characters, character, arguments.image, arguments.port)
+        serve(speaker, characters, character, path, arguments.port)
     else:
         talk(Conversation(character, image), speaker, characters)
     return 0
@@ -129,15 +132,11 @@ def read_image(path: Path) -> Image.Image:
 
 def talk(conversation: Conversation, speaker: Speaker, characters: Mapping[str, Character]) -> None:
     """Reads lines from the terminal, or another standard input, until it ends."""
-    prompt = "you: " if sys.stdin.isatty() else ""
+    keep_any_bytes()
     if conversation.image is None:
         print("no image; /image FILE shows one", file=sys.stderr)
-    while True:
-        try:
-            words = input(prompt).strip()
-        except EOFError:
-            print()
-            return
+    while (line := _read_line()) is not None:
+        words = line.strip()
         command, _, argument = words.partition(" ")
         if command == "/quit":
             return
@@ -147,7 +146,23 @@ def talk(conversation: Conversation, speaker: Speaker, characters: Mapping[str, 
             except UserError as error:
                 print(error, file=sys.stderr)
         elif words:
-            _answer(conversation, speaker, words)
+            _answer(conversation, speaker, readable(words))
+
+
+def _read_line() -> str | None:
+    """A line, or None at the end. In a terminal the first Ctrl-C, which may be for a reply just ended, ends nothing."""
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    for interrupted in (False, True):
+        try:
+            return input("you: " if terminal else "")
+        except KeyboardInterrupt:
+            if interrupted or not terminal:
+                raise
+            print("\nCtrl-C again, Ctrl-D or /quit ends", file=sys.stderr)
+        except (EOFError, RuntimeError, OSError):  # the end of the input, no input at all, a terminal that is gone
+            print()
+            break
+    return None
 
 
 def _answer(conversation: Conversation, speaker: Speaker, words: str) -> None:
@@ -161,14 +176,14 @@ def _answer(conversation: Conversation, speaker: Speaker, words: str) -> None:
         pieces.close()
         print(" …", end="")
     except UserError as error:
-        print(f"\n{error}; /again begins a new one", end="", file=sys.stderr)
+        print(f"\n{error}; /again begins a new talk", end="", file=sys.stderr)
     print(flush=True)
 
 
 def _obey(command: str, argument: str, conversation: Conversation, characters: Mapping[str, Character]) -> None:
     """Carries out a command; a new image or character begins a new talk."""
     if command == "/image" and argument:
-        conversation.image = read_image(Path(argument.strip("'\"")).expanduser())
+        conversation.image = read_image(find_file(argument))
     elif command == "/role" and argument:
         conversation.character = find_character(argument, characters)
     elif command != "/again":

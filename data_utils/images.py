@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from data_utils.errors import Problems, UserError, Where, shown
+from data_utils.errors import Problems, UserError, Where, reason, shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -110,13 +110,20 @@ def open_photo(path: str | os.PathLike) -> "Image.Image":
     Images of records are opened with `open_image`: the published code turns none, and the figures depend on it.
 
     Raises:
-        ImagePathError: there is no such file, it is not an image of one of `FORMATS`, or damaged.
+        ImagePathError: there is no such file, it must not be read, is not an image of one of `FORMATS`, or damaged.
     """
     from PIL import ImageOps
 
-    if not Path(path).is_file():
-        raise ImagePathError(f"{path}: {'not a file' if Path(path).exists() else 'no such file'}")
-    return ImageOps.exif_transpose(open_image(path))
+    try:
+        if not Path(path).is_file():
+            raise ImagePathError(f"{path}: {'not a file' if Path(path).exists() else 'no such file'}")
+    except OSError as error:
+        raise ImagePathError(f"{path}: {reason(error)}") from None
+    image = open_image(path)
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a block of notes that cannot be read is no fault of the pixels
+        return image
 
 
 def select_images(

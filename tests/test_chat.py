@@ -2,9 +2,13 @@
 
 import importlib.util
 import json
+import os
+import pty
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from PIL import Image
@@ -30,9 +34,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def chat(folder, repository):
-    def run(*flags, said=""):
+    def run(*flags, said="", **environment):
         command = [sys.executable, repository / "chat.py", "--model_path", "model", "--max_new_tokens", "4", *flags]
-        return subprocess.run(command, cwd=folder, input=said, capture_output=True, text=True, encoding="utf-8")
+        said = said.encode("utf-8", "surrogateescape")
+        done = subprocess.run(command, cwd=folder, input=said, capture_output=True, env=os.environ | environment)
+        done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+        return done
 
     return run
 
@@ -63,6 +70,107 @@ def test_commands_with_mistakes_cost_no_talk(chat):
     told = done.stderr.splitlines()
     assert "no image; /image FILE shows one" in told
     assert "profiles: not a file; give another image" in told
+
+
+def test_files_as_terminals_write_them_and_faults_of_files_cost_no_talk(chat, folder):
+    Image.new("RGB", (6, 4), "red").save(folder / "my photo (1).png")
+    (folder / "sea's.png").write_bytes((folder / "sea.png").read_bytes())
+    (folder / "bad\udcff.png").write_bytes((folder / "sea.png").read_bytes())
+    sound = [
+        "my\\ photo\\ \\(1\\).png",
+        "my photo (1).png ",
+        "'my photo (1).png'",
+        '"my photo (1).png"',
+        f"file://{folder}/my%20photo%20(1).png",
+        f"'file://localhost{folder}/my%20photo%20(1).png'",
+        f"file:{folder}/sea.png",
+        "sea's.png",
+        "bad\udcff.png",
+        "'sea'\\''s.png'",
+    ]
+    faulty = [
+        "~nobody-of-this-name/x",
+        "x" * 5000,
+        "'x",
+        "file://",
+        "a\0b",
+        "/proc/1/root/x",
+        "sea.png/x",
+        "\udcff",
+        ".",
+    ]
+    said = "".join(f"/image {text}\n" for text in [*sound, *faulty]) + "Still there?\n"
+    done = chat("--role", "mira", "--no_random", "--max_new_tokens", "1", said=said)
+    assert done.returncode == 0, done.stderr
+    told = done.stderr.splitlines()
+    assert sum("a new talk with Mira about the image" in line for line in told) == len(sound), done.stderr
+    assert sum("; give another image" in line for line in told) == len(faulty), done.stderr
+    assert done.stdout.startswith("Mira: ")
+
+
+def test_a_photo_whose_notes_cannot_be_read_is_shown(chat, folder):
+    Image.new("RGB", (6, 4), "red").save(folder / "notes.png", exif=b"Exif\0\0MM junk junk")
+    done = chat("--role", "mira", "--image", "notes.png", "--no_random", said="/image notes.png\n")
+    assert done.returncode == 0, done.stderr
+    assert "a new talk with Mira about the image" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "environment", [{"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_bytes_of_another_encoding_cost_no_talk(chat, environment):
+    said = "hello\n\udcc4\udce3\udcba\n/role \udcc4\n/\udcc4\nmore\n"
+    done = chat("--role", "mira", "--no_random", "--max_new_tokens", "1", said=said, **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Mira: ") == 3
+    assert "Traceback" not in done.stderr
+
+
+def test_without_any_input(folder, repository):
+    command = f"exec {sys.executable} {repository}/chat.py --model_path model --role mira <&-"
+    done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
+def test_in_a_terminal_an_interruption_at_the_prompt_costs_no_talk(folder, repository):
+    control, terminal = pty.openpty()
+    command = [
+        sys.executable,
+        repository / "chat.py",
+        "--model_path",
+        "model",
+        "--role",
+        "mira",
+        "--max_new_tokens",
+        "1",
+    ]
+    process = subprocess.Popen(
+        command, cwd=folder, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    )
+    os.close(terminal)
+    read_until(control, b"you: ")
+    interrupt(process)
+    assert b"Ctrl-C again" in read_until(control, b"you: ")
+    os.write(control, b"hello\n")
+    assert b"Mira: " in read_until(control, b"you: ")
+    interrupt(process)
+    read_until(control, b"you: ")
+    interrupt(process)
+    assert b"Traceback" not in read_until(control, b"interrupted")
+    assert process.wait() == 130
+    os.close(control)
+
+
+def interrupt(process):
+    time.sleep(0.5)  # it waits for a line by then; between the prompt and that the signal would count with the next key
+    process.send_signal(signal.SIGINT)
+
+
+def read_until(descriptor, mark):
+    seen = b""
+    while mark not in seen:
+        seen += os.read(descriptor, 1024)
+    return seen
 
 
 @pytest.mark.parametrize(

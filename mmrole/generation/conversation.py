@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from threading import Event, Thread
 from typing import NamedTuple
 
 import torch
 from PIL import Image
-from transformers import StoppingCriteria, TextIteratorStreamer
+from transformers import StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
 
 from data_utils.errors import UserError
 from data_utils.profiles import Character
@@ -22,6 +25,10 @@ from mmrole.qwen_vl.processing import Chat, QWenProcessor
 
 class TalkTooLongError(UserError):
     """The talk, with room for a reply, has more positions than the model is made for."""
+
+
+class ReplyError(UserError):
+    """The model failed in the middle of a reply."""
 
 
 class Speaker(NamedTuple):
@@ -64,6 +71,7 @@ class Conversation:
 
         Raises:
             TalkTooLongError: before anything is generated.
+            ReplyError: the model fails, for want of memory say. What was said before stays.
         """
         processor = QWenProcessor(speaker.tokenizer, speaker.model.config.visual["image_size"])
         images = () if self.image is None else (self.image,)
@@ -85,10 +93,9 @@ class Conversation:
 
 
 def _stream(speaker: Speaker, inputs: dict[str, torch.Tensor]) -> Iterator[str]:
-    """Generates in a thread of its own, whose exception is raised here; stops when the iterator is closed."""
+    """Generates in a thread of its own; stops when the iterator is closed."""
     model, tokenizer, settings = speaker
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    given_up, failures = Event(), []
+    tokens, given_up = _Tokens(), Event()
     chosen = {"do_sample": settings.do_sample, "repetition_penalty": settings.repetition_penalty}
     if settings.do_sample:
         chosen |= {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
@@ -103,21 +110,61 @@ def _stream(speaker: Speaker, inputs: dict[str, torch.Tensor]) -> Iterator[str]:
                     eos_token_id=[tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id],
                     pad_token_id=tokenizer.eod_id,
                     stopping_criteria=[_GivenUp(given_up)],
-                    streamer=streamer,
+                    streamer=tokens,
                 )
-        except BaseException as error:  # handed over to whoever reads
-            failures.append(error)
-            streamer.end()
+        except BaseException as error:
+            tokens.fail(error)
+        else:
+            tokens.close()
 
     thread = Thread(target=generate, daemon=True)
     thread.start()
     try:
-        yield from streamer
+        yield from _decoded(tokens, tokenizer)
     finally:
         given_up.set()
         thread.join()
-    if failures:
-        raise failures[0]
+
+
+def _decoded(tokens: Iterator[int], tokenizer: QWenTokenizer) -> Iterator[str]:
+    """The text of tokens as far as its characters are whole; special tokens, `<img>` too, are left out."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for token in tokens:
+        if token < tokenizer.eod_id:
+            yield decoder.decode(tokenizer.tokenizer.decode_bytes([token]))
+    yield decoder.decode(b"", final=True)
+
+
+class _Tokens(BaseStreamer):
+    """Hands over tokens, and in the end what went wrong, from the thread that generates to the one that reads."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[list[int] | BaseException | None] = SimpleQueue()
+        self._prompt_is_next = True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Takes the prompt, then token after token."""
+        if not self._prompt_is_next:
+            self._queue.put(value.tolist())
+        self._prompt_is_next = False
+
+    def end(self) -> None:
+        """Nothing to do: generation may still fail after its last token."""
+
+    def close(self) -> None:
+        """Ends the reading."""
+        self._queue.put(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the reading with an error."""
+        self._queue.put(error)
+
+    def __iter__(self) -> Iterator[int]:
+        while (got := self._queue.get()) is not None:
+            if isinstance(got, BaseException):
+                text = (str(got).splitlines() or [""])[0]
+                raise ReplyError(f"the reply failed: {type(got).__name__}: {text}") from got
+            yield from got
 
 
 class _GivenUp(StoppingCriteria):

@@ -59,7 +59,7 @@ def test_a_file(server, url):
     ],
 )
 def test_faults(server, url, monkeypatch, fault, transient, text):
-    monkeypatch.setattr(web, "_SLOWEST", 1)
+    monkeypatch.setattr(web, "SLOWEST", 1)
     server.faults["/file"] = [fault] * (20 if fault == "redirect /file" else 1)
     failure = fail(lambda: get(url, 1))
     assert re.match(text, str(failure)), str(failure)

@@ -1,7 +1,6 @@
 """A streamed talk: the same words as the engine's reply, the whole history in the next prompt, nothing half-said."""
 
 import threading
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch
 from data_utils.profiles import Character
 from data_utils.prompts import HUMAN_PARTNER, ROLE_PLAY_SYSTEM, role_play_prompt
 from mmrole.generation import ChatRequest
-from mmrole.generation.conversation import Conversation, Speaker, TalkTooLongError
+from mmrole.generation.conversation import Conversation, ReplyError, Speaker, TalkTooLongError
 from mmrole.generation.engine import Engine
 from mmrole.generation.requests import GenerationSettings
 
@@ -56,13 +55,6 @@ def test_a_reply_that_is_given_up_ends_its_thread_and_is_forgotten(make_model, t
     assert conversation.history == []
 
 
-def test_an_error_of_the_model_reaches_whoever_listens(speaker):
-    with pytest.raises(ValueError, match="penalty"):
-        list(
-            Conversation(MIRA).reply(speaker._replace(settings=replace(GREEDY, repetition_penalty=-1.0)), "What is it?")
-        )
-
-
 def test_a_talk_beyond_the_models_positions_is_refused_before_it_is_spoilt(speaker):
     conversation = Conversation(MIRA, history=[("human", "Hello. " * 8192), ("Mira", "Ahoy.")])
     with pytest.raises(TalkTooLongError, match="too long"):
@@ -75,3 +67,42 @@ def test_markup_in_the_words_opens_nothing(speaker):
     conversation = Conversation(MIRA)
     list(conversation.reply(speaker, words))
     assert conversation.history[0] == ("human", words)
+
+
+class Parrot:
+    """A model that says given tokens, then ends or fails; with all that a talk needs of one."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, model, tokens, error=None):
+        self.config, self.tokens, self.error = model.config, tokens, error
+
+    def generate(self, streamer, **chosen):
+        streamer.put(chosen["input_ids"])
+        for token in self.tokens:
+            streamer.put(torch.tensor([token]))
+        if self.error:
+            raise self.error
+        streamer.end()
+
+
+def test_special_tokens_and_halves_of_characters_are_no_part_of_a_reply(speaker):
+    tokenizer = speaker.tokenizer
+    letters = tokenizer("né水").input_ids
+    tokens = [tokenizer.img_start_id, *letters, tokenizer.img_pad_id, letters[0], *tokenizer("水").input_ids[:1]]
+    conversation = Conversation(MIRA)
+    pieces = list(conversation.reply(speaker._replace(model=Parrot(speaker.model, tokens)), "Hello."))
+    assert "".join(pieces).startswith("né水n")
+    assert conversation.history[-1] == ("Mira", "".join(pieces).strip())
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory\nmore"), KeyError(), SystemExit(3)])
+def test_whatever_goes_wrong_reaches_the_reader_and_costs_no_talk(speaker, error):
+    tokens = speaker.tokenizer("Ahoy").input_ids
+    conversation = Conversation(MIRA, history=[("human", "Hello."), ("Mira", "Ahoy.")])
+    pieces = conversation.reply(speaker._replace(model=Parrot(speaker.model, tokens, error)), "And now?")
+    with pytest.raises(ReplyError, match=rf"^the reply failed: {type(error).__name__}: [^\n]*$"):
+        list(pieces)
+    assert len(conversation.history) == 2
+    list(conversation.reply(speaker, "And now?"))
+    assert len(conversation.history) == 4
