@@ -27,6 +27,7 @@ try:
     from data_utils.terminal import find_file, keep_any_bytes, readable
     from mmrole.generation.loading import check_checkpoint, find_model, load
     from mmrole.generation.options import DTYPES
+    from mmrole.generation.web_guard import forget_settings
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
@@ -88,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(model.settings.seed)
     speaker = Speaker(loaded, tokenizer, model.settings)
     if arguments.web:
+        forget_settings()
         from mmrole.generation.web_page import serve
 
         serve(speaker, characters, character, path, arguments.port)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import html
 import re
+import signal
+import socket
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import gradio
+import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 from data_utils.errors import UserError
 from data_utils.images import ImagePathError, open_photo
 from data_utils.profiles import Character
 from data_utils.prompts import HUMAN_SPEAKER
-from mmrole.generation.conversation import Conversation, Speaker, TalkTooLongError
+from mmrole.generation.conversation import Conversation, Speaker
+from mmrole.generation.web_guard import LARGEST_UPLOAD, ThisMachineOnly, forget_settings, private_uploads
 
 Messages = list[dict[str, str]]
 
@@ -44,26 +49,44 @@ def serve(
         UserError: the port is not free.
     """
     first = character or next(iter(characters.values()))
-    page = make_page(speaker, characters, first, image)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is uploaded is removed then, too
+    forget_settings()
+    with private_uploads(), socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", port))
+            listening.listen()
+        except OSError as error:
+            raise UserError(f"port {port}: {error.strerror}; give another --port") from None
+        server = make_server(make_page(speaker, characters, first, image))
+        print(f"http://127.0.0.1:{port} (Ctrl-C ends)", flush=True)
+        server.run(sockets=[listening])
+
+
+def make_server(page: gradio.Blocks) -> uvicorn.Server:
+    """What serves a page on a socket, to this machine only, whatever the environment says.
+
+    gradio's own `launch` would open the page to others where the environment asks for it.
+    """
     # One reply at a time: the model is shared by all who have the page open.
     page.queue(default_concurrency_limit=1)
-    try:
-        page.launch(
-            server_name="127.0.0.1",
-            server_port=port,
-            quiet=True,
-            prevent_thread_lock=True,
-            theme=THEME,
-            footer_links=[],
-        )
-    except OSError as error:
-        reason = str(error).split(". ")[0]
-        raise UserError(f"the page cannot be served on port {port} ({reason}); give another --port") from None
-    print(f"http://127.0.0.1:{port} (Ctrl-C ends)", flush=True)
-    try:
-        Event().wait()
-    finally:
-        page.close(verbose=False)
+    app = gradio.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path="/",
+        server_name="127.0.0.1",
+        max_file_size=LARGEST_UPLOAD,
+        show_error=False,
+        enable_monitoring=False,
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=THEME,
+        footer_links=[],
+    )
+    # Requests without an end, by which the page gets its news, end with the page.
+    return uvicorn.Server(uvicorn.Config(ThisMachineOnly(app), log_level="error", timeout_graceful_shutdown=1))
 
 
 def make_page(
@@ -84,15 +107,22 @@ def make_page(
             for piece in conversation.reply(speaker, words):
                 reply += piece
                 yield "", [*shown[:-1], _message("assistant", reply)]
-        except TalkTooLongError as error:
-            raise gradio.Error(f"{error}; start again.", print_exception=False) from None
+        except UserError as error:
+            yield words, messages  # as if nothing had been said
+            raise gradio.Error(html.escape(f"{error}; start again."), print_exception=False) from None
 
     def call(name: str) -> tuple[str, dict[str, Any]]:
         return _introduction(characters[name]), gradio.update(value=[], label=_title(name))
 
-    def look(photo: str | None) -> Messages:
-        _read(photo)
-        return []
+    def look(photo: str | None, before: str | None) -> tuple[Messages, str | None]:
+        if photo != before:
+            _remove(before)
+        try:
+            _read(photo)
+        except gradio.Error:
+            _remove(photo)
+            raise
+        return [], photo
 
     with gradio.Blocks(title="MMRole", analytics_enabled=False, fill_height=True) as page:
         gradio.Markdown("# MMRole\nPick a character, drop an image, and talk about it.")
@@ -126,7 +156,8 @@ def make_page(
         # A reply on its way must not come into the talk after it.
         again.click(list, outputs=talk, cancels=said)
         role.change(call, role, [profile, talk], cancels=said)
-        picture.change(look, picture, talk, cancels=said)
+        seen = gradio.State(delete_callback=_remove)  # when the page is closed
+        picture.change(look, [picture, seen], [talk, seen], cancels=said)
     return page
 
 
@@ -159,6 +190,12 @@ def _read(photo: str | None) -> Image.Image | None:
     except ImagePathError:
         words = f"{Path(photo).name} is not a picture that can be read; drop another one."
         raise gradio.Error(html.escape(words), print_exception=False) from None
+
+
+def _remove(upload: str | None) -> None:
+    """Removes an upload that is talked about no more."""
+    if upload is not None:
+        Path(upload).unlink(missing_ok=True)
 
 
 def _title(name: str) -> str:

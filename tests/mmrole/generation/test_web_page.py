@@ -1,6 +1,10 @@
 """The chat page in a real browser: it answers, and takes no word for markup. Needs gradio and Chromium."""
 
+import os
 import shutil
+import socket
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,21 +27,31 @@ def page(make_model, tokenizer):
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on the path")
-    from mmrole.generation.web_page import THEME, make_page
+    from mmrole.generation.web_guard import private_uploads
+    from mmrole.generation.web_page import make_page, make_server
 
     speaker = Speaker(make_model(torch.float32), tokenizer, GenerationSettings(max_new_tokens=8, do_sample=False))
     characters = {name: Character(name, "Lantern Bay", "in-distribution", PROFILE) for name in ("Mira", "Odo")}
-    built = make_page(speaker, characters, characters["Mira"], None)
-    _, address, _ = built.queue().launch(prevent_thread_lock=True, quiet=True, footer_links=[], theme=THEME)
-    with sync_api.sync_playwright() as playwright:
+    with private_uploads(), socket.socket() as listening, sync_api.sync_playwright() as playwright:
+        listening.bind(("127.0.0.1", 0))
+        server = make_server(make_page(speaker, characters, characters["Mira"], None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
         page.requests = []
         page.on("request", lambda request: page.requests.append(request.url))
-        page.goto(address)
+        page.uploads = Path(os.environ["GRADIO_TEMP_DIR"])
+        page.goto(f"http://127.0.0.1:{listening.getsockname()[1]}")
         yield page
         browser.close()
-    built.close()
+        server.should_exit = True
+        thread.join()
+    assert not page.uploads.exists()
+
+
+def files_of(folder):
+    return [path.name for path in folder.rglob("*") if path.is_file()]
 
 
 def test_words_are_shown_as_they_are_and_answered(page):
@@ -77,6 +91,14 @@ def test_a_picture_is_talked_about(page, pictures, tmp_path):
     box.fill("What colour is it?")
     box.press("Enter")
     page.locator(".message.user").get_by_text("What colour is it?").wait_for()
+    page.locator(".message.bot").wait_for()
+    assert page.uploads.stat().st_mode & 0o077 == 0
+    assert "photo.png" in files_of(page.uploads)
+    page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
+    page.locator(".message.user").wait_for(state="detached")
+    assert "photo.png" not in files_of(page.uploads)
+    box.fill("What was it?")
+    box.press("Enter")
     page.locator(".message.bot").wait_for()
 
 
