@@ -8,12 +8,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from data_utils.errors import Problems, UserError, Where, reason, shown
+from data_utils.paths import resolve_below
 
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""What is decoded. Pillow knows more formats, among them some that it hands to other programs (EPS)."""
+LONGEST_SIDE = 100_000
+"""In pixels. An image that is resized in width keeps its height, for which a pass needs a kilobyte or two a row."""
 
 PIXELS = "2: resized in width, then in height"
 """Which pixels models are given, with a number to count up: `mmrole.qwen_vl.image_processing` computes them.
@@ -71,7 +72,8 @@ def resolve_image(image_dir: str | os.PathLike, image: str) -> Path:
 
     Args:
         image_dir: the image folder (may itself be a link).
-        image: a record's path, relative to `image_dir`, with forward slashes. Case matters.
+        image: a record's path, relative to `image_dir`, with forward slashes. Case matters. A folder on the way may be
+            a link to anywhere (`images/COCO/train2017`), but nothing outside of its target is reached through it.
 
     Raises:
         MissingImageError: there is no such file.
@@ -81,17 +83,16 @@ def resolve_image(image_dir: str | os.PathLike, image: str) -> Path:
     fault = path_fault(image)
     if fault:
         raise ImagePathError(f"image {shown(image)} {fault}")
+    path = resolve_below(image_dir, image)
+    if path is None:
+        raise ImagePathError(f"image {shown(image)} leads out of {image_dir} through a link")
     try:
-        root = Path(image_dir).resolve()
-        path = (root / image).resolve()
-        if not path.is_relative_to(root):
-            raise ImagePathError(f"image {shown(image)} leads out of {image_dir} through a link")
         if not path.exists():
             raise MissingImageError(f"image {shown(image)} is not in {image_dir}")
         if not path.is_file():  # a folder, a pipe, a device
             raise ImagePathError(f"image {shown(image)} is not a file")
-    except (OSError, RuntimeError) as error:  # a name too long, a folder that must not be read, a loop of links
-        raise ImagePathError(f"image {shown(image)} cannot be used: {error}") from None
+    except OSError as error:  # a name too long, a folder that must not be read
+        raise ImagePathError(f"image {shown(image)} cannot be used: {reason(error)}") from None
     return path
 
 
@@ -99,31 +100,28 @@ def open_image(path: str | os.PathLike) -> "Image.Image":
     """Decodes an image file into RGB.
 
     Raises:
-        ImagePathError: it is not an image of one of `FORMATS`, or damaged.
+        ImagePathError: it is not an image of one of `pillow.FORMATS`, or damaged.
     """
     return _decoded(path, str(path))
 
 
 def open_photo(path: str | os.PathLike) -> "Image.Image":
-    """Decodes an image file as a viewer shows it, the way up that the camera has noted.
+    """Decodes an image file as a viewer shows it, the way up that the camera has noted if that can be read.
 
     Images of records are opened with `open_image`: the published code turns none, and the figures depend on it.
 
     Raises:
-        ImagePathError: there is no such file, it must not be read, is not an image of one of `FORMATS`, or damaged.
+        ImagePathError: there is no such file, it must not be read, is not an image of one of `pillow.FORMATS`, or
+            damaged.
     """
-    from PIL import ImageOps
-
     try:
         if not Path(path).is_file():
             raise ImagePathError(f"{path}: {'not a file' if Path(path).exists() else 'no such file'}")
     except OSError as error:
         raise ImagePathError(f"{path}: {reason(error)}") from None
     image = open_image(path)
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a block of notes that cannot be read is no fault of the pixels
-        return image
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
 
 
 def select_images(
@@ -177,12 +175,31 @@ def _check(images: Iterable[str], image_dir: str | os.PathLike) -> dict[str, Ima
 
 
 def _decoded(path: str | os.PathLike, name: str, size: tuple[int, int] | None = None) -> "Image.Image":
-    from PIL import Image
+    from data_utils.pillow import FORMATS, Image
 
     try:
         with Image.open(path, formats=FORMATS) as image:
+            if max(image.size) > LONGEST_SIDE:
+                raise ValueError(f"a side of {max(image.size):,} pixels; the most are {LONGEST_SIDE:,}")
             if size is not None:
                 image.draft("RGB", size)
             return image.convert("RGB")
     except Exception as error:  # decoders fail in many ways (OSError, SyntaxError, struct.error, a decompression bomb)
-        raise ImagePathError(f"image {shown(name)} cannot be decoded: {error}") from None
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ImagePathError(f"image {shown(name)} cannot be decoded: {text}") from None
+
+
+def _turn(image: "Image.Image") -> "Image.Transpose | None":
+    """What brings a photo the right way up."""
+    from PIL import ExifTags, Image
+
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # of damaged EXIF data, in as many ways as decoders
+        return None
+    method = Image.Transpose
+    turns = (
+        *(method.FLIP_LEFT_RIGHT, method.ROTATE_180, method.FLIP_TOP_BOTTOM, method.TRANSPOSE),
+        *(method.ROTATE_270, method.TRANSVERSE, method.ROTATE_90),
+    )
+    return turns[orientation - 2] if orientation in range(2, 9) else None

@@ -16,7 +16,7 @@ from data_utils.download.placing import alone
 from data_utils.download.web import LARGEST, Failure, Pace, Patience, get, retrying, size_of
 from data_utils.errors import UserError, reason, shown
 from data_utils.files import replacing
-from data_utils.images import FORMATS
+from data_utils.paths import files_below
 
 COCO_URL = "http://images.cocodataset.org/train2017"
 """Serves single files. Over https its certificate is that of the storage behind it, under another name."""
@@ -194,7 +194,9 @@ def estimate_size(names: list[str], url: str, timeout: float, pace: Pace) -> str
 
 def image_fault(data: bytes) -> str | None:
     """What is wrong with the content of an image file, or None: it decodes completely, and a JPEG has its end."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
+
+    from data_utils.pillow import FORMATS, Image
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -211,7 +213,7 @@ def image_fault(data: bytes) -> str | None:
 
 
 def _json_files(source: Path) -> list[Path]:
-    return [source] if source.is_file() else [path for path in source.rglob("*.json") if path.is_file()]
+    return [source] if source.is_file() else files_below(source, "*.json")
 
 
 def _names(path: Path) -> set[str]:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
+
+from data_utils.pillow import FORMATS, Image
 
 ImageSource = Image.Image | str | os.PathLike[str]
 
@@ -27,7 +29,7 @@ def load_image(source: ImageSource) -> Image.Image:
     Raises:
         ValueError: for a URL.
         FileNotFoundError, IsADirectoryError, PIL.UnidentifiedImageError, OSError: if there is no such file, if it is
-            not an image in a format that Pillow reads, if it is damaged or has more pixels than Pillow's
+            not an image of one of `FORMATS`, if it is damaged or has more pixels than Pillow's
             `Image.MAX_IMAGE_PIXELS` allows; the message is one line that names the file. All of these are OSErrors.
     """
     if isinstance(source, Image.Image):
@@ -40,9 +42,9 @@ def load_image(source: ImageSource) -> Image.Image:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path!r}: no such image file")
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
-        raise UnidentifiedImageError(f"{path}: not an image in a format that Pillow reads") from None
+        raise UnidentifiedImageError(f"{path}: not an image of a format that is read ({', '.join(FORMATS)})") from None
     except Exception as error:
         raise _damaged(path, error) from error
     with image:

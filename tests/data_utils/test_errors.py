@@ -76,3 +76,26 @@ def test_any_text_can_be_printed_in_any_encoding(repository: Path):
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, env=environment, capture_output=True)
     assert (done.stdout, done.stderr) == (b"\\u5b59 \\udcff\n", b"")
+
+
+def test_what_the_system_refuses_is_one_line(capsys: pytest.CaptureFixture):
+    name = "a" * 300
+    assert exit_of(lambda: Path(name).exists(), capsys) == (2, f"error: cannot use {name}: File name too long\n")
+    status, said = exit_of(Path("no\nfile").stat, capsys)
+    assert (status, said) == (2, "error: cannot use 'no\\nfile': No such file or directory\n")
+    with pytest.raises(OSError, match="no file"):  # not about a file of the user: a bug
+        run(lambda: exec("raise OSError('no file')"))
+
+
+def test_names_of_files_are_utf8_in_any_locale(repository: Path, tmp_path: Path):
+    (tmp_path / "西游记").mkdir()
+    (tmp_path / "西游记/孙悟空.txt").write_text("Monkey", "utf-8")
+    (tmp_path / "script.py").write_text(
+        "import sys\nfrom pathlib import Path\nfrom data_utils.errors import run\n"
+        "run(lambda: print(Path(sys.argv[1]).read_text(), input(), Path('西游记').is_dir()))\n",
+        "utf-8",
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(repository)}
+    command = [sys.executable, "script.py", "西游记/孙悟空.txt"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | ascii_only, input=b"typed\n", capture_output=True)
+    assert (done.stdout, done.stderr, done.returncode) == (b"Monkey typed True\n", b"", 0)

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from data_utils.errors import Problems, UserError
 from data_utils.files import read_records, write_json
@@ -42,6 +44,34 @@ def test_a_photo_is_turned_upright_and_a_record_s_image_is_not(tmp_path: Path):
     for name, fault in (("gone.jpg", "no such file"), (".", "not a file"), ("notes.jpg", "cannot be decoded")):
         with pytest.raises(ImagePathError, match=fault):
             open_photo(tmp_path / name)
+
+
+def test_a_photo_whose_exif_data_cannot_be_read_is_shown_as_it_lies(tmp_path: Path):
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "photo.png", exif=b"Exif\0\0MM junk junk")
+    assert open_photo(tmp_path / "photo.png").size == (60, 40)
+
+
+def test_long_texts_in_a_picture_do_not_matter(tmp_path: Path):
+    workflow = PngImagePlugin.PngInfo()
+    workflow.add_text("workflow", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "drawn.png", pnginfo=workflow)
+    assert open_image(tmp_path / "drawn.png").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_picture_that_would_take_all_memory_to_resize_is_refused(tmp_path: Path):
+    Image.new("1", (1, 100_001)).save(tmp_path / "strip.png")
+    with pytest.raises(ImagePathError, match="a side of 100,001 pixels; the most are 100,000"):
+        open_image(tmp_path / "strip.png")
+
+
+def test_pillow_says_nothing(tmp_path: Path, repository: Path):
+    """Many pixels, and transparency in a palette, make it warn."""
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
+    Image.new("P", (9, 9)).save(tmp_path / "palette.png", transparency=bytes(range(256)))
+    code = "import sys\nfrom data_utils.images import open_image\nfor path in sys.argv[1:]: open_image(path)"
+    command = [sys.executable, "-c", code, tmp_path / "large.png", tmp_path / "palette.png"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_paths_below_the_folder(image_dir: Path):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,12 +24,17 @@ for file in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def pictures(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Images of many shapes without loss, since decoders of JPEG differ: the golden ones, noise, published stills."""
+    """Images of many shapes without loss, since decoders of JPEG differ: the golden ones, noise, some published."""
     folder = tmp_path_factory.mktemp("pictures")
     files = [repository / "tests/golden/images/files", repository.parent / "shared/mmrole/images"]
-    found = sorted(file for root in files for file in root.rglob("*") if file.suffix in (".jpg", ".png", ".bmp"))
+    found = sorted(
+        file for root in files for file in root.rglob("*") if file.suffix in (".jpg", ".png", ".bmp", ".gif")
+    )
     for number, file in enumerate(found):
-        load_image(file).save(folder / f"{number}.png", compress_level=1)
+        if file.suffix == ".jpg":
+            load_image(file).save(folder / f"{number}.png", compress_level=1)
+        else:
+            shutil.copy(file, folder / f"{number}{file.suffix}")
     noise = np.random.RandomState(5)
     for width, height in ((447, 450), (200, 300), (31, 1000), (449, 460), (600, 1300), (1300, 600), (448, 900)):
         pixels = noise.randint(0, 256, (height, width, 3), dtype=np.uint8)
