@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from data_utils.errors import RecordError, Where, shown
 from data_utils.fields import Json, JsonRecord, read_object, read_optional, read_text
+from data_utils.paths import files_below, files_in
 from data_utils.prompts import HUMAN_SPEAKER
 
 TYPES = ("comment", "human-role", "inter-role")
@@ -130,7 +131,7 @@ def dialogue_files(data_root: str | os.PathLike) -> list[DialogueFile]:
             together = folder / f"{kind}.json"
             if together.is_file():
                 found.append(DialogueFile(together, distribution, kind, owner=None, source=None))
-            for path in sorted((folder / kind).glob("*.json")):
+            for path in files_in(folder / kind, "*.json"):
                 owner, separator, source = path.stem.rpartition("_")
                 if separator and source in SOURCES:
                     found.append(DialogueFile(path, distribution, kind, owner.replace("_", " "), source))
@@ -141,7 +142,8 @@ def dialogue_files(data_root: str | os.PathLike) -> list[DialogueFile]:
 
 def overlooked_files(data_root: str | os.PathLike) -> list[Path]:
     """JSON files in the folder of dialogues that lie where `dialogue_files` does not look, sorted."""
-    return sorted(path for path in (Path(data_root) / "dialogues").rglob("*.json") if is_overlooked(path, data_root))
+    files = files_below(Path(data_root) / "dialogues", "*.json")
+    return [path for path in files if is_overlooked(path, data_root)]
 
 
 def is_overlooked(path: Path, data_root: str | os.PathLike) -> bool:

@@ -69,17 +69,19 @@ def listed(names: Sequence[str], most: int) -> str:
     return ", ".join(name if name.isprintable() else shown(name) for name in names[:most]) + more
 
 
-def reason(error: OSError) -> str:
+def reason(error: OSError | ValueError) -> str:
     """The system's words for a failed file operation, without errno and path: "No space left on device"."""
-    return error.strerror or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Calls a script's `main` and exits with its status (None is 0).
 
-    A `UserError` prints `error: …` on stderr and exits with 2, Ctrl-C with 130; other exceptions are bugs and pass.
-    Characters that the encoding of stdout does not have are printed as escapes.
+    A `UserError` prints `error: …` on stderr and exits with 2, as does what the system refuses to do with a file;
+    Ctrl-C exits with 130. Other exceptions are bugs and pass. Characters that the encoding of stdout does not have are
+    printed as escapes.
     """
+    _name_files_in_utf8()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: names can hold any characters
     try:
@@ -95,4 +97,22 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         # The reader of a pipe (`| head`) has gone: Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+        print(f"error: cannot use {name if name.isprintable() else shown(name)}: {reason(error)}", file=sys.stderr)
+        status = 2
     sys.exit(status)
+
+
+def _name_files_in_utf8() -> None:
+    """Starts the program again where the locale has Python write the names of files otherwise than in UTF-8.
+
+    Published images are in folders with Chinese names, which most locales could not name. What is typed and printed
+    stays in the locale's encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8":
+        return
+    os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdin.encoding if sys.stdin else 'utf-8'}:backslashreplace")
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, ClassVar, Protocol, Self, TypeVar
 from data_utils.disk import open_locked, sync_folder
 from data_utils.errors import Problems, RecordError, UserError, Where, reason, shown
 from data_utils.json_lists import read_list
+from data_utils.paths import open_regular
 
 Json = Any
 
@@ -153,26 +154,28 @@ def sha256(path: str | os.PathLike) -> str:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
+    with open_regular(path) as file:
+        try:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {reason(error)}") from None
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {reason(error)}") from None
 
 
 def _read_list(path: str | os.PathLike) -> list[Json] | None:
-    """The list in a file, read without holding its text; None if there is none, or the file can be read only once."""
+    """The list in a file, read without holding its text; None if there is none."""
+    open_regular(path).close()
     try:
-        return read_list(path, json.JSONDecoder(object_pairs_hook=_object)) if os.path.isfile(path) else None
+        return read_list(path, json.JSONDecoder(object_pairs_hook=_object))
     except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from None
 
 
 def _read_text(path: str | os.PathLike) -> str:
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {reason(error)}") from None
+    with open_regular(path) as file:
+        try:
+            data = file.read()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {reason(error)}") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ from data_utils.dataset import Dataset, PlacedDialogue
 from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES, Dialogue
 from data_utils.errors import Problems, UserError
 from data_utils.files import read_records
+from data_utils.paths import files_below
 from data_utils.records import Sample
 
 
@@ -33,7 +34,7 @@ class Split:
 
 
 def find_test_files(places: Iterable[str | os.PathLike]) -> list[Path]:
-    """The files `<type>_test.json` in or below the given folders; a file that is given is taken as it is.
+    """The files `<type>_test.json` in or below the given folders, without hidden ones; a given file is taken as it is.
 
     Raises:
         UserError: there is none below a folder, or the folder does not exist.
@@ -43,7 +44,10 @@ def find_test_files(places: Iterable[str | os.PathLike]) -> list[Path]:
         if not place.exists():
             raise UserError(f"{place} does not exist; give test files, or folders of them")
         names = [f"{kind}_test.json" for kind in TYPES]
-        found = [place] if place.is_file() else sorted(path for name in names for path in place.rglob(name))
+        if place.is_dir():
+            found = [path for path in files_below(place, "*_test.json") if path.name in names]
+        else:
+            found = [place]
         if not found:
             raise UserError(f"{place} holds no test files; give a folder with {', '.join(names)} in it or below it")
         files += found

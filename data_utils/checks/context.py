@@ -78,7 +78,7 @@ class Surroundings:
         """The test samples by id, by file. What cannot be read is left out: it is reported with its file."""
         if self.root is None:
             return {}
-        files = sorted((self.root / "data/test").glob("*/*_test.json"))
+        files = sorted((self.root / "data/test").glob("[!.]*/[!.]*_test.json"))
         return {file: _by_id(file) for file in files}
 
     @cached_property

@@ -243,6 +243,6 @@ def refusal(status: int, phrase: str, headers: Mapping[str, str]) -> Failure:
 
 def _has_weights(folder: Path) -> bool:
     """Whether weights are there, and all that an index names: programs often cache only a model's settings."""
-    weights = {path.name for suffix in ("bin", "safetensors") for path in folder.glob(f"*.{suffix}")}
-    maps = [read_json(path, dict).get("weight_map", {}) for path in folder.glob("*.index.json")]
+    weights = {path.name for suffix in ("bin", "safetensors") for path in folder.glob(f"[!.]*.{suffix}")}
+    maps = [read_json(path, dict).get("weight_map", {}) for path in folder.glob("[!.]*.index.json")]
     return bool(weights) and all(isinstance(named, dict) and weights >= set(map(str, named.values())) for named in maps)
