@@ -1,32 +1,80 @@
-"""Checkpoints of a training run: which are complete, which is the newest, what may be deleted.
+"""Checkpoints of a training run: which are complete, which is the newest, which are the run's own and may be deleted.
 
 On disk after a crash: `checkpoint-N` folders, each with `complete.json` or half-written. `complete.json` is written
 last, when every process has written its files and all of them have reached the disk; it names them with their sizes.
-So its existence means that the folder was complete, and its content that it still is.
+So its existence means that the folder was complete, and its content that it still is. `unfinished.json` is the first
+file of a checkpoint, and the last that is deleted: it says whose the folder is meanwhile. A folder with neither, or
+with those of another run, is somebody else's, and is never touched.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import shutil
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from safetensors import SafetensorError
 
 from data_utils.disk import set_usual_mode, sync_folder
 from data_utils.errors import UserError, reason, shown
 from data_utils.files import read_json, write_json
+from mmrole.training.run_description import RunDescription, difference
 
 MANIFEST = "complete.json"
+UNFINISHED = "unfinished.json"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 _DISK_WORDS = ("PytorchStreamWriter", "No space left", "Disk quota", "unexpected pos", "I/O error")
-_NAME = re.compile(r"checkpoint-(\d+)")
+_NAME = re.compile(r"checkpoint-([0-9]{1,15})")
+_ELSEWHERE = "give another --output_dir, or move it away"
+_FOREIGN = f"was not written by this run, or holds files that it has not written; {_ELSEWHERE}"
 
 
-def seal(folder: Path, run: dict[str, Any]) -> None:
+class Manifest(NamedTuple):
+    """What `complete.json` or `unfinished.json` says.
+
+    Attributes:
+        run: what the folder belongs to.
+        files: sizes by path in the folder; None of a folder that was not written to the end.
+    """
+
+    run: RunDescription
+    files: dict[str, int] | None
+
+
+def read_manifest(file: Path) -> Manifest | None:
+    """A manifest, None if it cannot be read, or names what does not lie in its folder."""
+    try:
+        fields = read_json(file, dict)
+    except UserError:
+        return None
+    run, files = fields.get("run"), fields.get("files")
+    if not isinstance(run, dict) or not isinstance(files, dict | None):
+        return None
+    if not all(type(size) is int and _is_below(name) for name, size in (files or {}).items()):
+        return None
+    return Manifest(run, files)
+
+
+def claim(folder: Path, run: RunDescription) -> None:
+    """Makes an empty checkpoint folder for a run, in the place of what an earlier start of it has left there.
+
+    Raises:
+        UserError: somebody else's files are there, or it cannot be written.
+        OSError: it cannot be written.
+    """
+    if is_own(folder, run):
+        remove(folder)
+    if not _is_free(folder):
+        raise UserError(f"{folder} {_FOREIGN}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / UNFINISHED, {"run": run})
+
+
+def seal(folder: Path, run: RunDescription) -> None:
     """Declares a checkpoint complete; every process must have written its files.
 
     Args:
@@ -37,7 +85,7 @@ def seal(folder: Path, run: dict[str, Any]) -> None:
         UserError: the manifest cannot be written.
         OSError: a file cannot be forced to the disk.
     """
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    files = _files(folder)
     for file in files:
         if file.suffix == ".safetensors":
             set_usual_mode(file)
@@ -46,23 +94,35 @@ def seal(folder: Path, run: dict[str, Any]) -> None:
         sync_folder(subfolder)
     sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files}
     write_json(folder / MANIFEST, {"run": run, "files": sizes})
+    (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def fault(folder: Path) -> str | None:
     """Why a checkpoint is not complete; None if it is."""
     if not (folder / MANIFEST).is_file():
         return "it was not written to the end"
-    try:
-        files = read_json(folder / MANIFEST, dict)["files"]
-    except (UserError, KeyError):
+    manifest = read_manifest(folder / MANIFEST)
+    if manifest is None or manifest.files is None:
         return f"its {MANIFEST} cannot be read"
-    for name, size in files.items():
+    for name, size in manifest.files.items():
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size:,} bytes instead of {size:,}"
     return None
+
+
+def is_own(folder: Path, run: RunDescription) -> bool:
+    """Whether a folder is a checkpoint of this run, complete or not, that holds nothing of anybody else's."""
+    if folder.is_symlink():
+        return False
+    for name in (MANIFEST, UNFINISHED):
+        manifest = read_manifest(folder / name) if (folder / name).is_file() else None
+        if manifest is not None:
+            listed = manifest.files is None or all(str(f.relative_to(folder)) in manifest.files for f in _files(folder))
+            return difference(manifest.run, run) is None and listed
+    return False
 
 
 def step_of(folder: Path) -> int:
@@ -75,8 +135,7 @@ def step_of(folder: Path) -> int:
 
 def find_all(output_dir: Path) -> list[Path]:
     """The checkpoint folders of a run, newest first, complete or not."""
-    folders = [folder for folder in output_dir.glob("checkpoint-*") if folder.is_dir() and _NAME.fullmatch(folder.name)]
-    return sorted(folders, key=step_of, reverse=True)
+    return sorted((entry for entry in _named(output_dir) if entry.is_dir()), key=step_of, reverse=True)
 
 
 def find_newest(output_dir: Path) -> tuple[Path | None, list[str]]:
@@ -117,20 +176,43 @@ def choose(output_dir: Path, resume: str | None) -> tuple[Path | None, list[str]
     return folder, []
 
 
-def check_run(folder: Path, run: dict[str, Any]) -> None:
+def check_run(folder: Path, run: RunDescription) -> None:
     """Raises UserError if a complete checkpoint was made by a run with other data or settings."""
-    was = read_json(folder / MANIFEST, dict)["run"]
-    for name in sorted(was.keys() | run.keys()):
-        if was.get(name) != run.get(name):
-            noted = f"with {name} {shown(was[name])}" if name in was else f"without noting its {name}"
-            raise UserError(
-                f"{folder} was trained {noted}, this command has {shown(run.get(name))}; "
-                "give the same flags and data to go on, or another --output_dir"
-            )
+    manifest = read_manifest(folder / MANIFEST)
+    if manifest is None:
+        raise UserError(f"{folder / MANIFEST} cannot be read; give another --output_dir")
+    was, name = manifest.run, difference(manifest.run, run)
+    if name is not None:
+        noted = f"with {name} {shown(was[name])}" if name in was else f"without noting its {name}"
+        raise UserError(
+            f"{folder} was trained {noted}, this command has {shown(run[name])}; "
+            "give the same flags and data to go on, or another --output_dir"
+        )
 
 
-def remove_surplus(output_dir: Path, limit: int | None) -> None:
-    """Keeps the newest `limit` complete checkpoints, and removes older ones, complete or not.
+def check_free(output_dir: Path, run: RunDescription, done: int, total: int) -> None:
+    """Refuses to write checkpoints over what is no leftover of this run.
+
+    Args:
+        output_dir: of the run.
+        run: what it is made of.
+        done: steps behind the checkpoint that it goes on from.
+        total: steps of the run.
+
+    Raises:
+        UserError: a folder is there that a coming checkpoint may need.
+    """
+    for folder in _named(output_dir):
+        if not done < step_of(folder) <= total or _is_free(folder):
+            continue
+        if not is_own(folder, run):
+            raise UserError(f"{folder} {_FOREIGN}")
+        if fault(folder) is None:
+            raise UserError(f"{folder} is complete, and going on from step {done:,} would write over it; {_ELSEWHERE}")
+
+
+def remove_surplus(output_dir: Path, run: RunDescription, limit: int | None) -> None:
+    """Keeps the newest `limit` complete checkpoints of a run, and removes its older ones, complete or not.
 
     Without a limit (None or 0) nothing is removed. The newest complete one always stays.
     """
@@ -138,15 +220,24 @@ def remove_surplus(output_dir: Path, limit: int | None) -> None:
         return
     complete = 0
     for folder in find_all(output_dir):
-        if complete >= limit:
-            remove(folder)
-        complete += fault(folder) is None
+        if is_own(folder, run):
+            if complete >= limit:
+                remove(folder)
+            complete += fault(folder) is None
 
 
 def remove(folder: Path) -> None:
-    """Removes a checkpoint; what a crash leaves of it is not complete."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    """Removes a checkpoint of the run's own; what a crash leaves of it is its own as well, and not complete."""
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(folder / MANIFEST, folder / UNFINISHED)
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != UNFINISHED:
+                entry.unlink()
+        (folder / UNFINISHED).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def is_of_the_disk(error: Exception, folder: Path) -> bool:
@@ -168,6 +259,26 @@ def disk_fault(error: Exception) -> str:
         return reason(error)
     text = " ".join(str(error).split())[:200]
     return text if isinstance(error, UserError) or "No space left" in text else f"the disk is full or broken ({text})"
+
+
+def _named(output_dir: Path) -> list[Path]:
+    return [entry for entry in output_dir.glob("checkpoint-*") if _NAME.fullmatch(entry.name)]
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether nothing is there, or an empty folder."""
+    return not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a checkpoint, without its manifests."""
+    files = (file for file in folder.rglob("*") if file.is_file() or file.is_symlink())
+    return sorted(file for file in files if file not in (folder / MANIFEST, folder / UNFINISHED))
+
+
+def _is_below(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and path.parts != ()
 
 
 def _force_to_disk(file: Path) -> None:

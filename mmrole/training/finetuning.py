@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch.distributed as dist
 from tqdm import tqdm
@@ -17,19 +17,18 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from data_utils.errors import UserError
-from data_utils.files import sha256
-from data_utils.images import PIXELS
 from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
 from mmrole.generation.loading import check_checkpoint
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.checkpoint import read_config
-from mmrole.training import checkpoints, extensions
+from mmrole.training import checkpoints, extensions, states
 from mmrole.training.adapters import load_model, trained_parameters
-from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments, zero_stage
+from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments
 from mmrole.training.encoding import EncodedSample, SampleEncoder
 from mmrole.training.output import check_output_dir, is_finished, write_output
 from mmrole.training.planning import group_samples
-from mmrole.training.processes import first_alone, lock_output_dir, quiet_where_others_fail, said_once, say
+from mmrole.training.processes import first_alone, from_first, lock_output_dir, quiet_where_others_fail, said_once, say
+from mmrole.training.run_description import RunDescription, describe_run
 from mmrole.training.samples import TrainingSample, read_samples
 from mmrole.training.steps import Plan, TrainingSteps
 from mmrole.training.trainer import TreeTrainer
@@ -44,10 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with said_once():
             arguments = parse_arguments(argv)
-            start = begin(arguments)
-        if start is not None:
-            with quiet_where_others_fail():
-                train(arguments, start)
+        with states.tensors_only(deepspeed=bool(arguments.training.deepspeed)):
+            with said_once():
+                start = begin(arguments)
+            if start is not None:
+                with quiet_where_others_fail():
+                    train(arguments, start)
         return 0
     finally:
         if dist.is_initialized():
@@ -68,7 +69,7 @@ class Start(NamedTuple):
 
     model: Checkpoint
     prepared: Prepared
-    run: dict[str, Any]
+    run: RunDescription
     resumed: Path | None
     total_steps: int
     lock: int | None
@@ -87,7 +88,10 @@ def begin(arguments: Arguments) -> Start | None:
         raise UserError(f"--output_dir {output_dir} is the model to start from; give another directory for the result")
     prepared = first_alone(training, lambda: _prepare(arguments))
     lock = first_alone(training, lambda: lock_output_dir(training))
-    run = describe_run(arguments, model.identity()["model"], prepared.steps)
+    run = from_first(
+        training,
+        lambda: describe_run(arguments, model.identity()["model"], prepared.steps, prepared.eval_steps),
+    )
     total = _total_steps(training, prepared.steps)
     resumed, notes = checkpoints.choose(output_dir, training.resume_from_checkpoint)
     for note in [*notes, *extensions.locks()]:
@@ -98,13 +102,13 @@ def begin(arguments: Arguments) -> Start | None:
         say(training, f"{output_dir}: all {total:,} steps are done already")
         return None
     check_output_dir(output_dir, run, resumed)
-    if resumed is not None and checkpoints.step_of(resumed) > total:
-        raise UserError(
-            f"{resumed} has more steps behind it than the {total:,} of this command; give more, or another --output_dir"
-        )
+    done = 0 if resumed is None else _steps_behind(resumed, total)
+    checkpoints.check_free(output_dir, run, done, total)
+    if resumed is not None:
+        first_alone(training, lambda: states.check(resumed, done) if training.process_index == 0 else None)
     say(training, prepared.summary(training, total))
     if resumed is not None:
-        say(training, f"going on from {resumed}: {checkpoints.step_of(resumed):,} of {total:,} steps are done")
+        say(training, f"going on from {resumed}: {done:,} of {total:,} steps are done")
     return Start(model, prepared, run, resumed, total, lock)
 
 
@@ -213,29 +217,13 @@ def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], plan: Plan
     return TrainingSteps(encoded, [sample.where for sample in samples], group_samples(encoded, plan.prompt_tree), plan)
 
 
-def describe_run(arguments: Arguments, model: str, steps: TrainingSteps) -> dict[str, Any]:
-    """What must be the same for a run to go on from a checkpoint: by the name of the flag."""
-    data, training, lora = arguments.data, arguments.training, arguments.lora
-    run = {
-        "--model_name_or_path": model,
-        "--data_path": f"{Path(data.data_path).name} {sha256(data.data_path)[:16]}",
-        "--system_message": data.system_message,
-        "--model_max_length": training.model_max_length,
-        "--prompt_tree": training.prompt_tree,
-        "--seed": training.order_seed,
-        "samples per step": training.samples_per_step,
-        "--fix_vit": training.fix_vit,
-        "--use_lora": training.use_lora,
-        "--bf16": training.bf16,
-        "pixels": PIXELS,
-        "ZeRO stage": zero_stage(training),
-    }
-    if zero_stage(training):
-        run["number of processes"] = training.world_size  # DeepSpeed's checkpoints are cut for that number
-    if training.use_lora:
-        run |= {"--lora_r": lora.lora_r, "--lora_alpha": lora.lora_alpha, "--q_lora": lora.q_lora}
-        run["--lora_target_modules"] = sorted(lora.lora_target_modules)
-    return run
+def _steps_behind(resumed: Path, total: int) -> int:
+    done = checkpoints.step_of(resumed)
+    if done > total:
+        raise UserError(
+            f"{resumed} has more steps behind it than the {total:,} of this command; give more, or another --output_dir"
+        )
+    return done
 
 
 def _total_steps(training: TrainingArguments, steps: TrainingSteps) -> int:
@@ -252,5 +240,6 @@ def _quiet_libraries(training: TrainingArguments) -> None:
     for name, words in (
         ("accelerate.accelerator", "Gradient accumulation steps mismatch"),
         ("DeepSpeed", "Attempting to get learning rate from scheduler before it has started"),
+        ("transformers.trainer_utils", "do not match the ones in the `trainer_state.json`"),
     ):
         python_logging.getLogger(name).addFilter(lambda record, words=words: words not in record.getMessage())

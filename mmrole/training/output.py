@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
-from data_utils.errors import UserError
-from data_utils.files import read_json
+from data_utils.errors import UserError, listed
 from mmrole.training import checkpoints
+from mmrole.training.checkpoints import MANIFEST, read_manifest
+from mmrole.training.run_description import RunDescription, difference
 from mmrole.training.trainer import TreeTrainer
 
 _ASIDE = ".output"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*_model*.bin", "pytorch_model.bin.index.json")
+_BESIDE = (
+    *("config.json", "generation_config.json", "adapter_config.json", "trainer_state.json", MANIFEST),
+    *("qwen.tiktoken", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
+)
+_DESCRIPTION = "README.md"  # comes with adapters alone
 
 
-def is_finished(output_dir: Path, run: dict[str, Any], total_steps: int) -> bool:
+def is_finished(output_dir: Path, run: RunDescription, total_steps: int) -> bool:
     """Whether the result of the run is there and whole."""
     if checkpoints.fault(output_dir) is not None:
         return False
-    return read_json(output_dir / checkpoints.MANIFEST, dict)["run"] == run | {"steps": total_steps}
+    manifest = read_manifest(output_dir / MANIFEST)
+    if manifest is None or manifest.run.get("steps") != total_steps:
+        return False
+    return difference(manifest.run, run) is None
 
 
-def check_output_dir(output_dir: Path, run: dict[str, Any], resumed: Path | None) -> None:
-    """Refuses to write over a checkpoint that is not what this run has written and goes on from.
+def check_output_dir(output_dir: Path, run: RunDescription, resumed: Path | None) -> None:
+    """Refuses to write over what is not the result of an earlier start of this run, from which it goes on.
 
     Args:
         output_dir: of the run.
@@ -31,17 +39,15 @@ def check_output_dir(output_dir: Path, run: dict[str, Any], resumed: Path | None
         resumed: the checkpoint that it goes on from.
 
     Raises:
-        UserError: a model or an adapter is there.
+        UserError: a model, an adapter, or a part of one is there.
     """
-    if not any(file for pattern in _WEIGHTS for file in output_dir.glob(pattern)):
+    if (output_dir / MANIFEST).is_file():
+        checkpoints.check_run(output_dir, run)
+    if resumed is not None and resumed.resolve().parent == output_dir.resolve():
+        _refuse_weights(output_dir)
         return
-    if (output_dir / checkpoints.MANIFEST).is_file():
-        steps = read_json(output_dir / checkpoints.MANIFEST, dict)["run"].get("steps")
-        checkpoints.check_run(output_dir, run | {"steps": steps})
-    elif (output_dir / _ASIDE).is_dir():
-        return  # a run was killed while it moved its result
-    if resumed is None:
-        raise UserError(f"{output_dir} holds a checkpoint that this run would write over; give another --output_dir")
+    patterns = (*_WEIGHTS, *_BESIDE, _DESCRIPTION) if run["--use_lora"] else (*_WEIGHTS, *_BESIDE)
+    _refuse(output_dir, {file.name for pattern in patterns for file in output_dir.glob(pattern)})
 
 
 def write_output(trainer: TreeTrainer, total_steps: int) -> None:
@@ -55,6 +61,8 @@ def write_output(trainer: TreeTrainer, total_steps: int) -> None:
     """
     output_dir = Path(trainer.args.output_dir)
     aside = output_dir / _ASIDE
+    if trainer.args.should_save:
+        _refuse_weights(output_dir)
     try:
         trainer.save_model(str(aside))
         if trainer.args.should_save:
@@ -75,11 +83,33 @@ def write_output(trainer: TreeTrainer, total_steps: int) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
+def _refuse_weights(output_dir: Path) -> None:
+    """Refuses weights that no start of the run has written; what lies beside them is the run's, as its checkpoints."""
+    weights = {file.name for pattern in _WEIGHTS for file in output_dir.glob(pattern)}
+    _refuse(output_dir, weights - _own_names(output_dir))
+
+
+def _refuse(output_dir: Path, names: set[str]) -> None:
+    if names:
+        raise UserError(
+            f"{output_dir} holds {listed(sorted(names), 3)}, which this run would write over; give another --output_dir"
+        )
+
+
+def _own_names(output_dir: Path) -> set[str]:
+    """The names in the output directory that an earlier start of a run has written: its manifest lists them.
+
+    That lies aside where the run was killed while it moved its result.
+    """
+    manifests = [read_manifest(folder / MANIFEST) for folder in (output_dir, output_dir / _ASIDE)]
+    return {name for manifest in manifests if manifest is not None for name in manifest.files or {}}
+
+
 def _move(aside: Path, output_dir: Path) -> None:
-    (output_dir / checkpoints.MANIFEST).unlink(missing_ok=True)
-    for pattern in _WEIGHTS:
-        for file in output_dir.glob(pattern):
-            file.unlink()
-    for file in sorted(aside.iterdir(), key=lambda file: file.name == checkpoints.MANIFEST):
+    files = sorted(aside.iterdir(), key=lambda file: file.name == MANIFEST)
+    for name in _own_names(output_dir) - {file.name for file in files}:
+        (output_dir / name).unlink(missing_ok=True)  # while the manifest still says whose they are
+    (output_dir / MANIFEST).unlink(missing_ok=True)
+    for file in files:
         file.replace(output_dir / file.name)
     aside.rmdir()

@@ -81,7 +81,15 @@ def first_alone(training: TrainingArguments, step: Callable[[], T]) -> T:
         raise error
     if failed[0]:
         raise UserError("the first process of this run has failed and says why")
-    return step() if result is None else result
+    return result if training.process_index == 0 else step()
+
+
+def from_first(training: TrainingArguments, step: Callable[[], T]) -> T:
+    """Calls `step` in the first process alone and gives what it returns to all; an error is printed once."""
+    results = [first_alone(training, lambda: step() if training.process_index == 0 else None)]
+    if training.world_size > 1:
+        dist.broadcast_object_list(results, device=training.device)
+    return results[0]
 
 
 def lock_output_dir(training: TrainingArguments) -> int | None:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,9 @@ from mmrole.training.arguments import TrainingArguments
 from mmrole.training.batches import TreeBatch
 from mmrole.training.loss import LossSum, tree_loss
 from mmrole.training.progress import Progress
+from mmrole.training.resuming import AskedSettings, AskedSteps, innermost, load_weights
+from mmrole.training.run_description import RunDescription
+from mmrole.training.states import reading
 from mmrole.training.steps import EpochSampler, StepBatches, TrainingSteps, only
 
 
@@ -38,7 +41,7 @@ class TreeTrainer(Trainer):
         steps: of the training data.
         eval_steps: of the evaluation data.
         tokenizer: saved with every checkpoint.
-        run: what the run is made of, for `checkpoints.check_run`.
+        run: what the run is made of, for `checkpoints`.
     """
 
     args: TrainingArguments
@@ -49,7 +52,7 @@ class TreeTrainer(Trainer):
         args: TrainingArguments,
         steps: TrainingSteps,
         tokenizer: QWenTokenizer,
-        run: dict[str, Any],
+        run: RunDescription,
         eval_steps: TrainingSteps | None = None,
     ) -> None:
         # Not as processing_class: the Trainer would write the tokenizer's special tokens into the model's settings.
@@ -58,7 +61,11 @@ class TreeTrainer(Trainer):
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.progress = Progress(len(steps.samples))
-        self.add_callback(self.progress)
+        for callback in (AskedSteps(steps.steps_per_epoch), self.progress):
+            self.add_callback(callback)
+        # transformers would count, and remove, whatever is called checkpoint-N.
+        self._save_total_limit, args.save_total_limit = args.save_total_limit, None
+        self._asked: AskedSettings | None = None
         self._rate_used: float | None = None
 
     def get_train_dataloader(self) -> DataLoader:
@@ -147,10 +154,7 @@ class TreeTrainer(Trainer):
             return tree_loss(model, batch)
 
     def _current_rate(self) -> float:
-        optimizer = self.optimizer
-        while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
-            optimizer = optimizer.optimizer
-        return float(optimizer.param_groups[0]["lr"])
+        return float(innermost(self.optimizer).param_groups[0]["lr"])
 
     def _require_finite(self, loss: Tensor, bin_: list[int]) -> None:
         if bool(loss.isfinite()):
@@ -179,13 +183,47 @@ class TreeTrainer(Trainer):
             )
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' own, and notes what the command asks for, before a checkpoint's states are loaded."""
+        scheduler = super().create_scheduler(*args, **kwargs)
+        self._asked = AskedSettings.of(self.optimizer)
+        return scheduler
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: Any) -> Any:
+        """As transformers' own, in which DeepSpeed loads the states of a checkpoint.
+
+        Raises:
+            UserError: they do not fit.
+        """
+        loads = resume_from_checkpoint is not None and self.is_deepspeed_enabled
+        with reading(resume_from_checkpoint) if loads else contextlib.nullcontext():
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Loads the weights that `_save_checkpoint` wrote; transformers would take others that lie there."""
+        with reading(resume_from_checkpoint):
+            load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """As transformers' own; DeepSpeed's optimizer, which is loaded by now, then goes on exactly."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.is_deepspeed_enabled:
+        """As transformers' own, but with the command's settings; DeepSpeed's optimizer then goes on exactly."""
+        if checkpoint is None:
+            return
+        with reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+        self._asked.use(self.optimizer, self.lr_scheduler)
+        if self.is_deepspeed_enabled:
             from mmrole.training.deepspeed_adam import restore_powers
 
             restore_powers(self.optimizer)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As transformers' own, which trains a step even where the last one was made before a kill."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes a checkpoint, seals it when all processes are through, and only then removes older ones.
@@ -194,27 +232,37 @@ class TreeTrainer(Trainer):
             UserError: it cannot be written (full disk); the previous checkpoint is whole.
         """
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        if self.args.should_save:
+            self._claim(folder)
+        self.accelerator.wait_for_everyone()
         try:
-            if self.args.should_save and folder.exists():
-                checkpoints.remove(folder)  # half-written before a crash
-            self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                # A pickle that would run code when loaded; the manifest says how the run was made.
+                (folder / "training_args.bin").unlink(missing_ok=True)
                 self.tokenizer.save_pretrained(folder)
                 checkpoints.seal(folder, self.run)
-                checkpoints.remove_surplus(folder.parent, limit)
+                checkpoints.remove_surplus(folder.parent, self.run, self._save_total_limit)
             self.accelerator.wait_for_everyone()
         except Exception as error:
-            if not checkpoints.is_of_the_disk(error, folder):
-                raise
+            self._give_up(folder, error)
+
+    def _claim(self, folder: Path) -> None:
+        try:
+            checkpoints.claim(folder, self.run)
+        except OSError as error:
+            self._give_up(folder, error)
+
+    def _give_up(self, folder: Path, error: Exception) -> NoReturn:
+        """Ends a run that cannot write a checkpoint: in a line, where it is the disk's fault."""
+        if not checkpoints.is_of_the_disk(error, folder):
+            raise error
+        if checkpoints.is_own(folder, self.run):
             checkpoints.remove(folder)
-            kept, _ = checkpoints.find_newest(folder.parent)
-            rest = "there is no earlier one" if kept is None else f"{kept} is whole"
-            raise UserError(
-                f"cannot write {folder}: {checkpoints.disk_fault(error)}; {rest}: make room, or make it writable, and "
-                "run the same command again"
-            ) from error
-        finally:
-            self.args.save_total_limit = limit
+        kept, _ = checkpoints.find_newest(folder.parent)
+        rest = "there is no earlier one" if kept is None else f"{kept} is whole"
+        raise UserError(
+            f"cannot write {folder}: {checkpoints.disk_fault(error)}; {rest}: make room, or make it writable, and "
+            "run the same command again"
+        ) from error
