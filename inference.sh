@@ -20,6 +20,10 @@ if [ -z "${PYTHON:-}" ]; then
     [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python
 fi
 NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_count()))' 2>/dev/null || echo 1)}
+[[ $NPROC =~ ^[1-9][0-9]{0,3}$ ]] || {
+    echo "error: NPROC=${NPROC@Q} is no number of processes; give one from 1 to 9999" >&2
+    exit 2
+}
 
 launch=("$PYTHON")
 [ "$NPROC" -eq 1 ] || launch+=(-m mmrole.launch --standalone --nproc_per_node "$NPROC")

@@ -27,7 +27,17 @@ fail() {
     exit 2
 }
 
-[ "$GPUS_PER_NODE" -gt 0 ] || fail "no GPU found; DS_ACCELERATOR=cpu runs on the CPU"
+number() { # name of a variable, least and greatest value
+    [[ ${!1} =~ ^(0|[1-9][0-9]{0,8})$ ]] && [ "${!1}" -ge "$2" ] && [ "${!1}" -le "$3" ] ||
+        fail "$1=${!1@Q}: give a whole number from $2 to $3"
+}
+
+[ "$GPUS_PER_NODE" != 0 ] || fail "no GPU found; DS_ACCELERATOR=cpu runs on the CPU"
+number GPUS_PER_NODE 1 9999
+number NNODES 1 99999
+number NODE_RANK 0 $((NNODES - 1))
+number MASTER_PORT 1 65535
+number GLOBAL_BATCH 1 999999999
 processes=$((GPUS_PER_NODE * NNODES))
 [ $((GLOBAL_BATCH % processes)) -eq 0 ] ||
     fail "GLOBAL_BATCH=$GLOBAL_BATCH cannot be shared out evenly by $processes processes; set another GLOBAL_BATCH"

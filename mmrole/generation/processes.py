@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from data_utils.errors import UserError
+from mmrole.process_environment import check_process_environment
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -64,8 +65,9 @@ class Processes:
         """The processes that torchrun started (it sets RANK, WORLD_SIZE and more), or this one alone.
 
         Raises:
-            UserError: the variables are set, but the other processes cannot be reached.
+            UserError: the variables make no sense, or the other processes cannot be reached.
         """
+        check_process_environment()
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if world_size == 1 or "RANK" not in os.environ:
             return cls()

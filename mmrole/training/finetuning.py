@@ -19,6 +19,7 @@ from transformers.utils import logging
 from data_utils.errors import UserError
 from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
 from mmrole.generation.loading import check_checkpoint
+from mmrole.process_environment import check_process_environment
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.checkpoint import read_config
 from mmrole.training import checkpoints, extensions, states
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         UserError: a mistake in arguments, data or checkpoints, in the processes that found it.
     """
+    check_process_environment()
     try:
         with said_once():
             arguments = parse_arguments(argv)

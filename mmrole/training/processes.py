@@ -29,7 +29,7 @@ def said_once() -> Iterator[None]:
     try:
         yield
     except (UserError, KeyboardInterrupt) as error:
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        if int(os.environ.get("LOCAL_RANK", "0")) <= 0:
             raise
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(130) from None
