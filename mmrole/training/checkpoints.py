@@ -185,7 +185,7 @@ def check_run(folder: Path, run: RunDescription) -> None:
     if name is not None:
         noted = f"with {name} {shown(was[name])}" if name in was else f"without noting its {name}"
         raise UserError(
-            f"{folder} was trained {noted}, this command has {shown(run[name])}; "
+            f"{folder} was trained {noted}, this command has {shown(run.get(name))}; "
             "give the same flags and data to go on, or another --output_dir"
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.files import sha256
+from data_utils.images import PIXELS
 from mmrole.training.arguments import Arguments, TrainingArguments, zero_stage
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.steps import TrainingSteps
@@ -48,6 +49,7 @@ def describe_run(
         "--use_lora": training.use_lora,
         "--bf16": training.bf16,
         "--fp16": training.fp16,
+        "pixels": PIXELS,
         "--deepspeed": bool(training.deepspeed),
         "ZeRO stage": zero_stage(training),
         "optimizer": _optimizer(training),
@@ -66,16 +68,15 @@ def describe_run(
 def difference(was: RunDescription, run: RunDescription) -> str | None:
     """The first name under which two descriptions differ; None if they are of the same run.
 
-    Only what both of them name is compared: evaluation data may be added or left out, and checkpoints of earlier
-    versions name less.
+    What one of them does not name is not compared, but for the pixels: evaluation data may be added or left out.
     """
-    return next((name for name in sorted(was.keys() & run.keys()) if not _same(name, was[name], run[name])), None)
-
-
-def _same(name: str, was: object, now: object) -> bool:
-    if name in _FILES and isinstance(was, str) and isinstance(now, str):
-        return was.rpartition(" ")[2] == now.rpartition(" ")[2]  # a renamed file holds the same data
-    return was == now
+    for name in sorted((was.keys() & run.keys()) | {"pixels"}):
+        before, now = was.get(name), run.get(name)
+        if name in _FILES and isinstance(before, str) and isinstance(now, str):
+            before, now = (text.rpartition(" ")[2] for text in (before, now))  # a renamed file holds the same data
+        if before != now:
+            return name
+    return None
 
 
 def _file(path: str) -> str:

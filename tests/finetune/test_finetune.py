@@ -258,17 +258,3 @@ def test_adapters_load_and_merge(train, q_lora, tiny, tmp_path, repository):
     a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"].float() for part in "AB")
     torch.testing.assert_close(after[f"{name}.weight"], before[f"{name}.weight"].float() + scale * b @ a)
     assert "already holds a checkpoint" in refused(merge.main, flags)
-
-
-def test_checkpoints_that_may_go(tmp_path):
-    for step, complete in ((1, True), (2, False), (3, True), (10, True), (11, False)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "weights").write_text("x")
-        if complete:
-            checkpoints.seal(folder, {})
-    assert checkpoints.find_newest(tmp_path)[0] == tmp_path / "checkpoint-10"
-    checkpoints.remove_surplus(tmp_path, None)
-    assert len(checkpoints.find_all(tmp_path)) == 5
-    checkpoints.remove_surplus(tmp_path, 1)
-    assert [folder.name for folder in checkpoints.find_all(tmp_path)] == ["checkpoint-11", "checkpoint-10"]

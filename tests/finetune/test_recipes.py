@@ -132,7 +132,24 @@ def test_two_nodes(repository, tiny, data_file, flags, tmp_path, same_course):
     same_course(losses(tmp_path / "nodes"), losses(tmp_path / "one"))
 
 
-def test_mistakes_of_the_environment(repository, tmp_path):
+def test_mistakes_of_the_environment(repository):
     done = recipe(repository, "finetune_ds.sh", GLOBAL_BATCH=5)
     assert done.returncode == 2
     assert done.stderr.startswith("error: GLOBAL_BATCH=5 cannot be shared out evenly by 2 processes")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("GPUS_PER_NODE", value) for value in ("x", "0", "-1", "1.5", "08")),
+        *(("NNODES", value) for value in ("0", "1:2", "a[0]")),
+        *(("GLOBAL_BATCH", value) for value in ("0", "1e3", "8\n9", "99999999999999999999")),
+        *(("NODE_RANK", "1"), ("MASTER_PORT", "65536"), ("MASTER_PORT", "http")),
+    ],
+)
+def test_numbers_that_are_none(repository, name, value):
+    done = recipe(repository, "finetune_ds.sh", **{name: value})
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: {name}=" if value != "0" or name != "GPUS_PER_NODE" else "error: no GPU")
+    assert done.stderr.count("\n") == 1

@@ -5,8 +5,12 @@ import resource
 import shutil
 
 import pytest
+import torch
+from PIL import Image
 
+from data_utils.errors import UserError
 from mmrole.training import checkpoints
+from mmrole.training.finetuning import main
 
 DEEPSPEED = {"processes": 2, "DS_ACCELERATOR": "cpu"}
 
@@ -86,3 +90,103 @@ def test_full_disk_in_a_save_leaves_the_checkpoint_before(make_run, tmp_path):
     assert run.finish() == 0, run.said
     assert f"going on from {run.output_dir}/checkpoint-1" in run.said
     assert len(run.log()) == 3
+
+
+STEPS = ("--save_strategy", "steps", "--per_device_train_batch_size", 12)
+
+
+@pytest.fixture
+def start(make_run, tmp_path):
+    """Runs finetune.py's main in this process, again and again into one directory; returns the run."""
+
+    def call(*flags, name="run"):
+        run = make_run(tmp_path / name, *STEPS)
+        assert main(run.command(*flags)[2:]) == 0
+        return run
+
+    return call
+
+
+def without_result(run, name):
+    """A copy as a kill leaves it that came after the last checkpoint and before the result."""
+    folder = shutil.copytree(run.output_dir, run.output_dir.with_name(name))
+    for file in folder.iterdir():
+        if file.is_file():
+            file.unlink()
+
+
+def test_killed_between_the_last_checkpoint_and_the_result(start, data_file, samples):
+    assert len(samples) > 2 * 12  # the last step is inside of an epoch
+    flags = ("--max_steps", 2, "--save_steps", 1, "--eval_strategy", "epoch", "--eval_data_path", data_file)
+    whole = start(*flags)
+    without_result(whole, "killed")
+    killed = start(*flags, name="killed")
+    assert not (killed.output_dir / "checkpoint-3").exists()
+    for name in ("model.safetensors", "config.json"):
+        assert (killed.output_dir / name).read_bytes() == (whole.output_dir / name).read_bytes()
+    assert killed.log("eval_loss") == whole.log("eval_loss")
+    assert len(whole.log("eval_loss")) == 1
+
+
+def test_what_may_change_is_used_from_the_first_new_step(start, data_file):
+    first = start("--max_steps", 2, "--save_steps", 2, "--logging_steps", 2, "--lr_scheduler_type", "constant")
+    changed = ("--learning_rate", 3e-5, "--weight_decay", 0.9, "--adam_beta2", 0.5, "--adam_epsilon", 1e-6)
+    changed += ("--save_steps", 1, "--logging_steps", 1, "--lr_scheduler_type", "linear", "--max_grad_norm", 0.5)
+    changed += ("--eval_strategy", "steps", "--eval_steps", 1, "--eval_data_path", data_file)
+    start("--max_steps", 4, *changed)
+    group = torch.load(first.output_dir / "checkpoint-3/optimizer.pt", weights_only=True)["param_groups"][0]
+    assert (group["weight_decay"], group["betas"], group["eps"]) == (0.9, (0.9, 0.5), 1e-6)
+    assert first.log("learning_rate") == [1e-3, pytest.approx(3e-5 * 2 / 4), pytest.approx(3e-5 * 1 / 4)]
+    assert len(first.log("eval_loss")) == 2
+    assert [folder.name for folder in checkpoints.find_all(first.output_dir)] == [f"checkpoint-{n}" for n in (4, 3, 2)]
+
+
+def refused(start, *flags):
+    with pytest.raises(UserError) as error:
+        start("--max_steps", 3, *flags)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_may_not_change_is_refused_by_name(start, data_file, image_dir, samples, tmp_path):
+    pictures = tmp_path / "pictures"
+    for sample in samples:
+        (pictures / sample["image"]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image_dir / sample["image"], pictures / sample["image"])
+    renamed = shutil.copy(data_file, tmp_path / "renamed.json")
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(samples[:-1]))
+    evaluation = ("--eval_strategy", "epoch", "--eval_data_path", data_file)
+    run = start("--max_steps", 1, "--image_dir", pictures, *evaluation)
+    start("--max_steps", 2, "--data_path", renamed, "--image_dir", image_dir, *evaluation)
+
+    assert "with --data_path" in refused(start, "--data_path", other)
+    assert "with --eval_data_path" in refused(start, *evaluation[:-1], other)
+    assert "with optimizer 'adamw" in refused(start, "--optim", "adafactor")
+    assert "with --seed of dropout 42" in refused(start, "--seed", 7, "--data_seed", 42)
+    assert "with --lr_scheduler_type" in refused(start, "--lr_scheduler_type", "reduce_lr_on_plateau", *evaluation)
+    replaced = pictures / samples[-1]["image"]
+    Image.new("RGB", (300, 200), "green").save(replaced)
+    assert "with pictures of --data_path" in refused(start, "--image_dir", pictures)
+
+    checkpoint = run.output_dir / "checkpoint-2"
+    torch.save({"state": {}, "param_groups": []}, checkpoint / "optimizer.pt")
+    listed = json.loads((checkpoint / "complete.json").read_text())
+    listed["files"]["optimizer.pt"] = (checkpoint / "optimizer.pt").stat().st_size
+    (checkpoint / "complete.json").write_text(json.dumps(listed))
+    assert f"cannot go on from {checkpoint}: ValueError" in refused(start)
+
+
+def test_folders_of_somebody_else_are_left_alone(start, tmp_path):
+    for step in (1, 500):
+        (tmp_path / f"run/checkpoint-{step}").mkdir(parents=True)
+        (tmp_path / f"run/checkpoint-{step}/notes.txt").write_text("mine")
+    assert "checkpoint-1 was not written by this run" in refused(start)
+    shutil.rmtree(tmp_path / "run/checkpoint-1")
+    start("--max_steps", 2, "--save_steps", 1, "--save_total_limit", 1)
+    assert (tmp_path / "run/checkpoint-500/notes.txt").read_text() == "mine"
+    assert [folder.name for folder in checkpoints.find_all(tmp_path / "run")] == ["checkpoint-500", "checkpoint-2"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds config.json, which this run would write over"):
+        start("--max_steps", 1, name="other")

@@ -5,6 +5,10 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
+from mmrole.launch import main
+
 PROGRAM = """
 import os, signal, sys, time
 if os.environ["RANK"] == "1":
@@ -43,6 +47,21 @@ def test_a_bug_keeps_its_traceback(tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1
     assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(("--nproc_per_node", value) for value in ("x", "0", "-1", "1.5")),
+        *(("--nnodes", value) for value in ("x", "0", "2:1")),
+        *(("--node_rank", "1"), ("--master_port", "65536"), ("--master_port", "-1")),
+    ],
+)
+def test_numbers_that_are_none(flags, capsys):
+    assert main([*flags, "program.py"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {' '.join(flags)}: ")
+    assert said.count("\n") == 1
 
 
 def test_a_port_that_is_taken(tmp_path):
