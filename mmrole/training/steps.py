@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from torch.utils.data import Dataset, Sampler
@@ -48,7 +49,7 @@ class Plan:
 class TrainingSteps(Dataset):
     """The steps of a run, numbered through all epochs: `steps[number]` is the same on every call.
 
-    It raises UserError if an image that was there has gone.
+    It raises UserError if an image that was there has gone, or has been exchanged since.
     """
 
     def __init__(self, samples: Sequence[EncodedSample], places: Sequence[Where], groups: Groups, plan: Plan) -> None:
@@ -56,6 +57,7 @@ class TrainingSteps(Dataset):
         self.samples, self.places, self.groups, self.plan = samples, places, groups, plan
         self.steps_per_epoch = -(-len(samples) // plan.samples_per_step)
         self._epoch, self._steps = -1, []
+        self._versions = {file: _version(file) for file in {rows.file for sample in samples for rows in sample.images}}
 
     def __len__(self) -> int:
         return self.steps_per_epoch
@@ -79,6 +81,11 @@ class TrainingSteps(Dataset):
 
     def _collate(self, bin_: Bin) -> TreeBatch:
         samples = [self.samples[index] for index in bin_]
+        for file in {rows.file for sample in samples for rows in sample.images}:
+            if _version(file) not in (None, self._versions[file]):
+                raise UserError(
+                    f"{file} is not what it was when the run began: put that back, and run the same command again"
+                )
         try:
             return collate(samples, self.plan.image_size, prompt_tree=self.plan.prompt_tree)
         except OSError as error:
@@ -98,6 +105,15 @@ class TrainingSteps(Dataset):
             )
             self._epoch = epoch
         return self._steps
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """Size and time of a file, by which an exchange is noticed; None if it is not there."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 class EpochSampler(Sampler[int]):

@@ -47,3 +47,9 @@ def test_an_image_that_has_gone_is_named(steps, tmp_path):
     (tmp_path / "images/0.png").unlink()
     with pytest.raises(UserError, match=r"images/0\.png.*could be read when the run began"):
         [steps[number] for number in range(3)]
+
+
+def test_an_image_that_was_exchanged_is_named(steps, tmp_path):
+    shutil.copy(tmp_path / "images/1.png", tmp_path / "images/0.png")
+    with pytest.raises(UserError, match=r"images/0\.png is not what it was when the run began"):
+        [steps[number] for number in range(3)]
