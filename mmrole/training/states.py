@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals as generators_states
 
-from data_utils.errors import UserError
+from data_utils.errors import UserError, shown
 from data_utils.files import read_json
 
 _WEIGHTS_ONLY, _NOT_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -86,12 +86,20 @@ def _check_progress(file: Path, step: int) -> None:
     fields = read_json(file, dict)
     try:
         state = TrainerState(**fields)
-        if not isinstance(state.log_history, list) or not all(isinstance(entry, dict) for entry in state.log_history):
-            raise TypeError("log_history is not a list of objects")
+        for name, usual in vars(TrainerState(train_batch_size=1, epoch=0.0)).items():
+            if usual is not None and not _is_like(getattr(state, name), usual):
+                raise TypeError(f"{name} is {shown(getattr(state, name))}")
+        if not all(isinstance(entry, dict) for entry in state.log_history):
+            raise TypeError("log_history is no list of objects")
         if state.global_step != step:
-            raise ValueError(f"its global_step is {state.global_step!r}, not {step}")
+            raise ValueError(f"global_step is {state.global_step}, not {step}")
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is damaged: {_said(error)}; {_AGAIN}") from None
+
+
+def _is_like(value: object, usual: object) -> bool:
+    kinds = (int, float) if isinstance(usual, int | float) else type(usual)
+    return isinstance(value, kinds)
 
 
 def _check_pickle(file: Path) -> None:

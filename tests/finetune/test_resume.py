@@ -190,3 +190,11 @@ def test_folders_of_somebody_else_are_left_alone(start, tmp_path):
     (tmp_path / "other/config.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds config.json, which this run would write over"):
         start("--max_steps", 1, name="other")
+
+
+def test_adapters_go_on_as_if_never_stopped(start):
+    flags = ("--use_lora", True, "--save_steps", 1)
+    whole = start("--max_steps", 2, *flags, name="whole")
+    start("--max_steps", 1, *flags)
+    stopped = start("--max_steps", 2, *flags, "--lr_scheduler_type", "constant")
+    assert stopped.log()[1] == whole.log()[1]

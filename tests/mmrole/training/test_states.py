@@ -1,6 +1,5 @@
 """States of a checkpoint: what libraries load as they go on is tensors and figures, and runs nothing."""
 
-import json
 import os
 import pickle
 import tarfile
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerState
 
 from data_utils.errors import UserError
 from mmrole.training.states import check, tensors_only
@@ -29,7 +29,9 @@ def folder(tmp_path) -> Path:
     """A checkpoint without weights, with what transformers saves beside them."""
     folder = tmp_path / "checkpoint-2"
     (folder / "global_step2").mkdir(parents=True)
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 2, "log_history": [{"loss": 1.0}]}))
+    TrainerState(epoch=0.5, global_step=2, train_batch_size=8, log_history=[{"loss": 1.0}]).save_to_json(
+        folder / "trainer_state.json"
+    )
     torch.save({"state": {0: {"step": torch.tensor(2.0)}}, "param_groups": [{"lr": 1e-3}]}, folder / "optimizer.pt")
     torch.save({"numpy": np.random.get_state(), "cpu": torch.get_rng_state()}, folder / "rng_state.pth")
     (folder / "latest").write_text("global_step2")
@@ -111,8 +113,10 @@ def test_the_environment_cannot_switch_it_off(folder, tmp_path, monkeypatch):
     [
         ("trainer_state.json", b"{}"),
         ("trainer_state.json", b'{"global_step": 2, "unknown": 1}'),
-        ("trainer_state.json", b'{"global_step": 2, "log_history": 5}'),
-        ("trainer_state.json", b'{"global_step": "2"}'),
+        ("trainer_state.json", b'{"global_step": 2, "epoch": 1, "train_batch_size": 8, "log_history": 5}'),
+        ("trainer_state.json", b'{"global_step": 2, "epoch": 1, "train_batch_size": null}'),
+        ("trainer_state.json", b'{"global_step": 2, "epoch": 1, "train_batch_size": 8, "total_flos": {}}'),
+        ("trainer_state.json", b'{"global_step": "2", "epoch": 1, "train_batch_size": 8}'),
         ("trainer_state.json", b"[" * 100_000),
         ("optimizer.pt", b"\0" * 3000),
         ("rng_state.pth", b"PK\x03\x04" + b"x" * 3000),
