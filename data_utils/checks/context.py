@@ -126,6 +126,11 @@ def partner_name(partner: str, around: Surroundings) -> str:
     return HUMAN_PARTNER if _plain(partner) in _HUMAN_NAMES else around.name(partner)
 
 
+def is_same_name(one: str, other: str) -> bool:
+    """Whether two names differ in their spelling at most."""
+    return _plain(one) == _plain(other)
+
+
 def find_root(path: Path) -> Path | None:
     """The nearest folder with `profiles/` of the layout in it: the path itself, one above it, or the current one."""
     path = path.absolute()

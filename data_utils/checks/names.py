@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from data_utils.checks.context import Surroundings, partner_name
+from data_utils.checks.context import Surroundings, is_same_name, partner_name
 from data_utils.checks.problems import Fix, Place, Problem
 from data_utils.errors import shown
 from data_utils.prompts import HUMAN_PARTNER
@@ -20,11 +20,13 @@ def check_names(
     for (key, name), given in zip(names.items(), (role, script, other_role), strict=True):
         if name != given:
             yield Problem("role_spelling", place, f"{key} {shown(given)} should be {shown(name)}", Fix((key,), name))
+    role, script, partner = names.values()
+    if role and partner and is_same_name(role, partner):
+        yield Problem("wrong_partner", place, f"{shown(role)} talks with itself")
     if not around.series_of:
         return
-    role, script, partner = names.values()
     known = [name for name in (role, partner) if name and name != HUMAN_PARTNER]
-    for name in known:
+    for name in dict.fromkeys(known):
         if name not in around.series_of:
             yield unknown_role(place, name, around)
     if script and script not in around.series_of.values():
@@ -33,13 +35,13 @@ def check_names(
         yield Problem(
             "wrong_series", place, f"{shown(role)} is of {shown(around.series_of[role])}, not {shown(script)}"
         )
-    elif role and partner in known:
+    elif role and partner in known and role != partner:
         yield from check_partner(place, role, partner, around)
 
 
 def check_partner(place: Place, role: str, partner: str, around: Surroundings) -> Iterator[Problem]:
     """Whether two characters can talk with each other: they are two, and of one series."""
-    if role == partner:
+    if is_same_name(role, partner):
         yield Problem("wrong_partner", place, f"{shown(role)} talks with itself")
         return
     series, other = around.series_of.get(role), around.series_of.get(partner)

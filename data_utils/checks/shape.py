@@ -13,7 +13,7 @@ Json = Any
 INFO = ("role_info", "place_info", "scene_info")
 """What a dialogue or an annotation may tell about its image."""
 
-_NUMBER = re.compile(r"\s*\d+(\.\d+)?\s*")
+_NUMBER = re.compile(r"\s*\d{1,9}(\.\d{1,9})?\s*")
 
 
 def check_shape(record: Json, form: Form, place: Place) -> Iterator[Problem]:
@@ -167,7 +167,7 @@ def _numbers(score: Json) -> list[float] | None:
     if not isinstance(score, list) or len(score) != 2:
         return None
     texts = all(type(number) in (int, float) or _is_number(number) for number in score)
-    return [float(number) for number in score] if texts else None
+    return [float(number) if isinstance(number, str) else number for number in score] if texts else None
 
 
 def _is_number(value: Json) -> bool:

@@ -149,6 +149,18 @@ def test_what_is_not_checked_is_told(root, report, monkeypatch, tmp_path):
         assert list(report(file)[1]["not_checked"]) == [untested]
 
 
+@pytest.mark.parametrize("fields", [{}, {"script": "Moon Tales"}])
+@pytest.mark.parametrize("name", ["data/test/in-distribution/inter-role_test.json", TRAIN])
+def test_who_talks_with_himself_is_seen_without_the_characters(root, report, monkeypatch, tmp_path, name, fields):
+    monkeypatch.chdir(tmp_path)
+    sample = read_json(root / name)[0]
+    for partner in (sample["role"], sample["role"].lower().replace(" ", "_")):
+        write_json(tmp_path / "mine.json", [sample | fields | {"other_role": partner}])
+        for roots in ([], ["--data_root", root]):
+            counts = report(tmp_path / "mine.json", "--no_images", *roots)[1]["counts"]
+            assert counts["wrong_partner"] == 1
+
+
 def test_images_are_sought_in_the_given_folder(root, report, tmp_path):
     shutil.move(root / "images/COCO", tmp_path / "COCO")
     assert report(root / COMMENT)[1]["counts"] == {"missing_image": 3}

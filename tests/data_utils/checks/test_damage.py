@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_utils import check
-from data_utils.checks.forms import find_files
-from data_utils.checks.problems import KINDS
+from data_utils.checks.checker import Checker
+from data_utils.checks.copies import Copies
+from data_utils.checks.forms import Form, find_files
+from data_utils.checks.problems import KINDS, Place
+from data_utils.checks.repairs import repair
 from data_utils.dialogues import Dialogue, Still
 from data_utils.files import read_json, read_records, write_json
 from data_utils.records import Answer, Review, Sample, TrainSample
@@ -30,6 +33,19 @@ READERS = {
     "rm_training": TrainSample,
 }
 MOST_RECORDS = 3
+
+FIELDS = (
+    *("id", "system", "image", "images", "conversations", "role", "script", "other_role", "type", "rm_review"),
+    *("rm_review_swapped", "role_info", "place_info", "scene_info", "from", "value", "content", "answer", "videos"),
+    *("review", "score", "reason"),
+)
+"""The fields of all forms: any of them can be in a file of any other."""
+OTHER_TYPES: tuple[Json, ...] = (
+    *(None, True, 0, -1, 1e999, float("nan"), 10**400, "", "x", "\ud800", [], ["x"], [None], [[]], {}, {"x": 5}),
+    *([{}], [{"from": "user"}], [{"from": "user", "value": 5}], [{"role": [], "value": {}}], [{"path": None}]),
+    [{"from": "user", "value": "Picture 1: <img>images/x.jpg</img>\nWhat?"}, {"from": "assistant", "value": "<image>"}],
+)
+"""A value of every JSON type, and of every shape that some field of some form has."""
 
 texts = st.text(st.characters(codec=None), max_size=20) | st.sampled_from(
     ["", " ", "human", "user", "<|im_end|>", "</img>", "images/", "../x", "\x00", "\ud800", "Ada Nova:", "ada nova"]
@@ -61,6 +77,26 @@ def nested(value: Json, depth: int) -> Json:
     return value
 
 
+def mistyped(value: Json) -> Iterator[Json]:
+    """A value with any one thing in it replaced by every other type, or with a field of another form added."""
+    for *outer, last in paths(value)[1:]:
+        for other in OTHER_TYPES:
+            damaged = copy.deepcopy(value)
+            at(damaged, tuple(outer))[last] = copy.deepcopy(other)
+            yield damaged
+    yield from with_other_fields(value)
+
+
+def with_other_fields(value: Json, fields: Collection[str] = FIELDS) -> Iterator[Json]:
+    """A record with any of some fields in it, of every type."""
+    for field in fields:
+        for other in OTHER_TYPES:
+            damaged = copy.deepcopy(value)
+            record = damaged[0] if isinstance(damaged, list) else damaged
+            record[field] = copy.deepcopy(other)
+            yield damaged
+
+
 @st.composite
 def broken_values(draw: st.DrawFn, value: Json) -> Json:
     """A JSON value with one to three faults."""
@@ -71,7 +107,7 @@ def broken_values(draw: st.DrawFn, value: Json) -> Json:
             break
         *outer, last = draw(st.sampled_from(found))
         inner = at(holder, tuple(outer))
-        action = draw(st.sampled_from(["delete", "replace", "swap", "copy", "nest", "null", "insert", "rename"]))
+        action = draw(st.sampled_from(["delete", "replace", "swap", "copy", "nest", "null", "insert", "rename", "add"]))
         if action == "delete":
             del inner[last]
         elif action == "replace":
@@ -89,7 +125,9 @@ def broken_values(draw: st.DrawFn, value: Json) -> Json:
             place = draw(st.integers(0, len(inner[last])))
             inner[last] = inner[last][:place] + draw(texts) + inner[last][place:]
         elif action == "rename" and isinstance(inner, dict):
-            inner[draw(texts)] = inner.pop(last)
+            inner[draw(texts | st.sampled_from(FIELDS))] = inner.pop(last)
+        elif action == "add" and isinstance(inner, dict):
+            inner[draw(st.sampled_from(FIELDS))] = draw(st.sampled_from(OTHER_TYPES) | values)
     return holder[0] if holder else None
 
 
@@ -141,6 +179,33 @@ def kinds_of_files(root: Path) -> list[Path]:
         if file.parent.name == "in-distribution":
             chosen[file.name] = file
     return list(chosen.values())
+
+
+def check_and_repair(values: Iterator[Json], form: Form, file: Path, root: Path) -> None:
+    """Checks contents of a file as a form and repairs them: nothing is raised."""
+    checker, place = Checker(data_root=root, look_at_images=False), Place("file")
+    source = checker.source(file, form)
+    for value in values:
+        checker.check_value(value, source, place, Copies())
+        repair(value, source, place, checker, drop=True)
+
+
+def test_every_field_can_have_every_type(damaged_root):
+    checker, seen = Checker(data_root=damaged_root, look_at_images=False), set()
+    for file in kinds_of_files(damaged_root):
+        form = checker.check_file(file).form
+        if file.suffix == ".json" and form not in seen:
+            seen.add(form)
+            value = read_json(file, object)
+            check_and_repair(mistyped(value[:1] if isinstance(value, list) else value), form, file, damaged_root)
+
+
+@pytest.mark.parametrize("form", [form for form in Form if form not in (Form.RAW_INFO, Form.RESULTS)])
+def test_every_form_can_have_fields_of_others(form, damaged_root):
+    for name in ("data/train/train.json", "images/annotations.json"):
+        value = read_json(damaged_root / name)[:1]
+        fields = ("conversations", "image", "images", "rm_review", "role")
+        check_and_repair(with_other_fields(value, fields), form, damaged_root / name, damaged_root)
 
 
 @settings(max_examples=1000)

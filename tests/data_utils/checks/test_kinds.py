@@ -22,6 +22,7 @@ DETAILS, META = f"{CHARACTERS}/detailed_profiles/Ada_Nova.json", f"{CHARACTERS}/
 RAW = f"{CHARACTERS}/raw_info_en/Ada_Nova.txt"
 STILLS = "images/annotations.json"
 TEST = "data/test/in-distribution/human-role_test.json"
+TEST_INTER = "data/test/in-distribution/inter-role_test.json"
 TRAIN, RM = "data/train/train.json", "RM_data/train/RM-train.json"
 ANSWERS = "eval/in-test_answers/some-model/human-role_test.json"
 REVIEWS = "eval/in-test_reviews/some-model/human-role_test.json"
@@ -131,6 +132,12 @@ def leak(file: Path) -> None:
     change((0, "id"), lambda _: test.rpartition("_")[0] + "_99")(file)
 
 
+def talks_with_itself(file: Path) -> None:
+    """Makes the partner of a sample the character itself, in fields and prompt, as in one published test sample."""
+    sample = read_json(file)[0]
+    replace(sample["other_role"], sample["role"])(file)
+
+
 SEEDS = [
     Seed("unreadable", COMMENT, raw(lambda data: data[:-20])),
     Seed("unreadable", TRAIN, raw(lambda data: data.replace(b"Ada", b"\xff", 1))),
@@ -202,6 +209,7 @@ SEEDS = [
     Seed("unknown_series", TEST, replace("Star Tales", "Moon Tales")),
     Seed("wrong_series", TEST, replace("Star Tales", "the Age of Sail")),
     Seed("wrong_partner", INTER, replace("Captain Rook", "Mina Okafor")),
+    Seed("wrong_partner", TEST_INTER, talks_with_itself),
     Seed("role_twice", ROLES, change(("Star Tales",), lambda roles: [*roles, "Jon Berg"])),
     Seed("missing_profile", PROFILES, without("Jon Berg")),
     Seed("prompt_mismatch", TEST, replace("step into the shoes of Ada Nova", "step into the shoes of Tom Wick")),
