@@ -8,6 +8,7 @@ OUTPUT_DIR/build_info.json, written last, tells how they were made.
 """
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -61,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     earlier = [name for name in (TRAIN_FILE, *TEST_FILES.values(), INFO_FILE) if (output_dir / name).exists()]
     refuse_existing(output_dir, earlier, vars(arguments))
     given = find_test_files(arguments.test_from or [])
-    own = {(output_dir / name).resolve() for name in TEST_FILES.values()}
-    if replaced := [path for path in given if path.resolve() in own]:
+    own = {os.path.realpath(output_dir / name) for name in TEST_FILES.values()}
+    if replaced := [path for path in given if os.path.realpath(path) in own]:
         raise UserError(f"{replaced[0]} of --test_from would be replaced by the output; give another --output_dir")
     published = read_test_samples(given)
     dataset = read_dataset(arguments.data_root)

@@ -7,6 +7,7 @@ written last, tells how the files were made and names the prompts that training,
 """
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,7 +135,7 @@ def read_answers(files: Sequence[Path]) -> list[ReviewedAnswer]:
     problems = Problems()
     answers = []
     for path in tqdm(files, desc="reviews", unit=" files", disable=None):
-        model = path.resolve().parent.name
+        model = Path(os.path.realpath(path)).parent.name
         answers += [ReviewedAnswer(model, review) for review in read_records(path, Review, problems)]
     problems.raise_if_any("the reviews have faulty records", "correct them, or give other files")
     return answers

@@ -8,6 +8,7 @@ what the kinds mean. Exit status: 0 if there is no error, 1 if there is, 2 for b
 """
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -122,7 +123,7 @@ def _lengths(tokenizer: Path | None, most: int | None) -> Lengths | None:
 
 def _find_all(paths: Sequence[Path]) -> list[Path]:
     """The files to check, each once."""
-    files = {file.resolve(): file for path in reversed(paths) for file in reversed(find_files(path))}
+    files = {os.path.realpath(file): file for path in reversed(paths) for file in reversed(find_files(path))}
     return list(reversed(files.values()))
 
 

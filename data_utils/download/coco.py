@@ -16,7 +16,7 @@ from data_utils.download.placing import alone
 from data_utils.download.web import LARGEST, Failure, Pace, Patience, get, retrying, size_of
 from data_utils.errors import UserError, reason, shown
 from data_utils.files import replacing
-from data_utils.paths import files_below
+from data_utils.paths import files_below, open_regular
 
 COCO_URL = "http://images.cocodataset.org/train2017"
 """Serves single files. Over https its certificate is that of the storage behind it, under another name."""
@@ -229,6 +229,7 @@ def _names(path: Path) -> set[str]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    open_regular(path).close()
     try:
         archive = zipfile.ZipFile(path)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def read_inputs(
     """
     if not input_dir.is_dir():
         raise UserError(f"the input folder {input_dir} does not exist; give another --input_dir ({how_to_get})")
-    if output_dir.resolve() == input_dir.resolve():
+    if os.path.realpath(output_dir) == os.path.realpath(input_dir):
         raise UserError(f"{output_dir} is the input folder; give another --output_dir")
     problems = Problems()
     if not image_dir.is_dir():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_utils.dataset import read_dataset
-from data_utils.dialogues import Dialogue, Still, dialogue_files
+from data_utils.dialogues import Dialogue, Still, dialogue_files, overlooked_files
 from data_utils.errors import RecordError, UserError
 from data_utils.files import read_json, read_records, write_json
 from data_utils.profiles import category, read_characters, read_profiles, read_roles
@@ -21,6 +21,16 @@ DIALOGUE = {
 
 def dialogue(**changes: object) -> Dialogue:
     return Dialogue.from_json(DIALOGUE | changes)
+
+
+def test_what_macos_leaves_beside_files_is_none_of_them(tmp_path: Path):
+    folder = tmp_path / "dialogues/in-distribution/comment"
+    (folder / ".backup").mkdir(parents=True)
+    write_json(folder / "Ana_COCO.json", [DIALOGUE])
+    for name in ("._Ana_COCO.json", ".backup/Ana_COCO.json", "../../._other.json"):
+        (folder / name).write_bytes(b"\0\5\x16\7\xff")
+    assert [file.path.name for file in dialogue_files(tmp_path)] == ["Ana_COCO.json"]
+    assert overlooked_files(tmp_path) == []
 
 
 def test_published_dialogues(shared: Path, tmp_path: Path):

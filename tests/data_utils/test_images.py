@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,20 @@ def test_all_image_problems_are_found_before_anything_runs(image_dir: Path, tmp_
     problems = Problems()
     assert select_images(records("inner.jpg", "gone.jpg"), image_dir, problems, skip_missing=True).usable
     assert len(problems) == 0
+
+
+def test_images_of_a_linked_folder_are_used(image_dir: Path, tmp_path: Path):
+    (tmp_path / "disk").mkdir()
+    shutil.copy(image_dir / "Toy_Story/01.jpg", tmp_path / "disk/1.jpg")
+    (tmp_path / "disk/2.jpg").symlink_to("../secret.jpg")
+    (image_dir / "COCO").mkdir()
+    (image_dir / "COCO/train2017").symlink_to(tmp_path / "disk")
+    problems = Problems()
+    selection = select_images(records("COCO/train2017/1.jpg", "COCO/train2017/2.jpg"), image_dir, problems)
+    assert [record.image for record in selection.usable] == ["COCO/train2017/1.jpg"]
+    assert [text.partition(": ")[2] for text in problems.texts] == [
+        f"image 'COCO/train2017/2.jpg' leads out of {image_dir} through a link"
+    ]
 
 
 def test_a_wrong_image_folder_is_one_problem_even_when_images_may_be_missing(tmp_path: Path):
