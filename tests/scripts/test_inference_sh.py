@@ -61,3 +61,13 @@ def test_folders_and_errors(root):
         done.stderr
         == "error: the image folder images does not exist; correct the input and run the same command again\n"
     )
+
+
+@pytest.mark.parametrize("script", ["inference.sh", "eval/RM_review.sh"])
+@pytest.mark.parametrize("value", ["x", "0", "-1", "1.5", "2\n3"])
+def test_a_number_of_processes_that_is_none(repository, script, value):
+    environment = {**os.environ, "PYTHON": sys.executable, "NPROC": value}
+    done = subprocess.run(["bash", str(repository / script)], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: NPROC=")
+    assert done.stderr.count("\n") == 1
