@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import Cache, GenerationMixin
+from transformers import Cache, GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
@@ -21,6 +21,8 @@ from mmrole.qwen_vl.rotary import at_least_float32
 from mmrole.qwen_vl.rotary import ntk_alpha as ntk_alpha_of
 
 _SAMPLING_ONLY = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_BEAMS_ONLY = ("early_stopping", "length_penalty")
+_CACHE_ONLY = ("cache_implementation", "cache_config")
 
 
 class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
@@ -129,16 +131,15 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
         return super().generate(inputs, generation_config, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """transformers' `save_pretrained`, also after `generation_config.do_sample = False`.
+        """transformers' `save_pretrained`, also with generation settings that have no effect beside the others.
 
-        transformers refuses to save settings of sampling beside greedy decoding, such as the shipped `top_p`: they are
-        left out of the saved generation_config.json then, since they have no effect.
+        transformers refuses to save those, such as the shipped `top_p` after `generation_config.do_sample = False`:
+        they are left out of the saved generation_config.json.
         """
         kept = self.generation_config
-        if kept.do_sample is not True:
-            self.generation_config = copy.deepcopy(kept)
-            for name in _SAMPLING_ONLY:
-                setattr(self.generation_config, name, None)
+        self.generation_config = copy.deepcopy(kept)
+        for name in _without_effect(kept):
+            setattr(self.generation_config, name, None)
         try:
             super().save_pretrained(save_directory, *args, **kwargs)
         finally:
@@ -181,6 +182,20 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         return input_ids, model_kwargs | {"pixel_values": pixel_values}
+
+
+def _without_effect(settings: GenerationConfig) -> list[str]:
+    """Names of settings that transformers reads only beside others, which are not set."""
+    names: list[str] = []
+    if settings.do_sample is not True:
+        names += _SAMPLING_ONLY
+    if settings.num_beams in (None, 1):
+        names += _BEAMS_ONLY
+    if settings.return_dict_in_generate is not True:
+        names += settings.extra_output_flags
+    if settings.use_cache is False:
+        names += _CACHE_ONLY
+    return names
 
 
 def causal_lm_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:

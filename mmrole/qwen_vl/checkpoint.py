@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
+from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from mmrole.qwen_vl.config_values import shown
 from mmrole.qwen_vl.configuration import QWenConfig
 from mmrole.qwen_vl.errors import CheckpointError
 
@@ -49,7 +51,7 @@ def read_config(directory: str | os.PathLike[str]) -> QWenConfig:
     model_type = fields.get("model_type")
     if model_type != QWenConfig.model_type:
         raise CheckpointError(
-            f"{directory / 'config.json'}: model_type is {model_type!r}, not 'qwen'; "
+            f"{directory / 'config.json'}: model_type is {shown(model_type)}, not 'qwen'; "
             "give a Qwen-VL checkpoint such as Qwen-VL-Chat or MMRole-Agent."
         )
     return QWenConfig.from_dict(fields, name_or_path=str(directory))
@@ -65,12 +67,12 @@ def check_checkpoint(
 ) -> None:
     """Compares the headers of a directory's weight files with what `model_class` needs.
 
-    Names that are no directories (a model on the hub), LoRA adapters, and weights in a form of their own (quantized,
-    GGUF, another variant, renamed) are left to transformers.
+    Names that are no directories (a model on the hub), LoRA adapters, and weights that are to be loaded in a form of
+    their own (GGUF, another variant, quantized while they load, renamed) are left to transformers.
 
     Raises:
         CheckpointError: one line that names the file and what is wrong with it: missing, truncated or corrupt shard,
-            missing weights, shapes that contradict the configuration.
+            missing weights, shapes that contradict the configuration, settings that generate() would not take.
     """
     directory = Path(name_or_path) / subfolder
     if not directory.is_dir():
@@ -82,10 +84,13 @@ def check_checkpoint(
         return
     if not isinstance(config, QWenConfig):
         config = read_config(directory)
-    if getattr(config, "quantization_config", None) is not None:
-        return
+    if kwargs.get("generation_config") is None:
+        _check_generation_config(directory)
     found = read_shapes(directory, kwargs.get("use_safetensors"))
-    expected = expected_shapes(model_class, config)
+    try:
+        expected = expected_shapes(model_class, config)
+    except (RuntimeError, ValueError, OverflowError) as error:  # sizes whose product is no number of bytes
+        raise CheckpointError(f"{directory / 'config.json'}: no model has these sizes ({_words(error)}).") from None
     prefix = model_class.base_model_prefix + "."
     if not any(name in found for name in expected) and any(prefix + name in found for name in expected):
         expected = {prefix + name: shape for name, shape in expected.items()}  # the base model out of a whole one
@@ -138,7 +143,7 @@ def read_shapes(directory: Path, use_safetensors: bool | None = None) -> dict[st
     if file is None:
         raise CheckpointError(f"{directory}: no weights ({', '.join(candidates)}); {_AGAIN}")
     if file.suffix != ".json":
-        return _shapes_of_shard(file)
+        return shapes_in_file(file)
     weight_map = _read_json(file).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError(f"{file}: has no `weight_map` from weights to files; {_AGAIN}")
@@ -148,7 +153,7 @@ def read_shapes(directory: Path, use_safetensors: bool | None = None) -> dict[st
             raise CheckpointError(f"{file}: names the shard {shard!r}, which is not a file beside it; {_AGAIN}")
         if not (directory / shard).is_file():
             raise CheckpointError(f"{directory / shard}: missing shard, named in {file.name}; {_AGAIN}")
-        shapes |= _shapes_of_shard(directory / shard)
+        shapes |= shapes_in_file(directory / shard)
     absent = sorted(set(weight_map) - set(shapes))
     if absent:
         raise CheckpointError(
@@ -158,11 +163,12 @@ def read_shapes(directory: Path, use_safetensors: bool | None = None) -> dict[st
     return shapes
 
 
-def _can_only_be_local(name: str) -> bool:
-    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or os.path.isfile(name)
+def shapes_in_file(file: Path) -> dict[str, Shape]:
+    """Names and shapes of the weights in one file, from its header.
 
-
-def _shapes_of_shard(file: Path) -> dict[str, Shape]:
+    Raises:
+        CheckpointError: if the file is truncated, corrupt, or would run code.
+    """
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
@@ -175,6 +181,21 @@ def _shapes_of_shard(file: Path) -> dict[str, Shape]:
         raise CheckpointError(f"{file}: {_reason(file, error)}") from None
 
 
+def _check_generation_config(directory: Path) -> None:
+    # transformers reads it when the weights are loaded already, and fails in its own words.
+    file = directory / "generation_config.json"
+    if file.exists():
+        fields = _read_json(file)
+        try:
+            GenerationConfig.from_dict(fields)
+        except Exception as error:  # of what kind differs from setting to setting
+            raise CheckpointError(f"{file}: holds a value that cannot be used ({_words(error)}).") from None
+
+
+def _can_only_be_local(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or os.path.isfile(name)
+
+
 def _reason(file: Path, error: Exception) -> str:
     with file.open("rb") as start:
         if start.read(len(_LFS_POINTER)) == _LFS_POINTER:
@@ -182,7 +203,7 @@ def _reason(file: Path, error: Exception) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     if isinstance(error, pickle.UnpicklingError) and named:
         return f"refused, for it would run {named[1]}; weights are tensors and nothing else."
-    return f"truncated or corrupt ({' '.join(str(error).split())[:200]}); {_AGAIN}"
+    return f"truncated or corrupt ({_words(error)}); {_AGAIN}"
 
 
 def _tensors(loaded: object) -> Iterable[tuple[str, torch.Tensor]]:
@@ -196,11 +217,15 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: missing; give a complete checkpoint directory.")
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not valid JSON ({error}); {_AGAIN}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: not valid JSON ({_words(error)}); {_AGAIN}") from None
     if not isinstance(fields, dict):
         raise CheckpointError(f"{file}: not a JSON object; {_AGAIN}")
     return fields
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _count(names: list[str], noun: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from transformers import PreTrainedConfig
 
+from mmrole.qwen_vl.config_values import VISUAL_SIZES, check_values, shown
 from mmrole.qwen_vl.errors import CheckpointError
 
 # Keys of a `config.json` that would make transformers fetch or run code which the checkpoint's author chose: remote
@@ -23,18 +24,12 @@ _KEYS_THAT_NAME_CODE = (
     "experts_implementation",
 )
 
-_REMEDY = "give a Qwen-VL checkpoint such as Qwen-VL-Chat or MMRole-Agent."
+# The form in which a call returns its results is the caller's to choose.
+_KEYS_OF_CALLS = ("return_dict", "use_return_dict")
 
-_POSITIVE = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "kv_channels",
-    "intermediate_size",
-    "seq_length",
-)
-_POSITIVE_IN_VISUAL = ("heads", "image_size", "image_start_id", "layers", "output_dim", "patch_size", "width")
+_KEYS_OF_QUANTIZED_WEIGHTS = ("quantization_config", "compression_config")
+
+_REMEDY = "give a Qwen-VL checkpoint such as Qwen-VL-Chat or MMRole-Agent."
 
 QWEN_VL_CHAT_VISUAL: dict[str, Any] = {
     "heads": 16,
@@ -126,79 +121,38 @@ class QWenConfig(PreTrainedConfig):
         """Builds the configuration of a checkpoint.
 
         Raises:
-            CheckpointError: for another model than a Qwen-VL, for sizes that are none or contradict each other, and
-                for a directory whose tokenizer is declared to be something that only its own code could build.
+            CheckpointError: for another model than a Qwen-VL, for quantized weights, for values of no use and sizes
+                that contradict each other, and for a directory whose tokenizer is declared to be something that only
+                its own code could build.
         """
         name = str(kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "config.json")
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
-            raise CheckpointError(f"{name}: model_type is {model_type!r}, not {cls.model_type!r}; {_REMEDY}")
+            raise CheckpointError(f"{name}: model_type is {shown(model_type)}, not {cls.model_type!r}; {_REMEDY}")
         if not isinstance(config_dict.get("visual"), dict):
             raise CheckpointError(f"{name}: a text-only Qwen (its config.json has no `visual` section); {_REMEDY}")
-        absent = [key for key in (*_POSITIVE_IN_VISUAL, "mlp_ratio") if key not in config_dict["visual"]]
+        absent = [key for key in (*VISUAL_SIZES, "mlp_ratio") if key not in config_dict["visual"]]
         if absent:
             raise CheckpointError(f"{name}: `visual` in config.json has no {absent[0]!r}; copy config.json again.")
+        _refuse_quantized(name, config_dict)
         _refuse_foreign_tokenizer(name)
+        left_out = {*_KEYS_THAT_NAME_CODE, *_KEYS_OF_CALLS, *_KEYS_OF_QUANTIZED_WEIGHTS}
         config_dict = {
             key: value
             for key, value in config_dict.items()
-            if key not in _KEYS_THAT_NAME_CODE and (not key.startswith("_") or key == "_name_or_path")
+            if key not in left_out and (not key.startswith("_") or key == "_name_or_path")
         }
         try:
             loaded = super().from_dict(config_dict, **kwargs)
-        except (AttributeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # what transformers does with a field of the wrong kind differs from field to field
+            reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{name}: config.json holds a value that cannot be used ({reason}).") from error
         (loaded[0] if isinstance(loaded, tuple) else loaded).check_sizes(name)
         return loaded
 
     def check_sizes(self, name: str) -> None:
-        """Raises CheckpointError for what is no size, and for sizes that contradict each other; `name` comes first."""
-        visual = self.visual
-        sizes = {key: getattr(self, key) for key in _POSITIVE}
-        sizes |= {f"visual.{key}": visual[key] for key in _POSITIVE_IN_VISUAL}
-        for key, size in sizes.items():
-            if not isinstance(size, int) or size <= 0:
-                raise CheckpointError(f"{name}: {key} in config.json is {size!r}, not a positive whole number.")
-        for key, factor in {"rotary_emb_base": self.rotary_emb_base, "visual.mlp_ratio": visual["mlp_ratio"]}.items():
-            if not isinstance(factor, int | float) or factor <= 0:
-                raise CheckpointError(f"{name}: {key} in config.json is {factor!r}, not a positive number.")
-        heads = visual["output_dim"] // 128
-        rules = [
-            (
-                self.kv_channels * self.num_attention_heads == self.hidden_size,
-                f"hidden_size {self.hidden_size} is not kv_channels {self.kv_channels} x "
-                f"num_attention_heads {self.num_attention_heads}",
-            ),
-            (
-                0 < self.rotary_pct <= 1 and int(self.kv_channels * self.rotary_pct) % 2 == 0,
-                f"rotary_pct {self.rotary_pct} of kv_channels {self.kv_channels} is not an even number of channels",
-            ),
-            (self.intermediate_size % 2 == 0, f"intermediate_size {self.intermediate_size} is odd"),
-            (
-                visual["output_dim"] == self.hidden_size,
-                f"visual.output_dim {visual['output_dim']} is not hidden_size {self.hidden_size}",
-            ),
-            (
-                heads > 0 and visual["output_dim"] % heads == 0,
-                f"visual.output_dim {visual['output_dim']} cannot be split into heads of about 128 channels",
-            ),
-            (
-                visual["width"] % visual["heads"] == 0,
-                f"visual.width {visual['width']} is not a multiple of visual.heads {visual['heads']}",
-            ),
-            (
-                visual["image_size"] % visual["patch_size"] == 0,
-                f"visual.image_size {visual['image_size']} is not a multiple of patch_size {visual['patch_size']}",
-            ),
-            (
-                visual["image_start_id"] + 2 < self.vocab_size,
-                f"visual.image_start_id {visual['image_start_id']} lies outside of vocab_size {self.vocab_size}",
-            ),
-        ]
-        broken = [message for holds, message in rules if not holds]
-        if broken:
-            raise CheckpointError(f"{name}: sizes in config.json contradict each other: {'; '.join(broken)}.")
+        """Raises CheckpointError for values of no use, and for sizes that contradict each other; `name` comes first."""
+        check_values(self, name)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """The fields of the saved `config.json`: the original's names (`torch_dtype`, not `dtype`), no `auto_map`."""
@@ -206,6 +160,18 @@ class QWenConfig(PreTrainedConfig):
         if "dtype" in fields:
             fields["torch_dtype"] = fields.pop("dtype")
         return fields
+
+
+def _refuse_quantized(name: str, fields: dict[str, Any]) -> None:
+    for key in _KEYS_OF_QUANTIZED_WEIGHTS:
+        settings = fields.get(key)
+        if settings is not None:
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            kind = method.upper() if isinstance(method, str) and method.isalnum() else "quantized"
+            raise CheckpointError(
+                f"{name}: {key} in config.json: {kind} checkpoints are not supported; "
+                "give the model that was quantized, such as Qwen-VL-Chat itself."
+            )
 
 
 def _refuse_foreign_tokenizer(directory: str) -> None:
@@ -224,7 +190,7 @@ def _refuse_foreign_tokenizer(directory: str) -> None:
 def _refuse_foreign_class(file: Path) -> None:
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: not valid JSON ({error}).") from None
     if not isinstance(fields, dict):
         raise CheckpointError(f"{file}: not a JSON object.")

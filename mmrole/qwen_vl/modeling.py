@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -51,6 +52,8 @@ class QWenPreTrainedModel(PreTrainedModel):
     ) -> Self:
         """transformers' `from_pretrained`; the checkpoint is checked first and its code is never run.
 
+        A directory with a model of its own is that model: adapter files that lie beside it are left alone.
+
         Raises:
             CheckpointError: for a damaged or incomplete checkpoint, in one line.
         """
@@ -59,6 +62,10 @@ class QWenPreTrainedModel(PreTrainedModel):
         from_files = pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None
         if from_files:
             check_checkpoint(cls, pretrained_model_name_or_path, **kwargs)
+        config_file = Path(kwargs.get("subfolder", ""), "config.json")
+        if pretrained_model_name_or_path is not None and (Path(pretrained_model_name_or_path) / config_file).is_file():
+            # transformers looks for an adapter in this folder; below a file there is none.
+            kwargs["adapter_kwargs"] = {"subfolder": str(config_file)}
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         if from_files:

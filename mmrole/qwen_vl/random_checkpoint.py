@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -29,10 +30,12 @@ _CHECKPOINT_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "qwen.tiktoken",
-    "*.safetensors",
-    "*.bin",
-    "*.index.json",
+    "model*.safetensors",
+    "pytorch_model*.bin",
+    "model*.index.json",
+    "pytorch_model*.index.json",
 )
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.*")
 
 
 def random_config(
@@ -118,10 +121,14 @@ def random_model(config: QWenConfig, *, seed: int, dtype: torch.dtype = torch.bf
 def refuse_existing(directory: Path, command: Mapping[str, Any]) -> None:
     """Raises CheckpointError if files of a checkpoint lie in the directory, unless the command may replace them.
 
+    An adapter is never replaced, nor is a model put beside it.
+
     Args:
         directory: of the checkpoint.
         command: the flags of the command that will write it, for `data_utils.output_folder`.
     """
+    if any(file for pattern in _ADAPTER_FILES for file in directory.glob(pattern)):
+        raise CheckpointError(f"{directory} holds a LoRA adapter, which is never replaced; give another directory.")
     files = _checkpoint_files(directory)
     if files and not command.get("overwrite") and not is_new(directory, command):
         raise CheckpointError(f"{directory} already holds a checkpoint ({files[0].name}); --overwrite replaces it.")
@@ -135,6 +142,7 @@ def write_checkpoint(
     weights_format: str = "safetensors",
     max_shard_size: str = "5GB",
     command: Mapping[str, Any] = MappingProxyType({}),
+    generation_config: Path | None = None,
 ) -> None:
     """Writes configuration, weights, vocabulary and tokenizer configuration in the original layout.
 
@@ -146,9 +154,11 @@ def write_checkpoint(
         max_shard_size: such as "5GB"; a larger model becomes several shards with an index.
         command: the flags of the command, for `data_utils.output_folder`. With `overwrite` a checkpoint that lies
             there is replaced; other files in the directory stay.
+        generation_config: a file to copy in place of the settings that the model has; if it does not exist, none is
+            written.
 
     Raises:
-        CheckpointError: a checkpoint lies there, and is not to be replaced.
+        CheckpointError: a checkpoint lies there, and is not to be replaced, or an adapter.
         UserError: the directory cannot be written.
     """
     directory = Path(directory)
@@ -156,6 +166,10 @@ def write_checkpoint(
     stale = [file.name for file in _checkpoint_files(directory)]
     with filling(directory, command, last="config.json", stale=stale) as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
+        if generation_config is not None:
+            (folder / "generation_config.json").unlink(missing_ok=True)
+            if generation_config.is_file():
+                shutil.copyfile(generation_config, folder / "generation_config.json")
         if weights_format == "bin":
             _rewrite_as_bin(folder, model, max_shard_size)
         write_ranks(folder / "qwen.tiktoken", ranks)

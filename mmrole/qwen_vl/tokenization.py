@@ -232,7 +232,7 @@ def _check_config(vocab_file: Path, special_tokens: dict[str, int]) -> None:
     file = vocab_file.with_name("config.json")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return  # whether there is a sound configuration is for the model to say
     visual = config.get("visual") if isinstance(config, dict) else None
     expected = visual.get("image_start_id") if isinstance(visual, dict) else None
