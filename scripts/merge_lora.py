@@ -11,7 +11,9 @@ from pathlib import Path
 
 try:
     from data_utils.errors import UserError, run
-    from mmrole.generation.checkpoints import VOCABULARY, find_checkpoint, generation_settings
+    from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
+    from mmrole.generation.generation_config import FILE_NAME
+    from mmrole.generation.requests import GenerationSettings
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
@@ -38,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = parse_arguments(argv)
     checkpoint = find_checkpoint(arguments.adapter, use_lora=True)
+    refuse_sources(arguments.output_dir, checkpoint)
     import torch
 
     from mmrole.generation.loading import Model, check_checkpoint, load
@@ -49,20 +52,28 @@ def main(argv: list[str] | None = None) -> int:
     try:
         refuse_existing(arguments.output_dir, vars(arguments))
         check_checkpoint(checkpoint)
-        settings = generation_settings(checkpoint, no_random=False, seed=0, max_new_tokens=None)
+        unused = GenerationSettings()
         # Added up in float32: in bfloat16 a small change of a large weight would be lost twice.
-        model = Model(checkpoint, settings, settings, device=torch.device("cpu"), dtype=torch.float32)
+        model = Model(checkpoint, unused, unused, device=torch.device("cpu"), dtype=torch.float32)
         merged, _ = load(model, progress=sys.stderr.isatty())
         dtype = read_config(checkpoint.base).dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
         merged = merged.to(dtype or torch.bfloat16)
         ranks = read_ranks(checkpoint.file(VOCABULARY))
-        write_checkpoint(arguments.output_dir, merged, ranks, command=vars(arguments))
+        settings = checkpoint.file(FILE_NAME)
+        write_checkpoint(arguments.output_dir, merged, ranks, command=vars(arguments), generation_config=settings)
     except CheckpointError as error:
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"cannot write {arguments.output_dir}: {error}") from None
     print(f"{arguments.output_dir}: {checkpoint} merged, in {str(merged.dtype).removeprefix('torch.')}")
     return 0
+
+
+def refuse_sources(output_dir: Path, checkpoint: Checkpoint) -> None:
+    """Raises UserError if the output would lie in the adapter's directory, or in its base's."""
+    for directory in (checkpoint.adapter, checkpoint.base):
+        if directory is not None and output_dir.is_dir() and output_dir.samefile(directory):
+            raise UserError(f"--output_dir {output_dir} is what is to be merged; give another directory")
 
 
 if __name__ == "__main__":

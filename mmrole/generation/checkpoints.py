@@ -1,41 +1,23 @@
-"""A checkpoint directory before it is loaded: found, identified, its generation settings read; all without torch."""
+"""A checkpoint directory before it is loaded: found and identified, without torch."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from data_utils.errors import UserError, reason
+from data_utils.errors import UserError
 from data_utils.files import read_json
-from mmrole.generation.requests import GenerationSettings
+from mmrole.generation.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config, weights_file
+from mmrole.generation.file_hashes import hash_files
 
 PUBLISHED = {"MMRole-Agent": "agent", "MMRole-Eval_RM": "rm", "Qwen-VL-Chat": "base"}
 """Directory names of the published checkpoints, and what `scripts/download.sh` calls them."""
 
 VOCABULARY = "qwen.tiktoken"
-ADAPTER_CONFIG = "adapter_config.json"
-
-# What generate() takes where a generation_config.json is silent; for the length, which would be 20, MMRole's.
-_SILENT = {
-    "do_sample": False,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "repetition_penalty": 1.0,
-    "max_new_tokens": 512,
-}
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "model*.index.json", "pytorch_model*.index.json")
-_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-
-# Up to this size a file is hashed whole, above it in evenly spaced blocks (19 GB in a second or two). Training changes
-# weights everywhere, and the last block of a .bin file holds the checksums of all its tensors.
-_HASHED_WHOLE = 64 << 20
-_BLOCKS, _BLOCK_BYTES = 256, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -55,20 +37,34 @@ class Checkpoint:
         return self.base / name
 
     def identity(self) -> dict[str, str]:
-        """Content hashes of what the model computes with: vocabulary, configuration, weights, adapter.
+        """Content hashes of what the model computes with: vocabulary, configuration, weights, adapter; every byte.
 
         Where the directory lies, what it is called, and when its files were written, does not matter.
+
+        Raises:
+            UserError: a file cannot be read.
         """
         weights = _files(self.base, _WEIGHTS)
-        identity = {"model": _content_hash([self.file(VOCABULARY), self.base / "config.json", *weights])}
+        identity = {"model": hash_files([self.file(VOCABULARY), self.base / "config.json", *weights])}
         if self.adapter is not None:
-            adapter = [self.adapter / ADAPTER_CONFIG, *_files(self.adapter, _ADAPTER_WEIGHTS)]
-            identity["adapter"] = _content_hash(adapter)
+            adapter = [self.adapter / ADAPTER_CONFIG, *_files(self.adapter, ADAPTER_WEIGHTS)]
+            identity["adapter"] = hash_files(adapter)
         return identity
+
+    def check_unchanged(self, identity: Mapping[str, object]) -> None:
+        """Raises UserError if the files are others than those with this identity, now that they have been loaded."""
+        for part, now in self.identity().items():
+            if identity.get(part) != now:
+                raise UserError(
+                    f"the files of the {part} of {self} have been replaced since this command has begun; "
+                    "what is finished is kept: put them back, or start anew with another output"
+                )
 
 
 def find_checkpoint(model_path: Path, use_lora: bool) -> Checkpoint:
-    """The checkpoint at a path; looks at names only.
+    """The checkpoint at a path; looks at names, and at an adapter's configuration.
+
+    Without `use_lora` a directory with a model of its own is that model, whatever adapter files lie beside it.
 
     Raises:
         UserError: there is none, it is not complete, or it is an adapter where a model was expected or the reverse.
@@ -83,70 +79,21 @@ def find_checkpoint(model_path: Path, use_lora: bool) -> Checkpoint:
         return Checkpoint(model_path)
     if not is_adapter:
         raise UserError(f"{model_path} has no {ADAPTER_CONFIG}: not a LoRA adapter; leave out --use_lora")
-    config = read_json(model_path / ADAPTER_CONFIG, dict)
-    if config.get("peft_type") != "LORA":
-        raise UserError(f"{model_path / ADAPTER_CONFIG}: peft_type is {config.get('peft_type')!r}, not 'LORA'")
-    if not _files(model_path, _ADAPTER_WEIGHTS):
-        raise UserError(f"{model_path} has no weights (adapter_model.safetensors); copy the adapter again")
-    base = Path(str(config.get("base_model_name_or_path")))
-    if not base.is_dir():
+    read_adapter_config(model_path)
+    weights_file(model_path)
+    base = Path(str(read_json(model_path / ADAPTER_CONFIG, dict).get("base_model_name_or_path")))
+    if not os.path.isdir(base):
         raise UserError(
             f"{model_path / ADAPTER_CONFIG}: its base_model_name_or_path, {base}, is no directory here; "
             f"{_how_to_get(base)}, and write that path there"
         )
     _require_model(base)
+    if base.samefile(model_path):
+        raise UserError(
+            f"{model_path} names itself as the base of the adapter in it, which may be merged into its weights "
+            "already; leave out --use_lora for the model, or move the adapter into a directory of its own"
+        )
     return Checkpoint(base, model_path)
-
-
-def generation_settings(
-    checkpoint: Checkpoint, *, no_random: bool, seed: int, max_new_tokens: int | None
-) -> GenerationSettings:
-    """What the checkpoint's generation_config.json says, as `generate()` reads it, and what the flags change.
-
-    Without the file the settings are those of MMRole's inference. Settings of the sampling that greedy decoding does
-    not use are left at their defaults, so that equal settings are equal.
-
-    Raises:
-        UserError: a value in the file is of the wrong type or out of range.
-    """
-    settings = _read_settings(checkpoint, seed, max_new_tokens, {"do_sample": False} if no_random else {})
-    if settings.do_sample:
-        return settings
-    return GenerationSettings(
-        max_new_tokens=settings.max_new_tokens,
-        do_sample=False,
-        repetition_penalty=settings.repetition_penalty,
-    )
-
-
-def sampling_settings(checkpoint: Checkpoint, *, seed: int, max_new_tokens: int | None) -> GenerationSettings:
-    """As `generation_settings`, but sampling in any case: with temperature, top-k and top-p of the file.
-
-    Raises:
-        UserError: as `generation_settings`.
-    """
-    return _read_settings(checkpoint, seed, max_new_tokens, {"do_sample": True})
-
-
-def _read_settings(
-    checkpoint: Checkpoint, seed: int, max_new_tokens: int | None, decided: dict[str, Any]
-) -> GenerationSettings:
-    file = checkpoint.file("generation_config.json")
-    values: dict[str, Any] = {}
-    if file.is_file():
-        given = read_json(file, dict)
-        values = {key: value if given.get(key) is None else given[key] for key, value in _SILENT.items()}
-    if max_new_tokens is not None:
-        values["max_new_tokens"] = max_new_tokens
-    values |= decided
-    for key, value in values.items():
-        expected = type(_SILENT[key])
-        if type(value) is not expected and not (expected is float and type(value) is int):
-            raise UserError(f"{file}: {key} must be a {expected.__name__}, not {value!r}; correct the file")
-    try:
-        return GenerationSettings(**values, seed=seed)
-    except ValueError as error:
-        raise UserError(f"{file}: {error}") from None
 
 
 def _require_model(directory: Path) -> None:
@@ -170,26 +117,3 @@ def _how_to_get(directory: Path) -> str:
 
 def _files(directory: Path, patterns: Sequence[str]) -> list[Path]:
     return sorted(file for pattern in patterns for file in directory.glob(pattern))
-
-
-def _content_hash(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    try:
-        for file in files:
-            digest.update(_digest(file))
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {reason(error)}; make it readable") from None
-    return digest.hexdigest()[:16]
-
-
-def _digest(file: Path) -> bytes:
-    size = file.stat().st_size
-    digest = hashlib.sha256(json.dumps([file.name, size]).encode())
-    with open(file, "rb") as opened:
-        if size <= _HASHED_WHOLE:
-            digest.update(opened.read())
-            return digest.digest()
-        for block in range(_BLOCKS):
-            opened.seek(block * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
-            digest.update(opened.read(_BLOCK_BYTES))
-    return digest.digest()

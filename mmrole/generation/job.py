@@ -72,7 +72,8 @@ def _prepare(
         how_to_get=program.how_to_get,
     )
     files = [file for file in given if file.records]
-    model = find_model(options, processes.local_rank, processes.local_world_size)
+    place = processes.local_rank, processes.local_world_size
+    model = find_model(options, *place, retries=program.retry is not None)
     common = _fingerprint(program, model)
     fingerprints = [{**common, "input": sha256(file.path)} for file in files]
     images = [_image_hashes(file, options.image_dir) for file in files]
@@ -165,7 +166,8 @@ def _generate(
 
     A process asks its retries itself, when all its requests of the round before have replies.
     """
-    loaded, tokenizer = load(model, progress=processes.is_first and sys.stderr.isatty())
+    fingerprint = task_of[requests[0].id].fingerprint
+    loaded, tokenizer = load(model, processes.is_first and sys.stderr.isatty(), fingerprint)
     with _failures_named():
         from mmrole.generation.engine import Engine
 

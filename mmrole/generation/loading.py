@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,14 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from data_utils.errors import UserError
 from data_utils.images import PIXELS
-from mmrole.generation.checkpoints import (
-    VOCABULARY,
-    Checkpoint,
-    find_checkpoint,
-    generation_settings,
-    sampling_settings,
-)
+from mmrole.generation.adapters import check_adapter, lora_config
+from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
 from mmrole.generation.context import Context
+from mmrole.generation.generation_config import check_stop_tokens, generation_settings, sampling_settings
 from mmrole.generation.requests import GenerationSettings
 
 if TYPE_CHECKING:
@@ -54,8 +50,14 @@ class Model:
         return {**self.checkpoint.identity(), "dtype": _name(self.dtype), "pixels": PIXELS, **settings}
 
 
-def find_model(options: argparse.Namespace, local_rank: int, local_world_size: int) -> Model:
+def find_model(options: argparse.Namespace, local_rank: int, local_world_size: int, *, retries: bool = False) -> Model:
     """The model that the flags of `options.add_arguments` name, for the process with this number on its machine.
+
+    Args:
+        options: the flags.
+        local_rank: the process among those of its machine.
+        local_world_size: their number.
+        retries: whether replies may be tried again, sampled: only then the settings of it must be sound.
 
     Raises:
         UserError: there is no such checkpoint or device, or the settings are faulty.
@@ -63,7 +65,7 @@ def find_model(options: argparse.Namespace, local_rank: int, local_world_size: i
     checkpoint = find_checkpoint(options.model_path, options.use_lora)
     flags = {"seed": options.seed, "max_new_tokens": options.max_new_tokens}
     settings = generation_settings(checkpoint, no_random=options.no_random, **flags)
-    sampling = sampling_settings(checkpoint, **flags)
+    sampling = sampling_settings(checkpoint, **flags) if retries else settings
     device = choose_device(options.device, local_rank, local_world_size)
     return Model(checkpoint, settings, sampling, device, choose_dtype(options.dtype, device))
 
@@ -111,7 +113,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> Context:
-    """Reads configuration, vocabulary and the headers of the weight files; returns what prompts must fit into.
+    """Reads configurations, vocabulary and the headers of all weight files; returns what prompts must fit into.
 
     Raises:
         UserError: something is missing, damaged, or does not fit together.
@@ -126,26 +128,34 @@ def check_checkpoint(checkpoint: Checkpoint) -> Context:
         tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
     except CheckpointError as error:
         raise UserError(str(error)) from None
-    length = config.max_position_embeddings
-    if type(length) is not int or length < 1:
+    if tokenizer.img_start_id != config.image_start_id:
         raise UserError(
-            f"{checkpoint.base / 'config.json'}: max_position_embeddings is {length!r}, not a number of positions; "
-            "correct the file"
+            f"{checkpoint.file(VOCABULARY)}: its <img> is {tokenizer.img_start_id}, that of {checkpoint.base} is "
+            f"{config.image_start_id}; this is the vocabulary of another model"
         )
-    return Context(tokenizer, length)
+    check_stop_tokens(checkpoint, frozenset((tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id)))
+    if checkpoint.adapter is not None:
+        check_adapter(checkpoint.adapter, checkpoint.base, config)
+    return Context(tokenizer, config.max_position_embeddings)
 
 
-def load(model: Model, progress: bool) -> tuple[QWenLMHeadModel, QWenTokenizer]:
+def load(
+    model: Model, progress: bool, identity: Mapping[str, object] | None = None
+) -> tuple[QWenLMHeadModel, QWenTokenizer]:
     """Loads weights and tokenizer; a LoRA adapter is merged into the weights.
+
+    Of generation_config.json nothing is left in the model: `Model.settings` are what it says.
 
     Args:
         model: what to load, and where to.
         progress: show transformers' progress bar.
+        identity: what `Checkpoint.identity` said before, if it matters whether the files are still the same.
 
     Raises:
-        UserError: the checkpoint cannot be used, or does not fit into the GPU's memory.
+        UserError: the checkpoint cannot be used, has been replaced, or does not fit into the GPU's memory.
     """
     torch = _torch()
+    from transformers import GenerationConfig
     from transformers.utils import logging
 
     from mmrole.qwen_vl import CheckpointError, QWenLMHeadModel, QWenTokenizer
@@ -155,11 +165,18 @@ def load(model: Model, progress: bool) -> tuple[QWenLMHeadModel, QWenTokenizer]:
     checkpoint = model.checkpoint
     try:
         loaded = QWenLMHeadModel.from_pretrained(
-            checkpoint.base, dtype=model.dtype, device_map={"": model.device}, attn_implementation="sdpa"
+            checkpoint.base,
+            dtype=model.dtype,
+            device_map={"": model.device},
+            attn_implementation="sdpa",
+            generation_config=GenerationConfig(),
         )
         if checkpoint.adapter is not None:
             loaded = _merged(loaded, checkpoint.adapter)
-        return loaded.eval(), QWenTokenizer(checkpoint.file(VOCABULARY))
+        tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
+        if identity is not None:
+            checkpoint.check_unchanged(identity)
+        return loaded.eval(), tokenizer
     except CheckpointError as error:
         raise UserError(str(error)) from None
     except torch.OutOfMemoryError as error:
@@ -175,13 +192,11 @@ def _merged(model: QWenLMHeadModel, adapter: Path) -> QWenLMHeadModel:
     from safetensors import SafetensorError
 
     try:
-        with warnings.catch_warnings():
-            # What is missing would stay as it was initialised: an adapter that does less than was trained.
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=False).merge_and_unload()
+        adapted = PeftModel.from_pretrained(model, adapter, config=lora_config(adapter), low_cpu_mem_usage=False)
+        return adapted.merge_and_unload()
     except torch.OutOfMemoryError:
         raise
-    except (ValueError, TypeError, KeyError, RuntimeError, OSError, UserWarning, SafetensorError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
         text = " ".join(str(error).split())[:200]
         raise UserError(f"{adapter}: this adapter does not fit {model.name_or_path}: {text}") from None
 

@@ -123,6 +123,7 @@ def train(arguments: Arguments, start: Start) -> None:
     training, prepared = arguments.training, start.prepared
     set_seed(training.seed)
     model = load_model(str(start.model.base), training, arguments.lora)
+    start.model.check_unchanged({"model": start.run["--model_name_or_path"]})
     trained, parameters = trained_parameters(model)
     say(training, f"{start.model}: {trained:,} of {parameters:,} parameters are trained")
     trainer = TreeTrainer(model, training, prepared.steps, prepared.tokenizer, start.run, prepared.eval_steps)

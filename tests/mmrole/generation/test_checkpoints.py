@@ -1,30 +1,33 @@
-"""What a checkpoint is recognised by, and the generation settings that it brings along."""
+"""What a checkpoint is recognised by: every byte of it, and nothing else."""
 
-import json
+import os
+import time
 
 import pytest
-from transformers import GenerationConfig
 
 from data_utils.errors import UserError
-from mmrole.generation import GenerationSettings
-from mmrole.generation.checkpoints import Checkpoint, find_checkpoint, generation_settings, sampling_settings
+from mmrole.generation import file_hashes
+from mmrole.generation.checkpoints import Checkpoint, find_checkpoint
 
 MEBIBYTE = 1 << 20
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
+def cache(tmp_path, monkeypatch):
+    """The folder in which hashes are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "mmrole" / "hashes"
+
+
+@pytest.fixture
+def checkpoint(tmp_path, cache):
     directory = tmp_path / "agent"
     directory.mkdir()
     (directory / "config.json").write_text("{}")
     (directory / "qwen.tiktoken").write_text("AA== 0\n")
     with open(directory / "pytorch_model-00001-of-00001.bin", "wb") as file:
-        file.truncate(300 * MEBIBYTE)  # sparse: it takes no room
+        file.truncate(70 * MEBIBYTE)  # sparse: it takes no room
     return Checkpoint(directory)
-
-
-def settings(checkpoint, **flags):
-    return generation_settings(checkpoint, **{"no_random": False, "seed": 1234, "max_new_tokens": None} | flags)
 
 
 def test_identity_is_the_content(checkpoint, tmp_path):
@@ -55,45 +58,68 @@ def test_every_byte_of_a_small_file_counts(checkpoint, name):
     assert checkpoint.identity() != before
 
 
-@pytest.mark.parametrize("place", [0, 17 * MEBIBYTE, 150 * MEBIBYTE, 300 * MEBIBYTE - 3 * MEBIBYTE])
-def test_changed_weights_count_in_a_large_file(checkpoint, place):
-    """Three MiB, less than one matrix of the real model's resampler in bfloat16."""
+@pytest.mark.parametrize("place", [0, 17 * MEBIBYTE + 5, 70 * MEBIBYTE - 1])
+def test_every_byte_of_a_large_file_counts(checkpoint, place):
     before = checkpoint.identity()
-    with open(next(checkpoint.base.glob("*.bin")), "r+b") as file:
-        file.seek(place)
-        file.write(b"\1" * (3 * MEBIBYTE))
+    change(weights(checkpoint), place)
     assert checkpoint.identity() != before
 
 
-def test_so_does_a_single_byte_at_the_end(checkpoint):
-    """There are the checksums of a `.bin` file."""
-    before = checkpoint.identity()
-    with open(next(checkpoint.base.glob("*.bin")), "r+b") as file:
-        file.seek(-1, 2)
-        file.write(b"\1")
+def test_the_hash_of_a_large_file_is_kept(checkpoint, cache):
+    age(weights(checkpoint))
+    first = checkpoint.identity()
+    (kept,) = cache.iterdir()
+    kept.write_text("0" * 64)
+    assert checkpoint.identity() == first
+    file_hashes._large.cache_clear()  # as the next process begins
+    assert checkpoint.identity() != first
+    file_hashes._large.cache_clear()
+    kept.write_text("damaged")
+    assert checkpoint.identity() == first
+
+
+def test_neither_the_size_nor_the_time_hides_a_change(checkpoint, cache):
+    file = weights(checkpoint)
+    age(file)
+    before, times = checkpoint.identity(), file.stat()
+    assert cache.exists()
+    change(file, 40 * MEBIBYTE)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert checkpoint.identity() != before
 
 
-def test_settings_of_the_published_checkpoint(checkpoint, golden):
-    (checkpoint.base / "generation_config.json").write_bytes((golden / "ckpt_full/generation_config.json").read_bytes())
-    assert settings(checkpoint) == GenerationSettings(max_new_tokens=512, top_p=0.3, top_k=0, seed=1234)
-    assert settings(checkpoint, seed=5, max_new_tokens=7) == GenerationSettings(max_new_tokens=7, seed=5)
-    greedy = GenerationSettings(do_sample=False)
-    assert settings(checkpoint, no_random=True) == settings(checkpoint, no_random=True, seed=5) == greedy
+def test_without_a_cache_folder_every_start_computes_it(checkpoint, cache):
+    cache.parents[1].write_text("a file where the folder should be")
+    assert checkpoint.identity() == checkpoint.identity()
 
 
-def test_settings_without_the_file_are_those_of_mmrole(checkpoint):
-    assert settings(checkpoint) == GenerationSettings()
-    assert sampling_settings(checkpoint, seed=1234, max_new_tokens=None) == GenerationSettings()
+def test_replaced_weights_are_noticed(checkpoint):
+    before = checkpoint.identity()
+    checkpoint.check_unchanged(before | {"dtype": "float32"})
+    change(weights(checkpoint), 3)
+    with pytest.raises(UserError, match="have been replaced since this command has begun"):
+        checkpoint.check_unchanged(before)
 
 
-def test_what_the_file_leaves_out_is_what_generate_takes(checkpoint):
-    (checkpoint.base / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 2}))
-    assumed = GenerationConfig()._get_default_generation_params()
-    found = settings(checkpoint)
-    assert (found.temperature, found.max_new_tokens) == (2, 512)
-    assert all(getattr(found, name) == assumed[name] for name in ("top_k", "top_p", "repetition_penalty"))
-    (checkpoint.base / "generation_config.json").write_text('{"top_p": 0.7}')
-    assert settings(checkpoint).do_sample is assumed["do_sample"] is False
-    sampled = sampling_settings(checkpoint, seed=3, max_new_tokens=9)
-    assert sampled == GenerationSettings(max_new_tokens=9, top_k=assumed["top_k"], top_p=0.7, seed=3)
+def test_an_adapter_beside_a_model_is_not_part_of_it(checkpoint):
+    before = checkpoint.identity()
+    (checkpoint.base / "adapter_config.json").write_text("{}")
+    (checkpoint.base / "adapter_model.safetensors").write_text("weights")
+    assert find_checkpoint(checkpoint.base, use_lora=False) == checkpoint
+    assert checkpoint.identity() == before
+
+
+def weights(checkpoint):
+    return next(checkpoint.base.glob("*.bin"))
+
+
+def change(file, place):
+    with open(file, "r+b") as opened:
+        opened.seek(place)
+        opened.write(b"\1")
+
+
+def age(file):
+    """Waits until the times of a file that was just written would tell a further change."""
+    while time.time() - file.stat().st_ctime < 2.1:
+        time.sleep(0.1)
