@@ -17,6 +17,7 @@ from mmrole.generation.adapters import check_adapter, lora_config
 from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
 from mmrole.generation.context import Context
 from mmrole.generation.generation_config import check_stop_tokens, generation_settings, sampling_settings
+from mmrole.generation.model_files import check_model_files
 from mmrole.generation.requests import GenerationSettings
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ def check_checkpoint(checkpoint: Checkpoint) -> Context:
             f"{checkpoint.file(VOCABULARY)}: its <img> is {tokenizer.img_start_id}, that of {checkpoint.base} is "
             f"{config.image_start_id}; this is the vocabulary of another model"
         )
+    for directory in filter(None, (checkpoint.base, checkpoint.adapter)):
+        check_model_files(directory, frozenset(tokenizer.special_tokens))
     check_stop_tokens(checkpoint, frozenset((tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id)))
     if checkpoint.adapter is not None:
         check_adapter(checkpoint.adapter, checkpoint.base, config)

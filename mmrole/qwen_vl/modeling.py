@@ -62,10 +62,8 @@ class QWenPreTrainedModel(PreTrainedModel):
         from_files = pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None
         if from_files:
             check_checkpoint(cls, pretrained_model_name_or_path, **kwargs)
-        config_file = Path(kwargs.get("subfolder", ""), "config.json")
-        if pretrained_model_name_or_path is not None and (Path(pretrained_model_name_or_path) / config_file).is_file():
-            # transformers looks for an adapter in this folder; below a file there is none.
-            kwargs["adapter_kwargs"] = {"subfolder": str(config_file)}
+        if pretrained_model_name_or_path is not None:
+            _leave_adapters_alone(Path(pretrained_model_name_or_path), kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         if from_files:
@@ -96,6 +94,18 @@ class QWenPreTrainedModel(PreTrainedModel):
             for name, value in initial_values(module, std).items():
                 parameter = getattr(module, name)
                 init.copy_(parameter, value) if isinstance(value, Tensor) else init.normal_(parameter, std=value)
+
+
+def _leave_adapters_alone(directory: Path, kwargs: dict[str, Any]) -> None:
+    """Keeps transformers from attaching an adapter that lies in the directory of a whole model.
+
+    One that the auto classes have come from, in a directory of its own, is left to them.
+    """
+    config_file = Path(kwargs.get("subfolder", ""), "config.json")
+    adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path", directory)
+    if (directory / config_file).is_file() and Path(adapter) == directory:
+        # It is looked for in this folder; below a file there is none.
+        kwargs["adapter_kwargs"] = {"subfolder": str(config_file)}
 
 
 class QWenModel(QWenPreTrainedModel):

@@ -142,8 +142,8 @@ def test_model_directory(job, refused, tmp_path):
         ("model.safetensors", None, "has no weights"),
         ("model.safetensors", "truncated", "truncated or corrupt"),
         ("config.json", '{"model_type": "llama"}', "not 'qwen'"),
-        ("generation_config.json", '{"top_p": "much"}', "top_p must be a float, not 'much'"),
-        ("generation_config.json", '{"top_k": -1}', "top_k must be at least 0, not -1"),
+        ("generation_config.json", '{"do_sample": true, "top_p": "much"}', "top_p must be a float, not 'much'"),
+        ("generation_config.json", '{"do_sample": true, "top_k": -1}', "top_k must be at least 0, not -1"),
     ],
 )
 def test_damaged_model(job, copy_of_tiny, refused, name, text, fault):
@@ -171,8 +171,7 @@ def test_adapters(job, refused, tmp_path):
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "PREFIX_TUNING"}))
     assert "'PREFIX_TUNING'" in one_line(refused(*lora))
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(job.model_path)}))
-    with pytest.raises(UserError, match="does not fit"):
-        job.run(*lora)
+    assert "truncated or corrupt" in one_line(refused(*lora))
 
 
 def test_device(job, refused):
