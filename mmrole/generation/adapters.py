@@ -63,7 +63,6 @@ OBEYED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
     "use_rslora": (_is_switch, "true or false"),
     "use_dora": (_is_switch, "true or false"),
-    "lora_bias": (_is_switch, "true or false"),
 }
 """Keys of adapter_config.json that are followed: what holds for their values, and that in words."""
 

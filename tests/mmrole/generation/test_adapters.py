@@ -74,7 +74,7 @@ def refusal(adapter):
         {"target_modules": TARGETS, "bias": "all", "task_type": "CAUSAL_LM"},
         {"target_modules": ["c_attn"], "modules_to_save": ["wte", "lm_head"], "rank_pattern": {"h.0.attn.c_attn": 2}},
         {"target_modules": TARGETS, "use_dora": True, "use_rslora": True},
-        {"target_modules": TARGETS, "lora_bias": True, "exclude_modules": ["w1"]},
+        {"target_modules": TARGETS, "exclude_modules": ["w1"]},
         {"target_modules": r".*h\.1\..*(w1|w2)", "alpha_pattern": {"w1": 3}, "init_lora_weights": "gaussian"},
     ],
     ids=str,
