@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
+from data_utils.interruption import STATUS, end_quietly, was_interrupted
+
 _SHOWN_PROBLEMS = 10
 _SHOWN_CHARACTERS = 80
 
@@ -78,8 +80,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Calls a script's `main` and exits with its status (None is 0).
 
     A `UserError` prints `error: …` on stderr and exits with 2, as does what the system refuses to do with a file;
-    Ctrl-C exits with 130. Other exceptions are bugs and pass. Characters that the encoding of stdout does not have are
-    printed as escapes.
+    Ctrl-C exits with 130, and pressed again at once. Other exceptions are bugs and pass. Characters that the encoding of
+    stdout does not have are printed as escapes.
     """
     _name_files_in_utf8()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -90,9 +92,6 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has gone: Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,6 +102,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
         print(f"error: cannot use {name if name.isprintable() else shown(name)}: {reason(error)}", file=sys.stderr)
         status = 2
+    except BaseException as error:
+        if not was_interrupted(error) or isinstance(error, SystemExit):
+            raise
+        end_quietly()
+        print("interrupted", file=sys.stderr)
+        status = STATUS
+    end_quietly()
     sys.exit(status)
 
 

@@ -10,7 +10,6 @@ machine's measured rates allows.
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -160,4 +159,6 @@ def byte_tokenizer() -> object:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from data_utils.errors import run
+
+    run(main)

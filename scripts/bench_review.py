@@ -10,7 +10,6 @@ machine's measured rates allows. The lengths of the published reviews are in len
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -166,4 +165,6 @@ def least_seconds(trees: list[ReviewTree], costs: Costs, machine: Machine) -> fl
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from data_utils.errors import run
+
+    run(main)

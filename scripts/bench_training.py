@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -209,4 +208,6 @@ def report(rows: list[Row], machine: Machine) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from data_utils.errors import run
+
+    run(main)

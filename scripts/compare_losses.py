@@ -10,7 +10,6 @@ and last 350 characters). Only samples whose image is there are used. Prints mea
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -112,4 +111,6 @@ def train(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from data_utils.errors import run
+
+    run(main)

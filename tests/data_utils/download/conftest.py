@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -325,6 +326,7 @@ def download(start: Command) -> Callable[..., Outcome]:
             pytest.raises(SystemExit) as caught,
         ):
             errors.run(lambda: main(list(map(str, arguments))))
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # as it was: a script ends at once from there on
         return Outcome(arguments, caught.value.code, stdout.getvalue(), stderr.getvalue())
 
     def run(*arguments: str | Path, **environment: str) -> Outcome:
