@@ -80,7 +80,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Calls a script's `main` and exits with its status (None is 0).
 
     A `UserError` prints `error: …` on stderr and exits with 2, as does what the system refuses to do with a file;
-    Ctrl-C exits with 130, and pressed again at once. Other exceptions are bugs and pass. Characters that the encoding of
+    Ctrl-C exits with 130, the second one at once. Other exceptions are bugs and pass. Characters that the encoding of
     stdout does not have are printed as escapes.
     """
     _name_files_in_utf8()

@@ -332,6 +332,7 @@ def negative_size() -> bytes:
         gzip.compress(header("x", 8 << 30, tarfile.XHDTYPE) + bytes(2048)),
         header("images/a.jpg", 1 << 40) + bytes(512),
     ],
+    ids=["negative size", "pax", "long name", "compressed pax", "cut short"],
 )
 def test_headers_that_lie(tmp_path, data):
     (tmp_path / "x.tar").write_bytes(data)
