@@ -88,7 +88,7 @@ def resolve_image(image_dir: str | os.PathLike, image: str) -> Path:
         raise ImagePathError(f"image {shown(image)} leads out of {image_dir} through a link")
     try:
         if not path.exists():
-            raise MissingImageError(f"image {shown(image)} is not in {image_dir}")
+            raise MissingImageError(f"image {shown(image)} is not in {image_dir}{_hint(image_dir, image)}")
         if not path.is_file():  # a folder, a pipe, a device
             raise ImagePathError(f"image {shown(image)} is not a file")
     except OSError as error:  # a name too long, a folder that must not be read
@@ -156,6 +156,23 @@ def select_images(
         if fault is not None and not (missing and skip_missing):
             problems.add(f"{record.where}: {fault}")
     return selection
+
+
+def has_more_than_bytes(path: str | os.PathLike) -> bool:
+    """Whether an image that can be decoded has values of more than 8 bits in one channel, all cut off at 255."""
+    from data_utils.pillow import FORMATS, Image
+
+    with Image.open(path, formats=FORMATS) as image:
+        return image.mode[0] in "IF"
+
+
+def _hint(image_dir: str | os.PathLike, image: str) -> str:
+    """Whether a missing file is there under a name that looks the same: macOS and others compose letters otherwise."""
+    for form, meaning in (("NFD", "decomposed"), ("NFC", "composed")):
+        other = unicodedata.normalize(form, image)
+        if other != image and os.path.exists(os.path.join(image_dir, other)):
+            return f"; did you mean the file of that name in {meaning} letters (Unicode {form})? Write both alike"
+    return ""
 
 
 def _check(images: Iterable[str], image_dir: str | os.PathLike) -> dict[str, ImagePathError]:

@@ -11,7 +11,7 @@ from data_utils.checks.problems import Fix, Path, Place, Problem
 from data_utils.checks.texts import path_name
 from data_utils.dataset import IMAGE_FOLDER
 from data_utils.errors import Problems, shown
-from data_utils.images import path_fault, select_images
+from data_utils.images import has_more_than_bytes, path_fault, resolve_image, select_images
 from data_utils.pictures import Conversation, Picture, below_folder
 from data_utils.records import TrainSample
 
@@ -71,7 +71,7 @@ class ImageFiles:
         self._faults: dict[str, tuple[str, str] | None] = {}
 
     def check(self, pictures: Collection[ImageUse]) -> Iterator[Problem]:
-        """The pictures whose file is not there or cannot be decoded, each once a record."""
+        """The pictures whose file is not there, cannot be decoded or loses its shades, each once a record."""
         self._look_at({picture.image for picture in pictures} - self._faults.keys())
         for picture in dict.fromkeys(pictures):
             if fault := self._faults[picture.image]:
@@ -80,14 +80,15 @@ class ImageFiles:
     def _look_at(self, images: Collection[str]) -> None:
         records = [_Named(image, shown(image)) for image in images]
         faults = Problems()
-        usable, missing = (set(found) for found in select_images(records, self._image_dir, faults, skip_missing=True))
-        damaged = [record for record in records if record not in usable and record not in missing]
+        usable, missing = (set(found) for found in select_images(records, self._image_dir, faults))
         for record in usable:
-            self._faults[record.image] = None
-        for record in missing:
-            self._faults[record.image] = ("missing_image", f"{record.where} is not in {self._image_dir}")
-        for record, text in zip(damaged, faults.texts, strict=True):  # they name the other records in their order
-            self._faults[record.image] = ("undecodable_image", text.removeprefix(f"{record.where}: image "))
+            deep = has_more_than_bytes(resolve_image(self._image_dir, record.image))
+            text = f"{record.where} has more than 8 bits a pixel; all above 255 is white to the model"
+            self._faults[record.image] = ("deep_image", text) if deep else None
+        faulty = [record for record in records if record not in usable]
+        for record, text in zip(faulty, faults.texts, strict=True):  # they name the records in their order
+            kind = "missing_image" if record in missing else "undecodable_image"
+            self._faults[record.image] = (kind, text.removeprefix(f"{record.where}: image "))
 
 
 class _Named(NamedTuple):

@@ -65,6 +65,7 @@ KINDS = {
         Kind("image_outside", ERROR, False, "a URL, an absolute path, `..`, or control characters"),
         Kind("missing_image", ERROR, False, "no such image file"),
         Kind("undecodable_image", ERROR, False, "an image file that is damaged or no picture"),
+        Kind("deep_image", WARNING, False, "more than 8 bits of grey a pixel: all above 255 becomes white"),
         Kind("picture_mismatch", ERROR, False, "the markup of a training sample does not name its `image` or `images`"),
         Kind("picture_form", ERROR, False, "a picture inside a text or a reply, `<image>` without its image, a video"),
         Kind("no_picture", WARNING, False, "a training sample of the agent without an image"),

@@ -19,6 +19,8 @@ from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSetting
 Json = dict[str, Any]
 
 _LISTED = 10
+# Prompts of so many contexts are no mistake of a few words: they would take hours and all memory, for nothing.
+_MOST_CONTEXTS = 4
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,9 @@ def make_requests(
     for record in file.records:
         of_record = program.requests(record, resolve_image(image_dir, record.image), settings)
         excess = context.excess(of_record) if of_record else 0
-        if excess and of_record[0].quotation is None:
+        if excess > (_MOST_CONTEXTS - 1) * context.length and of_record[0].quotation is None:
+            problems.add(f"{record.where}: the prompt has {excess:,} positions more than fit")
+        elif excess and of_record[0].quotation is None:
             long.append(shown(record.id))
         elif excess:
             try:

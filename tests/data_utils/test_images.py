@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,15 @@ from PIL import Image, PngImagePlugin
 
 from data_utils.errors import Problems, UserError
 from data_utils.files import read_records, write_json
-from data_utils.images import ImagePathError, MissingImageError, open_image, open_photo, resolve_image, select_images
+from data_utils.images import (
+    ImagePathError,
+    MissingImageError,
+    has_more_than_bytes,
+    open_image,
+    open_photo,
+    resolve_image,
+    select_images,
+)
 from data_utils.records import Answer, Sample
 
 
@@ -222,3 +231,16 @@ def test_published_records_with_their_stills(shared: Path):
         usable += len(selection.usable)
         missing += len(selection.missing)
     assert (usable, missing, len(problems)) == (58, 158, 0)
+
+
+@pytest.mark.parametrize(("there", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_missing_name_that_looks_the_same_is_hinted_at(tmp_path, there, written):
+    (tmp_path / unicodedata.normalize(there, "é.png")).touch()
+    with pytest.raises(MissingImageError, match=rf"did you mean the file of that name .*\(Unicode {there}\)"):
+        resolve_image(tmp_path, unicodedata.normalize(written, "é.png"))
+
+
+@pytest.mark.parametrize(("mode", "deep"), [("I;16", True), ("L", False), ("RGB", False), ("1", False)])
+def test_pictures_that_lose_their_shades(tmp_path, mode, deep):
+    Image.new(mode, (4, 4)).save(tmp_path / "a.png")
+    assert has_more_than_bytes(tmp_path / "a.png") == deep

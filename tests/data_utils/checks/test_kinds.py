@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from PIL import Image
 
 from data_utils import check
 from data_utils.checks.problems import ERROR, KINDS
@@ -126,6 +127,12 @@ def unreadable_image(file: Path) -> None:
     (file.parents[3] / "images/COCO/train2017/000000000001.jpg").write_bytes(b"\xff\xd8 no picture")
 
 
+def deep_image(file: Path) -> None:
+    """Puts a picture of 16 bits in the place of the image of a file of dialogues."""
+    image = file.parents[3] / "images/COCO/train2017/000000000001.jpg"
+    Image.new("I;16", (16, 16), 3000).save(image, "PNG")
+
+
 def leak(file: Path) -> None:
     """Makes a training sample one of a test dialogue."""
     test = read_json(file.parents[2] / TEST)[0]["id"]
@@ -231,6 +238,7 @@ SEEDS = [
     Seed("missing_image", COMMENT, put(0, "image", "COCO/train2017/000000000009.jpg")),
     Seed("missing_image", TRAIN, replace("000000000001", "000000000009")),
     Seed("undecodable_image", COMMENT, unreadable_image),
+    Seed("deep_image", COMMENT, deep_image),
     Seed("picture_mismatch", TRAIN, change((0,), lambda record: record | {"image": "Star_Tales/01.jpg"})),
     Seed(
         "picture_mismatch",
