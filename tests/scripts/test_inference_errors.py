@@ -11,6 +11,7 @@ import pytest
 from data_utils.errors import UserError
 from data_utils.files import sha256
 from data_utils.journal import Journal, State, state
+from mmrole.generation.loading import load
 from mmrole.generation.options import TEST_FILES
 
 
@@ -172,6 +173,26 @@ def test_adapters(job, refused, tmp_path):
     assert "'PREFIX_TUNING'" in one_line(refused(*lora))
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(job.model_path)}))
     assert "truncated or corrupt" in one_line(refused(*lora))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "qwen.tiktoken"])
+def test_files_that_are_replaced_before_they_are_loaded(job, copy_of_tiny, monkeypatch, name):
+    job.model_path = copy_of_tiny
+    job.write([job.sample(0)])
+
+    def replace_and_load(*arguments: object, **named: object) -> object:
+        (copy_of_tiny / name).rename(copy_of_tiny / "aside")
+        shutil.copy(copy_of_tiny / "aside", copy_of_tiny / name)
+        with open(copy_of_tiny / name, "r+b") as file:
+            file.seek(-2, 2)
+            file.write(b"7")
+        return load(*arguments, **named)
+
+    monkeypatch.setattr("mmrole.generation.job.load", replace_and_load)
+    with pytest.raises(UserError):
+        job.run()
+    assert state(job.output) is State.UNFINISHED
+    assert not any('"payload"' in file.read_text() for file in job.journal.iterdir())
 
 
 def test_device(job, refused):
