@@ -9,6 +9,7 @@ from mmrole.scoring.reviews import IN_TEST, OUT_TEST, SPLITS, ModelReviews, pair
 from mmrole.scoring.statistics import (
     Bootstrap,
     Estimate,
+    cluster_sums,
     interval,
     length_controlled,
     mean_estimates,
@@ -84,14 +85,18 @@ def split_scores(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap
     return {WEIGHTED: weighted, POOLED: pooled, **by_split}
 
 
-def enough_images(values: np.ndarray, clusters: np.ndarray) -> bool:
-    """Whether the known rows of values [n, k] are of at least `MIN_IMAGES` images."""
-    return len(np.unique(clusters[~np.isnan(values).all(axis=1)])) >= MIN_IMAGES
+def enough_images(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """bool [k]: whether the known values of each column of values [n, k] are of at least `MIN_IMAGES` images."""
+    own, places = np.unique(clusters, return_inverse=True)
+    known = cluster_sums(~np.isnan(values), places, len(own))
+    return np.count_nonzero(known, axis=0) >= MIN_IMAGES
 
 
 def image_estimates(values: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap) -> list[Estimate]:
     """The mean of each column of values [n, k]; with its interval if there are enough images."""
-    return mean_estimates(values, clusters, bootstrap if enough_images(values, clusters) else None)
+    enough = enough_images(values, clusters)
+    estimates = mean_estimates(values, clusters, bootstrap if enough.any() else None)
+    return [own if known else own._replace(low=float("nan"), high=float("nan")) for own, known in zip(estimates, enough, strict=True)]
 
 
 def weighted_estimates(
@@ -101,8 +106,10 @@ def weighted_estimates(
     parts = [(WEIGHTS[name], values[split == name], clusters[split == name]) for name in SPLITS]
     means = [mean_estimates(own, images, None) for _, own, images in parts]
     low = high = np.full(values.shape[1], np.nan)
-    if all(enough_images(own, images) for _, own, images in parts):
-        low, high = interval(sum(weight * bootstrap.means(own, images) for weight, own, images in parts))
+    enough = np.all([enough_images(own, images) for _, own, images in parts], axis=0)
+    if enough.any():
+        ends = interval(sum(weight * bootstrap.means(own, images) for weight, own, images in parts))
+        low, high = (np.where(enough, end, np.nan) for end in ends)
     return [
         Estimate(
             sum(weight * mean.value for (weight, *_), mean in zip(parts, of_splits, strict=True)),
@@ -156,7 +163,7 @@ def measure_length(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstr
     for name in SPLITS:
         used = (split == name) & model.complete & (model.length_ratios > 0)
         weights[used] = WEIGHTS[name] / max(used.sum(), 1)
-    enough = all(enough_images(model.overall[split == name, None], clusters[split == name]) for name in SPLITS)
+    enough = all(enough_images(model.overall[split == name, None], clusters[split == name])[0] for name in SPLITS)
     weighted = length_controlled(model.overall, model.length_ratios, clusters, bootstrap if enough else None, weights)
     return {WEIGHTED: pooled._replace(score=weighted), POOLED: pooled, **lengths}
 
@@ -199,7 +206,7 @@ def _length(overall: np.ndarray, ratios: np.ndarray, clusters: np.ndarray, boots
         nothing = Estimate(float("nan"), float("nan"), float("nan"), 0)
         return Length(float("nan"), nothing, nothing, nothing)
     logarithms = np.log(ratios)
-    bootstrap = bootstrap if enough_images(overall[:, None], clusters) else None
+    bootstrap = bootstrap if enough_images(overall[:, None], clusters)[0] else None
     return Length(
         float(np.median(ratios)),
         pearson(overall, logarithms, clusters, bootstrap),

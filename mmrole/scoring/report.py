@@ -1,8 +1,7 @@
 """Everything that the report shows, computed from the reviews of any number of models: numbers only, no layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -11,35 +10,19 @@ from mmrole.scoring.coverage import Coverage, measure_coverage
 from mmrole.scoring.measures import (
     OVERALL,
     WEIGHTED,
-    WEIGHTS,
     Length,
     PositionBias,
     Scores,
     group_scores,
-    image_estimates,
     measure_length,
     measure_position_bias,
     score_histogram,
     split_scores,
     type_scores,
-    weighted_estimates,
 )
+from mmrole.scoring.pairs import Pair, compare_pairs
 from mmrole.scoring.reviews import SPLITS, ModelReviews
-from mmrole.scoring.statistics import (
-    DRAWS,
-    Bootstrap,
-    Estimate,
-    holm,
-    number_clusters,
-    sign_flip_test,
-)
-
-SIGNIFICANCE = 0.05
-"""A corrected p-value below it tells two models apart."""
-
-FLIPS_PER_PAIR = 100
-"""Least flips of each test by the number of pairs, so that the correction leaves p-values well below `SIGNIFICANCE`."""
-
+from mmrole.scoring.statistics import DRAWS, Bootstrap, number_clusters
 
 @dataclass(frozen=True, eq=False)
 class ModelReport:
@@ -65,27 +48,6 @@ class ModelReport:
     length: dict[str, Length]
     position: PositionBias | None
     histogram: np.ndarray
-
-
-class Pair(NamedTuple):
-    """Two models on the complete samples of both; if they share both splits, by the `measures.WEIGHTED` mean."""
-
-    first: str
-    """The model with the higher mean."""
-    second: str
-    difference: Estimate
-    """Of the overall score, first - second, and the number of samples."""
-    p_value: float
-    """Of the hypothesis that they are the same (`statistics.sign_flip_test`); NaN without a common sample."""
-    corrected: float
-    """The p-value by Holm's correction for all pairs."""
-
-    @property
-    def verdict(self) -> str:
-        """In plain words."""
-        if np.isnan(self.p_value):
-            return "no sample in common"
-        return f"{self.first} is better" if self.corrected < SIGNIFICANCE else "not distinguishable"
 
 
 class PaperRow(NamedTuple):
@@ -130,7 +92,7 @@ def make_report(
     Args:
         models: at least one, of distinct names, each with at least one sample.
         paper: rows to show as a reference.
-        draws: of the bootstrap, and flips of the tests (or `FLIPS_PER_PAIR` for each pair, if that is more).
+        draws: of the bootstrap, and flips of the tests (or `pairs.FLIPS_PER_PAIR` for each pair, if that is more).
         seed: of the draws.
     """
     clusters, n_images = number_clusters([image for model in models for image in model.columns["image"]])
@@ -143,7 +105,7 @@ def make_report(
     order = {report.model: place for place, report in enumerate(reports)}
     ranked = sorted(models, key=lambda model: order[model.model])
     return Report(
-        tuple(reports), ranked_by, _pairs(ranked, of_model, bootstrap, seed), tuple(paper), n_images, draws, seed
+        tuple(reports), ranked_by, compare_pairs(ranked, of_model, bootstrap, seed), tuple(paper), n_images, draws, seed
     )
 
 
@@ -164,37 +126,3 @@ def _rank(report: ModelReport, ranked_by: str | None) -> tuple[float, str]:
     """A key to sort by: high scores first, models without any last."""
     score = report.scores[ranked_by or next(iter(report.scores))][OVERALL].value
     return (np.inf if np.isnan(score) else -score), report.model
-
-
-def _pairs(
-    models: Sequence[ModelReviews], clusters: Mapping[str, np.ndarray], bootstrap: Bootstrap, seed: int
-) -> tuple[Pair, ...]:
-    chosen = list(combinations(models, 2))
-    # A p-value is not below 1 / (flips + 1), nor a corrected one below that times the number of pairs.
-    flips = max(len(bootstrap.counts), FLIPS_PER_PAIR * len(chosen))
-    pairs = [_compare(one, other, clusters[one.model], bootstrap, flips, seed) for one, other in chosen]
-    corrected = holm([pair.p_value for pair in pairs])
-    return tuple(pair._replace(corrected=value) for pair, value in zip(pairs, corrected, strict=True))
-
-
-def _compare(
-    one: ModelReviews, other: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap, flips: int, seed: int
-) -> Pair:
-    """The pair, not yet corrected. `clusters` are those of the first model's samples."""
-    theirs = dict(zip(other.keys, other.overall, strict=True))
-    differences = one.overall - np.array([theirs.get(key, np.nan) for key in one.keys])
-    split = one.columns["split"]
-    common = {name: int((~np.isnan(differences[split == name])).sum()) for name in SPLITS}
-    weights = np.ones(len(differences))
-    if all(common.values()):
-        (difference,) = weighted_estimates(differences[:, None], split, clusters, bootstrap)
-        for name in SPLITS:
-            weights[split == name] = WEIGHTS[name] / common[name]
-    else:
-        (difference,) = image_estimates(differences[:, None], clusters, bootstrap)
-    p_value = sign_flip_test(weights * differences, clusters, flips, seed)
-    first, second = one.model, other.model
-    if difference.value < 0:
-        first, second = second, first
-        difference = Estimate(-difference.value, -difference.high, -difference.low, difference.n)
-    return Pair(first, second, difference, p_value, p_value)

@@ -15,7 +15,7 @@ LEVEL = 0.95
 DRAWS = 10_000
 """Draws of a bootstrap or a permutation test."""
 
-_CHUNK = 2_000_000  # numbers at once where an array [draws, …] is not kept
+_CHUNK = 500_000  # numbers at once where an array of all draws is not kept: few enough for a processor's cache
 
 
 class Estimate(NamedTuple):
@@ -45,20 +45,22 @@ class Bootstrap(NamedTuple):
     def make(cls, n_clusters: int, draws: int = DRAWS, seed: int = 1234) -> Self:
         """Draws the resamples."""
         shares = np.full(n_clusters, 1 / n_clusters)
-        return cls(np.random.default_rng(seed).multinomial(n_clusters, shares, size=draws).astype(np.float64))
+        counts = np.random.default_rng(seed).multinomial(n_clusters, shares, size=draws)
+        return cls(counts.astype(np.float64, order="F"))  # a cluster's counts side by side: few clusters are often used
 
     def sums(self, values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
         """float64 [draws, …]: the sums of values [n, …] in every resample."""
-        return np.tensordot(self.counts, cluster_sums(values, clusters, self.counts.shape[1]), 1)
+        sums = cluster_sums(values, clusters, self.counts.shape[1])
+        own = np.unique(clusters)
+        if 2 * len(own) > len(sums):
+            return np.tensordot(self.counts, sums, 1)
+        return np.tensordot(self.counts[:, own], sums[own], 1)
 
     def means(self, values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
         """float64 [draws, …]: the means of values [n, …] in every resample, NaN where it has none of them."""
         known = ~np.isnan(values)
-        return _divide(self.sums(np.where(known, values, 0), clusters), self.sums(known.astype(np.float64), clusters))
-
-    def weights(self, clusters: np.ndarray) -> np.ndarray:
-        """float64 [draws, n]: how often a resample has a sample."""
-        return self.counts[:, clusters]
+        alike = known[:, :1] if (known == known[:, :1]).all() else known  # one count for columns known together
+        return _divide(self.sums(np.where(known, values, 0), clusters), self.sums(alike.astype(np.float64), clusters))
 
 
 def number_clusters(names: Sequence[str]) -> tuple[np.ndarray, int]:
@@ -76,15 +78,9 @@ def cluster_sums(values: np.ndarray, clusters: np.ndarray, n_clusters: int) -> n
 
 def interval(draws: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper end [...] of the percentile interval of draws [draws, ...]; NaN draws are left out."""
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    with np.errstate(invalid="ignore"):
-        low, high = np.quantile(draws, ends, axis=0)
-    partial = np.isnan(draws).any(axis=0)
-    if partial.ndim == 0:
-        return interval(draws[~np.isnan(draws)], level) if partial and not np.isnan(draws).all() else (low, high)
-    for place in zip(*np.nonzero(partial), strict=True):
-        low[place], high[place] = interval(draws[(slice(None), *place)], level)
-    return low, high
+    ordered = np.sort(np.moveaxis(draws, 0, -1), axis=-1)  # NaN last
+    n = np.count_nonzero(~np.isnan(ordered), axis=-1)
+    return _quantile(ordered, n, (1 - level) / 2), _quantile(ordered, n, (1 + level) / 2)
 
 
 def mean_estimates(values: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap | None) -> list[Estimate]:
@@ -111,15 +107,25 @@ def sign_flip_test(differences: np.ndarray, clusters: np.ndarray, draws: int = D
         draws: flips. The smallest p-value is 1 / (draws + 1).
         seed: of the flips.
     """
+    return sign_flip_tests([known_sums(differences, clusters)], draws, seed)[0]
+
+
+def known_sums(differences: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """float64 [k]: the sums of differences [n] over the clusters that have any, in order."""
     known = ~np.isnan(differences)
-    if not known.any():
-        return float("nan")
-    sums = cluster_sums(differences[known], clusters[known], int(clusters.max()) + 1)
-    sums = sums[np.unique(clusters[known])]
-    signs = np.random.default_rng(seed).integers(0, 2, (draws, len(sums)), dtype=np.int8)
-    flipped = np.abs((2.0 * signs - 1) @ sums)
-    tolerance = 1e-9 * np.abs(sums).sum()  # equal sums in another order are equal
-    return float((1 + (flipped >= abs(sums.sum()) - tolerance).sum()) / (draws + 1))
+    own, places = np.unique(clusters[known], return_inverse=True)
+    return cluster_sums(differences[known], places, len(own))
+
+
+def sign_flip_tests(sums: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 1234) -> list[float]:
+    """The p-values of `sign_flip_test` for many comparisons, each given by its `known_sums`."""
+    p_values = np.full(len(sums), np.nan)
+    sizes = np.array([len(own) for own in sums])
+    for size in np.unique(sizes[sizes > 0]):
+        places = np.flatnonzero(sizes == size)
+        signs = np.random.default_rng(seed).integers(0, 2, (draws, size), dtype=np.int8)
+        p_values[places] = _flip(signs, np.stack([sums[place] for place in places]))
+    return p_values.tolist()
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -157,17 +163,13 @@ def spearman(x: np.ndarray, y: np.ndarray, clusters: np.ndarray, bootstrap: Boot
     x, y, clusters = _known(x, y, clusters)
     if len(x) < 2:
         return Estimate(float("nan"), float("nan"), float("nan"), len(x))
-    pairs, which = np.unique(np.stack([x, y], axis=1), axis=0, return_inverse=True)
-    columns = [np.unique(column, return_inverse=True)[1] for column in pairs.T]
-    which = which.reshape(-1)
-    value = float(_rank_correlation(np.bincount(which).astype(np.float64)[None], columns)[0])
+    value = float(_rank_correlation(np.ones((len(x), 1)), x, y)[0])
     if bootstrap is None:
         return Estimate(value, float("nan"), float("nan"), len(x))
-    in_cluster = np.zeros((bootstrap.counts.shape[1], len(pairs)))
-    np.add.at(in_cluster, (clusters, which), 1)
-    step = max(1, _CHUNK // len(pairs))
-    chunks = [bootstrap.counts[start : start + step] @ in_cluster for start in range(0, len(bootstrap.counts), step)]
-    low, high = _ends(np.concatenate([_rank_correlation(chunk, columns) for chunk in chunks]))
+    of_cluster = bootstrap.counts.T
+    step = max(1, _CHUNK // len(x))
+    chunks = [of_cluster[clusters, start : start + step] for start in range(0, of_cluster.shape[1], step)]
+    low, high = _ends(np.concatenate([_rank_correlation(chunk, x, y) for chunk in chunks]))
     return Estimate(value, low, high, len(x))
 
 
@@ -223,6 +225,30 @@ def _ends(draws: np.ndarray | None) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _quantile(ordered: np.ndarray, n: np.ndarray, share: float) -> np.ndarray:
+    """The quantile of each row of ordered [..., draws], of its first n [...] values; NaN if n is 0.
+
+    Between two values it is interpolated, as NumPy does it to the last bit: from the nearer one.
+    """
+    place = share * np.maximum(n - 1, 0)
+    below = np.floor(place).astype(int)
+    part = place - below
+    above = np.minimum(below + 1, np.maximum(n - 1, 0))
+    a, b = (np.take_along_axis(ordered, index[..., None], -1)[..., 0] for index in (below, above))
+    return np.where(part < 0.5, a + (b - a) * part, b - (b - a) * (1 - part))
+
+
+def _flip(signs: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """p-values [tests] of sums [tests, clusters] under signs [flips, clusters], 0 and 1."""
+    least = np.abs(sums.sum(axis=1)) - 1e-9 * np.abs(sums).sum(axis=1)  # equal sums in another order are equal
+    as_far = np.zeros(len(sums), int)
+    step = max(1, _CHUNK // max(sums.shape))
+    for start in range(0, len(signs), step):
+        flipped = np.abs(sums @ (2.0 * signs[start : start + step] - 1).T)
+        as_far += np.count_nonzero(flipped >= least[:, None], axis=1)
+    return (1 + as_far) / (len(signs) + 1)
+
+
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return numerator / np.where(denominator == 0, np.nan, denominator)
@@ -238,17 +264,20 @@ def _correlation(moments: np.ndarray) -> np.ndarray:
     return np.clip((n * xy - x * y) / np.sqrt(product), -1, 1)
 
 
-def _rank_correlation(counts: np.ndarray, columns: Sequence[np.ndarray]) -> np.ndarray:
-    """[draws] from how often a draw has each pair of values, [draws, pairs]; columns: each pair's x and y as ranks."""
-    n = counts.sum(axis=1, keepdims=True)
-    ranks = []
-    for column in columns:
-        of_value = np.zeros((len(counts), column.max() + 1))
-        np.add.at(of_value, (slice(None), column), counts)
-        ranks.append((np.cumsum(of_value, axis=1) - of_value / 2)[:, column] - n / 2)
-    x, y = ranks  # mean ranks less the mean of all ranks: their mean is 0
-    xx, yy, xy = ((counts * a * b).sum(axis=1) for a, b in ((x, x), (y, y), (x, y)))
+def _rank_correlation(counts: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """[draws] from how often a draw has each sample, [n, draws]."""
+    a, b = _centred_ranks(counts, x), _centred_ranks(counts, y)
+    xx, yy, xy = ((counts * one * other).sum(axis=0) for one, other in ((a, a), (b, b), (a, b)))
     return np.clip(xy / np.sqrt(np.where((xx > 0) & (yy > 0), xx * yy, np.nan)), -1, 1)
+
+
+def _centred_ranks(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """[n, draws]: the rank of each sample's value in a draw, ties at their mean rank, less the mean of all ranks."""
+    order = np.argsort(values, kind="stable")
+    _, starts, which = np.unique(values[order], return_index=True, return_inverse=True)
+    of_value = np.add.reduceat(counts[order], starts, axis=0)
+    up_to = np.cumsum(of_value, axis=0)
+    return (up_to - of_value / 2 - up_to[-1] / 2)[which[np.argsort(order)]]
 
 
 def _intercept(moments: np.ndarray) -> np.ndarray:

@@ -48,9 +48,6 @@ def bootstrap(clusters: np.ndarray) -> Bootstrap:
 
 def test_resamples_draw_whole_images(bootstrap: Bootstrap, clusters: np.ndarray) -> None:
     assert (bootstrap.counts.sum(axis=1) == clusters.max() + 1).all()
-    weights = bootstrap.weights(clusters)
-    for number in range(clusters.max() + 1):
-        assert (np.ptp(weights[:, clusters == number], axis=1) == 0).all()
 
 
 def test_means_of_resamples_are_those_of_drawn_samples(bootstrap: Bootstrap, clusters: np.ndarray) -> None:
