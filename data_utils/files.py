@@ -186,8 +186,9 @@ def _read_text(path: str | os.PathLike) -> str:
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     obj = {sys.intern(key): value for key, value in pairs}  # each record would have keys of its own else
     if len(obj) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} occurs twice in an object")
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {shown(twice)} occurs twice in an object")
     return obj
 
 

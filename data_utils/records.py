@@ -12,6 +12,9 @@ from data_utils.fields import Json, JsonRecord, read_object, read_optional, read
 
 HIGHEST_SCORE = 10
 
+LOWEST_REFERENCE = 0.01
+"""Of a reference's score: by less, a ratio says nothing, down to one that is infinite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample(JsonRecord):
@@ -79,7 +82,9 @@ def score_fault(evaluated: float, reference: float) -> str:
     """Why a pair of scores cannot be used; empty if it can."""
     if not (0 <= evaluated <= HIGHEST_SCORE and 0 <= reference <= HIGHEST_SCORE):  # NaN is not, either
         return f"score {shown([evaluated, reference])} is not between 0 and {HIGHEST_SCORE}"
-    return "" if reference else "the reference's score is 0"
+    if not reference:
+        return "the reference's score is 0"
+    return "" if reference >= LOWEST_REFERENCE else f"the reference's score is below {LOWEST_REFERENCE}"
 
 
 class MetricReview(NamedTuple):
@@ -87,7 +92,7 @@ class MetricReview(NamedTuple):
 
     text: str
     score: tuple[float, float] | None
-    """(evaluated answer, reference), from 0 to 10, the reference above 0; None if no usable pair could be read."""
+    """(evaluated answer, reference), from 0 to 10, the reference from 0.01; None if no usable pair could be read."""
     reason: str = ""
     """Why there is no score."""
 

@@ -5,6 +5,8 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
 Cell = str | int | float | None
 
 
@@ -34,12 +36,21 @@ class Table(NamedTuple):
     def csv(self) -> str:
         """The table with plain numbers, of four decimals at most."""
         file = io.StringIO()
-        rows = [[round(cell, 4) if isinstance(cell, float) else cell for cell in row] for row in self.rows]
+        rows = [list(map(_csv_cell, row)) for row in self.rows]
         csv.writer(file, lineterminator="\n").writerows([self.header, *rows])
         return file.getvalue()
 
     def _numeric(self) -> list[bool]:
         return [all(not isinstance(cell, str) for cell in column) for column in zip(*self.rows, strict=True)]
+
+
+def spreadsheet_text(text: str) -> str:
+    """A text for CSV: an apostrophe stands before one that a spreadsheet would take for a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _csv_cell(cell: Cell) -> Cell:
+    return round(cell, 4) if isinstance(cell, float) else spreadsheet_text(cell) if isinstance(cell, str) else cell
 
 
 def _shown(cell: Cell) -> str:

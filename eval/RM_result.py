@@ -82,7 +82,9 @@ def read_files(arguments: argparse.Namespace) -> tuple[list[ReviewFile], list[Pa
     Raises:
         UserError: there is none, or one is faulty.
     """
-    folder, answers_dir = arguments.input_dir, arguments.answers_dir
+    folder, answers_dir, name = arguments.input_dir, arguments.answers_dir, arguments.input_file
+    if name and name.name != str(name):
+        raise UserError(f"--input_file {name} is a path; give the name of a file in --input_dir, {folder}")
     if answers_dir and not answers_dir.is_dir():
         raise UserError(f"the folder of the answers, {answers_dir}, does not exist; give another --answers_dir")
     if Path(os.path.abspath(folder)).parent.name.endswith("_answers"):

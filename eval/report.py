@@ -2,10 +2,10 @@
 
     python eval/report.py --reviews eval/in-test_reviews eval/out-test_reviews --output_dir eval/report
 
-Writes index.html, which needs no network, leaderboard.csv, .md and .tex, all means as scores.csv, distributions.csv,
-and figures as PNG and SVG. How each number is computed: docs/evaluation.md. Exit status 3: something is not reviewed,
-or has no usable scores, and is named on stderr; everything is written all the same, over the samples that have all
-eight pairs.
+Writes index.html, which needs no network, leaderboard.csv, .md and .tex, all means as scores.csv, pairs.csv,
+distributions.csv, and figures as PNG and SVG. How each number is computed: docs/evaluation.md. Exit status 3: something
+is not reviewed, or has no usable scores, and is named on stderr; everything is written all the same, over the samples
+that have all eight pairs.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 try:
     from data_utils.arguments import at_least
-    from data_utils.errors import UserError, run
+    from data_utils.errors import UserError, listed, run
     from data_utils.files import replacing
     from data_utils.output_folder import filling, refuse_existing
     from data_utils.profiles import CATEGORIES
@@ -26,15 +26,8 @@ try:
     from mmrole.scoring.report import Report, make_report
     from mmrole.scoring.reviews import ModelReviews, read_models
     from mmrole.scoring.statistics import DRAWS
-    from mmrole.scoring.tables import (
-        distributions_csv,
-        estimate,
-        leaderboard_csv,
-        leaderboard_markdown,
-        p_value,
-        scores_csv,
-        shown_splits,
-    )
+    from mmrole.scoring.tables import NEIGHBOURS, estimate, leaderboard_markdown, p_value, shown_pairs, shown_splits
+    from mmrole.scoring.tables_csv import distributions_csv, leaderboard_csv, pairs_csv, scores_csv
     from mmrole.scoring.tables_tex import leaderboard_tex
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
@@ -146,6 +139,7 @@ def write_report(folder: Path, report: Report, models: Sequence[ModelReviews], i
         "leaderboard.csv": leaderboard_csv(report),
         "scores.csv": scores_csv(report),
         "distributions.csv": distributions_csv(report),
+        "pairs.csv": pairs_csv(report),
         "leaderboard.md": leaderboard_markdown(report),
         "leaderboard.tex": leaderboard_tex(report),
     }
@@ -158,15 +152,20 @@ def write_report(folder: Path, report: Report, models: Sequence[ModelReviews], i
 
 def print_report(report: Report) -> None:
     """Prints the overall means and the comparisons."""
-    width = max(len(model.model) for model in report.models) + 2
+    names = {model.model: listed([model.model], 1) for model in report.models}
+    width = max(map(len, names.values())) + 2
     for key in shown_splits(report):
         print(f"{OVERALL}, {key}:")
         for model in report.models:
             if key in model.scores:
                 overall = model.scores[key][OVERALL]
-                print(f"  {model.model:{width}}{estimate(overall)}  {overall.n} samples")
-    for pair in report.pairs:
-        print(f"{pair.first} – {pair.second}: {estimate(pair.difference)}, p {p_value(pair.corrected)}: {pair.verdict}")
+                print(f"  {names[model.model]:{width}}{estimate(overall)}  {overall.n} samples")
+    pairs = shown_pairs(report)
+    for pair in pairs:
+        numbers = f"{estimate(pair.difference)}, p {p_value(pair.corrected)}"
+        print(listed([f"{pair.first} – {pair.second}: {numbers}: {pair.verdict}"], 1))
+    if len(pairs) < len(report.pairs):
+        print(f"these are pairs at most {NEIGHBOURS} ranks apart; pairs.csv has all {len(report.pairs)}")
 
 
 def _category(text: str) -> tuple[str, str]:

@@ -25,10 +25,10 @@ PER_FILE = {"in-test": 72, "out-test": 26}
 
 SERIES = 12
 CHARACTERS = 72
-ANSWER, REVIEW = 140, 64
-"""Mean lengths of texts, in words."""
+ANSWER, REVIEW = 60, 29
+"""Mean lengths of texts, in `WORDS`: 540 and 260 characters."""
 
-WORDS = "the lamp of Grey Point burns for every boat that is late and no storm has put it out in forty years".split()
+WORDS = ("the lamp", "of Grey Point", "burns", "for every boat", "that is", "late", "and no storm", "has put it out")
 ROOT = Path(__file__).resolve().parent.parent
 
 

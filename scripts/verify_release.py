@@ -74,7 +74,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--limit", type=at_least(1), metavar="N", help="only the first N records of each file, to try things out")
     add("--skip_missing_images", action="store_true", help="leave out records without their image file, and list them")
     add("--max_new_tokens", type=at_least(1), metavar="N", help="most tokens of a reply (default: of the checkpoint)")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    for name in (*options.models, options.agent):
+        if Path(name).name != name or name == "..":
+            parser.error(f"{name!r} is no model; give the name of its folder in --published_dir's folders, not a path")
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -73,10 +73,9 @@ def find_gaps(file: ReviewFile) -> Gaps:
 
     The ids expected are those of the answers. Without a file of answers they are those of the reviews.
     """
-    gaps = Gaps([], {}, {}, [], [])
-    answers = file.answers if file.answers is not None else {record.id: record.answer for record in file.records}
-    gaps.missing.extend(answers.keys() - {record.id for record in file.records})
-    gaps.missing.sort(key=list(answers).index)
+    recorded = {record.id: record.answer for record in file.records}
+    answers = recorded if file.answers is None else file.answers
+    gaps = Gaps([id_ for id_ in answers if id_ not in recorded], {}, {}, [], [])
     for record in file.records:
         if record.id not in answers:
             gaps.foreign.append(record.id)

@@ -13,6 +13,7 @@ from data_utils.prompts import METRICS
 from mmrole.scoring.measures import OVERALL, POOLED
 from mmrole.scoring.report import ModelReport, Report
 from mmrole.scoring.reviews import ModelReviews
+from mmrole.scoring.tables import printable
 
 GREY = "#888888"
 _BINS = {"0–4": (0, 5), "5–6": (5, 7), "7": (7, 8), "8": (8, 9), "9": (9, 10), "10": (10, 11)}
@@ -97,10 +98,11 @@ def _character_blocks(samples: Mapping[str, ModelReviews]) -> list[list[tuple[st
         for model in samples.values()
         for pair in zip(model.columns["series"], model.columns["character"], strict=True)
     }
+    ordered = sorted(pairs)
     n_blocks = max(1, round(len(pairs) / _BLOCK_ROWS))
     blocks = []
     for part in np.array_split(np.arange(len(pairs)), n_blocks):
-        own = [sorted(pairs)[place] for place in part]
+        own = [ordered[place] for place in part]
         blocks.append(sorted({(series, "") for series, _ in own} | set(own)))
     height = max(map(len, blocks))
     return [block + [("", "")] * (height - len(block)) for block in blocks]
@@ -147,6 +149,10 @@ def _length_panel(axes: Axes, model: ModelReport, samples: ModelReviews) -> None
 
 
 def short_name(name: str) -> str:
-    """A name as a label: `$` is no mathematics there, `_` at the front does not hide it, and long names are cut."""
+    """A name as a label: `$` is no mathematics there, `_` at the front does not hide it, and long names are cut.
+
+    Characters that cannot be printed are replaced: an SVG cannot hold them.
+    """
+    name = printable(name)
     name = name if len(name) <= 32 else name[:31] + "…"
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")

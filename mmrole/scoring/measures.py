@@ -96,7 +96,10 @@ def image_estimates(values: np.ndarray, clusters: np.ndarray, bootstrap: Bootstr
     """The mean of each column of values [n, k]; with its interval if there are enough images."""
     enough = enough_images(values, clusters)
     estimates = mean_estimates(values, clusters, bootstrap if enough.any() else None)
-    return [own if known else own._replace(low=float("nan"), high=float("nan")) for own, known in zip(estimates, enough, strict=True)]
+    return [
+        own if known else own._replace(low=float("nan"), high=float("nan"))
+        for own, known in zip(estimates, enough, strict=True)
+    ]
 
 
 def weighted_estimates(

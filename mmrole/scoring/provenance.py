@@ -22,7 +22,7 @@ def describe_differences(files: Iterable[ReviewFile]) -> list[str]:
     models: dict[str, dict[str, dict[str, None]]] = {}
     for file in files:
         path = file.path.with_name(f"{file.path.name}.settings")
-        for name, value in (_UNTOLD | read_json(path, dict)).items() if path.is_file() else ():
+        for name, value in (_UNTOLD | read_json(path, dict)).items() if path.exists() else ():
             if name not in _OF_THE_INPUT:
                 models.setdefault(name, {}).setdefault(shown(value), {})[file.model] = None
     return [

@@ -24,6 +24,7 @@ from mmrole.scoring.pairs import Pair, compare_pairs
 from mmrole.scoring.reviews import SPLITS, ModelReviews
 from mmrole.scoring.statistics import DRAWS, Bootstrap, number_clusters
 
+
 @dataclass(frozen=True, eq=False)
 class ModelReport:
     """All numbers of one model.

@@ -98,7 +98,9 @@ class ModelReviews:
     @functools.cached_property
     def keys(self) -> tuple[tuple[str, str, str], ...]:
         """(split, type, id) of every sample: what tells that two models answered the same one."""
-        return tuple((file.split, file.type, record.id) for file in self.files for record in file.records)
+        return tuple(
+            (*kind, record.id) for file in self.files for kind in [(file.split, file.type)] for record in file.records
+        )
 
     @functools.cached_property
     def scores(self) -> np.ndarray:

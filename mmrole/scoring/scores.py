@@ -15,6 +15,8 @@ MARKER = "[Scores]:"
 _WIDE = "，、；：（）［］【】／．＝０１２３４５６７８９"
 _PLAIN = str.maketrans(_WIDE, ",,;:()[][]/.=0123456789")
 
+_ROUND = str.maketrans("[]", "()")
+
 _OUT_OF_TEN = re.compile(r"\s*/\s*10\s*$")
 _MODEL = re.compile(r"(?<![A-Za-z])([AB])(?![A-Za-z])")
 _NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?![\w.]*\w)(?:\s*/\s*10(?![\w.]*\d))?")
@@ -38,10 +40,10 @@ def parse_review(text: str, swapped: bool = False) -> MetricReview:
 def find_scores(text: str) -> tuple[tuple[float, float] | None, str]:
     """The two numbers that a review gives Model A and Model B, usable or not; or None and the reason.
 
-    Read are, after a single `[Scores]:`, `(A, B)` and `A, B`; what is before the bracket or, on further lines, behind
-    the pair does not matter. Each number may carry a label (`Model A: 7`) and be out of ten (`7/10`), and punctuation
-    may be full-width. Where one label names B and then the other one A, the numbers are exchanged; labels that name
-    both models may also stand without comma and brackets.
+    Read are, after a single `[Scores]:`, `(A, B)`, `[A, B]` and `A, B`; what is before the bracket or, on further
+    lines, behind the pair does not matter. Each number may carry a label (`Model A: 7`) and be out of ten (`7/10`), and
+    punctuation may be full-width. Where one label names B and then the other one A, the numbers are exchanged; labels
+    that name both models may also stand without comma and brackets.
     """
     plain = text.translate(_PLAIN)
     # The text as it is goes first: the published parser sees that one.
@@ -50,7 +52,7 @@ def find_scores(text: str) -> tuple[tuple[float, float] | None, str]:
     if markers != 1:
         return None, "several [Scores]: markers" if markers else "no [Scores]: marker"
     after = form.partition(MARKER)[2]
-    for tail in (after, after.translate(_PLAIN)):
+    for tail in (after, after.translate(_PLAIN), after.translate(_PLAIN).translate(_ROUND)):
         for part in (tail, tail.strip().partition("\n")[0]):
             pair = _comma_pair(part)
             if pair is not None:

@@ -67,8 +67,8 @@ class Bootstrap(NamedTuple):
 
 def number_clusters(names: Sequence[str]) -> tuple[np.ndarray, int]:
     """The cluster of every sample by its name, int [n], and how many there are."""
-    distinct, clusters = np.unique(np.asarray(names, dtype=str), return_inverse=True)
-    return clusters, len(distinct)
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    return np.array([numbers[name] for name in names], int), len(numbers)
 
 
 def cluster_sums(values: np.ndarray, clusters: np.ndarray, n_clusters: int) -> np.ndarray:

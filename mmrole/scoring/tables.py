@@ -1,14 +1,13 @@
-"""The report's tables: `leaderboard.csv`, `scores.csv`, `distributions.csv`, and `leaderboard.md` for people."""
+"""The report's tables for people: `leaderboard.md`."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 
 from data_utils.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.coverage import Coverage
-from mmrole.scoring.measures import FACETS, MEASURES, OVERALL, POOLED, WEIGHTED, WEIGHTS
-from mmrole.scoring.report import ModelReport, PaperRow, Report
+from mmrole.scoring.measures import FACETS, OVERALL, POOLED, WEIGHTED, WEIGHTS
+from mmrole.scoring.pairs import Pair
+from mmrole.scoring.report import PaperRow, Report
 from mmrole.scoring.reviews import SPLITS
 from mmrole.scoring.statistics import LEVEL, Estimate
 
@@ -21,57 +20,16 @@ TITLES = {
 } | {split: split for split in SPLITS}
 """Headings of the leaderboards."""
 
-_COUNTS = [name for name in Coverage._fields if name not in ("split", "type", "n_per_metric")]
+MANY = 30
+"""With more models, text names the pairs of neighbours in rank only, and figures show the best."""
+
+NEIGHBOURS = 5
+"""Ranks apart, at most."""
+
+COUNTS = [name for name in Coverage._fields if name not in ("split", "type", "n_per_metric")]
+"""The counts of `Coverage`, in order."""
+
 _MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]<>|~#"} | {"&": "&amp;"}
-
-
-def leaderboard_csv(report: Report) -> str:
-    """One row for each model and split, and for each of the paper's rows, with plain numbers.
-
-    A mean is followed by the ends of its interval; what is not known is empty. Columns of coverage count the files of
-    the row's split.
-    """
-    header = ["source", "model", "split", "n"]
-    header += [f"{name}{end}" for name in MEASURES for end in ("", " low", " high")]
-    header += [f"length-controlled {OVERALL}{end}" for end in ("", " low", " high")]
-    header += ["median length ratio", "length Pearson", "length Spearman"]
-    header += _COUNTS
-    header += [f"n {metric}" for metric in METRICS]
-    rows = [_csv_row(model, key) for key in SPLIT_KEYS for model in report.models if key in model.scores]
-    for row in report.paper:
-        scores = [number for name in MEASURES for number in (row.scores.get(name), None, None)]
-        rows.append(["paper", row.model, row.split, None, *scores])
-    return _csv(header, ([*row, *[None] * (len(header) - len(row))] for row in rows))
-
-
-def scores_csv(report: Report) -> str:
-    """All means in long form: a row for each model, group of samples and measure.
-
-    The column `by` tells what `group` is a value of: split (or mean of splits), type (`In-Test comment`), character,
-    series, category, language.
-    """
-    rows = []
-    for model in report.models:
-        types = {f"{split} {kind}": scores for (split, kind), scores in model.types.items()}
-        for facet, groups in {"split": model.scores, "type": types, **model.groups}.items():
-            for group, scores in groups.items():
-                for measure, (*numbers, n) in scores.items():
-                    rows.append([model.model, facet, group, measure, n, *map(_plain, numbers)])
-    return _csv(["model", "by", "group", "measure", "n", "mean", "low", "high"], rows)
-
-
-def distributions_csv(report: Report) -> str:
-    """How many reviews give each score from 0 to 10, rounded: a row for each model, metric and score.
-
-    The columns `answer` and `reference` count the scores of the evaluated answers and of the references.
-    """
-    rows = [
-        [model.model, metric, score, *pair]
-        for model in report.models
-        for metric, counts in zip(METRICS, model.histogram.tolist(), strict=True)
-        for score, pair in enumerate(counts)
-    ]
-    return _csv(["model", "metric", "score", "answer", "reference"], rows)
 
 
 def leaderboard_markdown(report: Report) -> str:
@@ -97,6 +55,14 @@ def shown_splits(report: Report) -> list[str]:
     return [key for key in SPLIT_KEYS if any(key in model.scores for model in report.models)]
 
 
+def shown_pairs(report: Report) -> list[Pair]:
+    """Every two models; of more than `MANY` those that are at most `NEIGHBOURS` ranks apart."""
+    if len(report.models) <= MANY:
+        return list(report.pairs)
+    rank = {model.model: place for place, model in enumerate(report.models)}
+    return [pair for pair in report.pairs if abs(rank[pair.first] - rank[pair.second]) <= NEIGHBOURS]
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number as people read it; a dash for what is not known."""
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
@@ -114,40 +80,21 @@ def p_value(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2g}"
 
 
-def escape_markdown(text: str) -> str:
-    """Text as a line or a cell of a table shows it, whatever it holds."""
-    return "".join(_MARKDOWN.get(character, character) for character in " ".join(text.split()))
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table as CSV; None is an empty field."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return file.getvalue()
-
-
-def _csv_row(model: ModelReport, key: str) -> list[str | float | None]:
-    scores = model.scores[key]
-    row: list[str | float | None] = ["reviews", model.model, key, scores[OVERALL].n]
-    row += [_plain(number) for name in MEASURES for number in scores[name][:3]]
-    length = model.length[key]
-    row += [_plain(number) for number in length.score[:3]]
-    row += [_plain(number) for number in (length.median_ratio, length.pearson.value, length.spearman.value)]
-    covered = _total([file for file in model.coverage if key not in SPLITS or file.split == key])
-    return [*row, *(getattr(covered, name) for name in _COUNTS), *covered.n_per_metric.values()]
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
-
-
-def _total(coverage: Sequence[Coverage]) -> Coverage:
+def total_coverage(coverage: Sequence[Coverage]) -> Coverage:
     """The sum over files."""
-    counts = {name: sum(getattr(file, name) for file in coverage) for name in _COUNTS}
+    counts = {name: sum(getattr(file, name) for file in coverage) for name in COUNTS}
     n_per_metric = {metric: sum(file.n_per_metric[metric] for file in coverage) for metric in METRICS}
     return Coverage("all", "all", **counts, n_per_metric=n_per_metric)
+
+
+def printable(text: str) -> str:
+    """Text without characters that steer a terminal or that no font and no file has: they become `�`."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def escape_markdown(text: str) -> str:
+    """Text as a line or a cell of a table shows it, whatever it holds."""
+    return "".join(_MARKDOWN.get(character, character) for character in printable(" ".join(text.split())))
 
 
 def _notes(report: Report) -> str:
@@ -203,23 +150,25 @@ def _paper(rows: Sequence[PaperRow]) -> _Table:
 def _pairs(report: Report) -> _Table:
     header = ["models", "n", "difference", "p", "p (Holm)", "verdict"]
     rows = []
-    for pair in report.pairs:
+    for pair in shown_pairs(report):
         values = [p_value(pair.p_value), p_value(pair.corrected)]
         names = escape_markdown(f"{pair.first} – {pair.second}")
         rows.append([names, str(pair.difference.n), estimate(pair.difference), *values, escape_markdown(pair.verdict)])
     note = (
         f"Difference of the {OVERALL} means on the samples of both models, {WEIGHTED} where these are of both test "
-        f"sets; two-sided sign-flip test by image; p (Holm) is corrected for all {len(rows)} pairs."
+        f"sets; two-sided sign-flip test by image; p (Holm) is corrected for all {len(report.pairs)} pairs."
     )
+    if len(rows) < len(report.pairs):
+        note += f" Shown are models at most {NEIGHBOURS} ranks apart; pairs.csv has all."
     return header, rows, note if rows else "There is only one model."
 
 
 def _coverage(report: Report) -> _Table:
-    header = ["model", "file", *_COUNTS, "fewest per metric"]
+    header = ["model", "file", *COUNTS, "fewest per metric"]
     rows = []
     for model in report.models:
-        for file in [*model.coverage, *([_total(model.coverage)] if model.coverage[1:] else [])]:
-            counts = [str(getattr(file, name)) for name in _COUNTS]
+        for file in [*model.coverage, *([total_coverage(model.coverage)] if model.coverage[1:] else [])]:
+            counts = [str(getattr(file, name)) for name in COUNTS]
             fewest = min(METRICS, key=file.n_per_metric.__getitem__)
             n = file.n_per_metric[fewest]
             shown = f"{n}" if n == max(file.n_per_metric.values()) else f"{n} ({fewest})"

@@ -15,7 +15,8 @@ _ESCAPED = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
-    "\n": " ",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
 }
 
 
@@ -29,8 +30,14 @@ def leaderboard_tex(report: Report) -> str:
 
 
 def escape_tex(text: str) -> str:
-    """Text as LaTeX prints it, whatever it holds; what is not ASCII needs an engine and a font that have it."""
-    return "".join(_ESCAPED.get(character, character) for character in text)
+    """Text as LaTeX prints it, whatever it holds; what is not ASCII needs an engine and a font that have it.
+
+    Characters that cannot be printed become spaces. At the start of a row, `[` and `*` would be read as arguments of
+    the command before it.
+    """
+    text = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    escaped = "".join(_ESCAPED.get(character, character) for character in text).replace("--", "-{}-{}")
+    return f"{{}}{escaped}" if escaped[:1] in ("[", "*") else escaped
 
 
 def _table(report: Report, key: str) -> str:

@@ -11,7 +11,8 @@ from mmrole.scoring.measures import MEASURES, OVERALL, WEIGHTED
 from mmrole.scoring.paper import PAPER_ROWS
 from mmrole.scoring.report import Report, make_report
 from mmrole.scoring.reviews import IN_TEST, ModelReviews, read_models
-from mmrole.scoring.tables import distributions_csv, leaderboard_csv, leaderboard_markdown, scores_csv
+from mmrole.scoring.tables import leaderboard_markdown
+from mmrole.scoring.tables_csv import distributions_csv, leaderboard_csv, scores_csv
 from mmrole.scoring.tables_tex import escape_tex, leaderboard_tex
 
 HOSTILE = "a|b_c$d%e&f#g{h}~i^j\\k<l>"
