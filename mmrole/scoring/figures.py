@@ -1,5 +1,6 @@
 """Figures of the report's means, for papers and slides: PNG and SVG, drawn without a display."""
 
+import dataclasses
 import logging
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from mmrole.scoring.measures import OVERALL, WEIGHTED
 from mmrole.scoring.report import Report
 from mmrole.scoring.reviews import SPLITS, ModelReviews
 from mmrole.scoring.statistics import Estimate
+from mmrole.scoring.tables import MANY
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; yellow is too light for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -33,7 +35,8 @@ def draw_figures(folder: Path, report: Report, models: Sequence[ModelReviews]) -
     """Draws the figures of a report, each as PNG and SVG.
 
     `overall`, `dimensions` (bars), `radar` (metrics), `types`, `characters` (heat map), `distributions`, `length`, and
-    `position` where answers were reviewed in both orders. For Chinese names one of a few common fonts is taken; where
+    `position` where answers were reviewed in both orders. Of more than `tables.MANY` models the best are shown. For
+    Chinese names one of a few common fonts is taken; where
     there is none, a PNG has boxes for them, and an SVG is shown with the fonts of its reader.
 
     Args:
@@ -44,19 +47,24 @@ def draw_figures(folder: Path, report: Report, models: Sequence[ModelReviews]) -
     Returns:
         The files written.
     """
+    samples = {model.model: model for model in models}
+    shown = dataclasses.replace(report, models=report.models[:MANY])
     with matplotlib.rc_context(FIGURE_STYLE | _fonts()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")  # without a Chinese font
         figures = {
-            "overall": _overall(report),
-            "dimensions": _dimensions(report),
-            "radar": _radar(report),
-            "types": _types(report),
-            "characters": draw_characters(report, {model.model: model for model in models}),
-            "distributions": draw_distributions(report),
-            "length": draw_length(report, {model.model: model for model in models}),
+            "overall": _overall(shown),
+            "dimensions": _dimensions(shown),
+            "types": _types(shown),
+            "characters": draw_characters(shown, samples),
+            "distributions": draw_distributions(shown),
+            "length": draw_length(shown, samples),
         }
-        if any(model.position for model in report.models):
-            figures["position"] = _position(report)
+        if any(model.position for model in shown.models):
+            figures["position"] = _position(shown)
+        if len(shown.models) < len(report.models):
+            for figure in figures.values():
+                figure.suptitle(f"The best {len(shown.models)} of {len(report.models)} models", size=9)
+        figures["radar"] = _radar(report)
         return [path for name, figure in figures.items() for path in _save(folder / name, figure)]
 
 

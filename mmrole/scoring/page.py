@@ -8,19 +8,28 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
 
 from data_utils.fields import Json
 from data_utils.files import replacing
-from mmrole.scoring.page_data import image_data, report_data, sample_data
+from mmrole.scoring.page_data import image_data, report_data
+from mmrole.scoring.page_samples import answer_data, find_samples, review_data, sample_data
 from mmrole.scoring.report import Report
 from mmrole.scoring.reviews import ModelReviews
 
 NAME = "index.html"
-_SCRIPTS = ("page_dom.js", "page_table.js", "page_figures.js", "page_samples.js", "page_sample.js", "page_main.js")
+_SCRIPTS = (
+    "page_dom.js",
+    "page_models.js",
+    "page_table.js",
+    "page_figures.js",
+    "page_samples.js",
+    "page_sample.js",
+    "page_main.js",
+)
 
 
 def write_page(
@@ -44,30 +53,36 @@ def write_page(
     Raises:
         UserError: the file cannot be written; what was there before is unchanged.
     """
-    page = _page(report, reviews, image_dir)
     path = Path(folder) / NAME
     with replacing(path) as file:
-        # A lone surrogate, which UTF-8 cannot hold, is only in the data: there its escape is the same in JSON.
-        file.write(page.encode("utf-8", "backslashreplace"))
+        for piece in _page(report, reviews, image_dir):
+            # A lone surrogate, which UTF-8 cannot hold, is only in the data: there its escape is the same in JSON.
+            file.write(piece.encode("utf-8", "backslashreplace"))
     return path
 
 
-def _page(report: Report, reviews: Sequence[ModelReviews], image_dir: str | os.PathLike | None) -> str:
+def _page(report: Report, reviews: Sequence[ModelReviews], image_dir: str | os.PathLike | None) -> Iterator[str]:
+    """The page in pieces: the reviews of many models are too much to be held as text."""
     style, script = _asset("page.css"), "".join(map(_asset, _SCRIPTS))
-    samples = sample_data(report, reviews)
-    images = image_data([sample["image"] for sample in samples["samples"]], image_dir)
+    before, after = map(Template, _asset("page.html").split("$data"))
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    return Template(_asset("page.html")).substitute(
-        policy=policy,
-        style=style,
-        script=script,
-        report=_inert_json(report_data(report, reviews)),
-        samples=_inert_json(samples),
-        images=_inert_json(images),
-    )
+    yield before.substitute(policy=policy, style=style)
+    yield _data("report-data", report_data(report, reviews))
+    samples = find_samples(report, reviews)
+    yield _data("sample-data", sample_data(samples))
+    yield _data("image-data", image_data([sample.record.image for sample in samples], image_dir))
+    for number, sample in enumerate(samples):
+        yield _data(f"answers-{number}", answer_data(sample))
+        yield _data(f"reviews-{number}", review_data(sample))
+    yield after.substitute(script=script)
+
+
+def _data(name: str, obj: Json) -> str:
+    """An element that holds JSON, which the page's script finds by its name."""
+    return f'<script type="application/json" id="{name}">{_inert_json(obj)}</script>\n'
 
 
 def _inert_json(obj: Json) -> str:

@@ -54,6 +54,9 @@ function options(select, pairs) {
   select.replaceChildren(...pairs.map(([value, label]) => make("option", { value, text: label })));
 }
 
+/** A value by a name that models and data sets may have given, `constructor` among them. */
+const named = (values, name) => (values && Object.hasOwn(values, name) ? values[name] : undefined);
+
 const fixed = (value, digits = 3) => (value === null ? DASH : value.toFixed(digits).replace("-", MINUS));
 
 const range = ([, low, high], digits = 3) =>
@@ -65,6 +68,7 @@ const dot = (colour) => make("span", { class: "dot", style: { background: colour
 
 const REPORT = readData("report-data");
 REPORT.models.forEach((model, index) => {
+  model.index = index;
   model.colour = PALETTE[index % PALETTE.length];
 });
 

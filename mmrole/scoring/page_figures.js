@@ -192,13 +192,14 @@ function heatColour(value) {
 
 function drawHeat() {
   const measure = byId("heat-metric").value;
-  const names = [...new Set(REPORT.models.flatMap((model) => Object.keys(model.groups.character ?? {})))];
+  const models = chosenModels();
+  const names = [...new Set(models.flatMap((model) => Object.keys(model.groups.character ?? {})))];
   const rows = names.map((name) => {
-    const estimates = REPORT.models.map((model) => model.groups.character?.[name]?.[measure] ?? null);
+    const estimates = models.map((model) => named(model.groups.character, name)?.[measure] ?? null);
     const values = estimates.map((estimate) => estimate?.[0]).filter(Number.isFinite);
     const mean = values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
     const spread = values.length ? Math.max(...values) - Math.min(...values) : null;
-    return { name, series: REPORT.series[name] ?? "", estimates, mean, spread };
+    return { name, series: named(REPORT.series, name) ?? "", estimates, mean, spread };
   });
   const orders = {
     series: (a, b) => a.series.localeCompare(b.series) || a.name.localeCompare(b.name),
@@ -210,7 +211,7 @@ function drawHeat() {
     "tr",
     {},
     make("th", { scope: "col", text: count(rows.length, "character") }),
-    ...REPORT.models.map((model) => make("th", { scope: "col", text: model.name })),
+    ...models.map((model) => make("th", { scope: "col", text: model.name })),
   );
   byId("heat").replaceChildren(
     make("thead", {}, head),
@@ -222,7 +223,7 @@ function drawHeat() {
           "tr",
           {},
           make("th", { scope: "row", title: row.series }, row.name, make("small", { text: row.series })),
-          ...row.estimates.map((estimate, index) => make("td", {}, heatCell(row, REPORT.models[index], estimate))),
+          ...row.estimates.map((estimate, index) => make("td", {}, heatCell(row, models[index], estimate))),
         ),
       ),
     ),

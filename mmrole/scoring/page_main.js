@@ -7,7 +7,20 @@ function drawView() {
   drawBars();
 }
 
+/** All that shows models. */
+function drawModels() {
+  drawView();
+  drawPairs();
+  drawGroups();
+  drawHeat();
+  byId("table-note").replaceChildren(...notes().map((text) => make("div", { text })));
+}
+
 function start() {
+  startModels(() => {
+    drawModels();
+    search();
+  });
   byId("summary").textContent = [
     count(REPORT.models.length, "model"),
     count(REPORT.n_samples, "sample"),
@@ -28,7 +41,8 @@ function start() {
     REPORT.facets.map((facet) => [facet, facet]),
   );
   byId("paper-label").hidden = !REPORT.paper.length;
-  byId("table-note").replaceChildren(...notes().map((text) => make("div", { text })));
+  options(byId("pair-choice"), pairChoices());
+  byId("pair-choice").addEventListener("change", drawPairs);
   byId("view").addEventListener("change", (event) => {
     shown.view = event.target.value;
     drawView();
@@ -48,11 +62,8 @@ function start() {
     drawRadar();
     drawBars();
   });
-  drawView();
-  drawPairs();
-  drawGroups();
+  drawModels();
   drawScale();
-  drawHeat();
   setTimeout(startSamples); // megabytes of text: after the first paint
 }
 

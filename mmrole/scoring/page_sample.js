@@ -37,7 +37,7 @@ function drawSample(sample, place) {
 
 function picture(sample) {
   browser.images ??= readData("image-data");
-  const data = browser.images[sample.image];
+  const data = named(browser.images, sample.image);
   const image = data
     ? make("img", { src: data, alt: `Image ${sample.image}`, decoding: "async" })
     : make("div", { class: "no-image" }, "The image is not available:", make("br"), sample.image);
@@ -68,7 +68,11 @@ function conversation(sample) {
 }
 
 function reviewBoard(sample) {
-  const models = REPORT.models.map((model, index) => ({ model, own: sample.answers[index] })).filter(({ own }) => own);
+  const answers = answersOf(sample);
+  const reviews = reviewsOf(sample);
+  const models = chosenModels()
+    .filter(({ index }) => answers[index] !== null)
+    .map((model) => ({ model, answer: answers[model.index], own: reviews[model.index] }));
   const board = make("div", {
     class: "board",
     tabindex: "0",
@@ -79,13 +83,13 @@ function reviewBoard(sample) {
   const cells = (className, content) =>
     models.map((entry, index) => make("div", { class: `${className}${index ? "" : " first"}` }, ...content(entry)));
   board.append(
-    ...cells("head", ({ model, own }) => [
+    ...cells("head", ({ model }) => [
       dot(model.colour),
       make("span", { text: model.name }),
-      make("b", { title: "Mean of the eight ratios", text: own.score === null ? DASH : fixed(own.score) }),
+      make("b", { title: "Mean of the eight ratios", text: fixed(sample.scores[model.index]) }),
     ]),
-    ...cells("", ({ own }) => [
-      own.answer.trim() ? words(own.answer) : make("div", { class: "empty", text: "Empty answer" }),
+    ...cells("", ({ answer }) => [
+      answer.trim() ? words(answer) : make("div", { class: "empty", text: "Empty answer" }),
     ]),
   );
   REPORT.metrics.forEach((metric, number) => {
@@ -102,7 +106,7 @@ function reviewBoard(sample) {
           on: { click: () => toggle(sample, [metric], !expanded) },
         }),
       ),
-      ...cells("", ({ model, own }) => reviewCell(model, own.reviews[number], own.swapped[number], expanded)),
+      ...cells("", ({ model, own }) => reviewCell(model, own.first[number], own.swapped[number], expanded)),
     );
   });
   const all = REPORT.metrics.every((metric) => browser.open.has(metric));

@@ -14,6 +14,9 @@ const browser = {
 
 function startSamples() {
   Object.assign(browser, readData("sample-data"));
+  browser.samples.forEach((sample, number) => {
+    sample.number = number;
+  });
   for (const name of FILTERS) {
     const values = [...new Set(browser.samples.map((sample) => sample[name]))];
     if (name === "role" || name === "series") values.sort((a, b) => a.localeCompare(b));
@@ -75,15 +78,15 @@ function haystack(sample, withReviews) {
     sample.last,
     sample.reference,
     ...sample.history.flat(),
-    ...sample.answers.map((own) => own?.answer ?? ""),
+    ...answersOf(sample).map((answer) => answer ?? ""),
   ]
     .join("\n")
     .toLowerCase();
   if (!withReviews) return sample.plain;
   sample.full ??= [
     sample.plain,
-    ...sample.answers.flatMap((own) =>
-      own ? [...own.reviews, ...own.swapped].map((review) => review?.text ?? "") : [],
+    ...reviewsOf(sample).flatMap((own) =>
+      own ? [...own.first, ...own.swapped].map((review) => review?.text ?? "") : [],
     ),
   ]
     .join("\n")
@@ -91,10 +94,15 @@ function haystack(sample, withReviews) {
   return sample.full;
 }
 
-const score = (sample, index) => sample.answers[index]?.score ?? null;
+// Read when they are needed: the texts of many models together would fill the memory.
+const answersOf = (sample) => readData(`answers-${sample.number}`);
+const reviewsOf = (sample) => readData(`reviews-${sample.number}`);
 
-function spread(sample) {
-  const known = sample.answers.map((own) => own?.score ?? null).filter((value) => value !== null);
+/** A model's overall score of a sample; null without one. */
+const score = (sample, index) => sample.scores[index] || (sample.scores[index] === 0 ? 0 : null);
+
+function spread(sample, models) {
+  const known = models.map((model) => score(sample, model.index)).filter((value) => value !== null);
   return known.length > 1 ? Math.max(...known) - Math.min(...known) : null;
 }
 
@@ -110,11 +118,12 @@ function search() {
       wanted.every((word) => haystack(sample, withReviews).includes(word)),
   );
   const [order, index] = byId("order").value.split(" ");
+  const models = chosenModels();
   const keys = {
-    spread: [spread, true],
+    spread: [(sample) => spread(sample, models), true],
     low: [(sample) => score(sample, index), false],
     high: [(sample) => score(sample, index), true],
-    gaps: [(sample) => sample.answers.filter((own) => own && own.score === null).length, true],
+    gaps: [(sample) => models.filter((model) => sample.scores[model.index] === null).length, true],
   };
   if (order in keys) {
     const [key, descending] = keys[order];
@@ -155,16 +164,11 @@ function drawList() {
 }
 
 function listItem(sample) {
-  const scores = sample.answers.map(
-    (own, index) =>
-      own &&
-      make(
-        "span",
-        { title: REPORT.models[index].name },
-        dot(REPORT.models[index].colour),
-        own.score === null ? DASH : fixed(own.score, 2),
-      ),
-  );
+  const scores = chosenModels()
+    .filter((model) => sample.scores[model.index] !== false)
+    .map((model) =>
+      make("span", { title: model.name }, dot(model.colour), fixed(sample.scores[model.index], 2)),
+    );
   return make(
     "button",
     {

@@ -4,7 +4,7 @@ const shown = { view: REPORT.views[0], paper: true, sort: { key: "Overall", desc
 
 /** The rows of a view: the models that have samples in it, and the paper's rows of the same samples. */
 function viewRows() {
-  const models = REPORT.models
+  const models = chosenModels()
     .filter((model) => shown.view in model.scores)
     .map((model) => ({ name: model.name, model, colour: model.colour, scores: model.scores[shown.view] }));
   const paper = REPORT.paper
@@ -111,7 +111,8 @@ function sortBy(column) {
 
 /** What was not scored, and what order and length of the answers do, in a sentence for each model. */
 function notes() {
-  const lines = REPORT.models
+  const models = chosenModels();
+  const lines = models
     .filter((model) => model.coverage.expected > model.coverage.scored)
     .map((model) => {
       const parts = Object.entries(model.coverage.gaps)
@@ -119,7 +120,7 @@ function notes() {
         .map(([name, n]) => `${name}: ${n}`);
       return `${model.name}: ${model.coverage.scored} of ${model.coverage.expected} samples (${parts.join(", ")}).`;
     });
-  const bias = REPORT.models
+  const bias = models
     .filter((model) => model.position)
     .map(
       ({ name, position }) =>
@@ -127,7 +128,7 @@ function notes() {
         `${fixed(position.difference[0])} (${range(position.difference)}), ${pValue(position.p, true)}; ` +
         `both orders agree in ${Math.round(100 * position.agreement)} % of the reviews.`,
     );
-  const lengths = REPORT.models
+  const lengths = models
     .map((model) => [model.name, Object.values(model.length).at(-1)])
     .map(([name, length]) => `${name}: r = ${fixed(length.pearson[0], 2)}, \u03c1 = ${fixed(length.spearman[0], 2)}.`);
   return [
@@ -151,7 +152,9 @@ function drawPairs() {
     "Difference of the overall scores on the samples of both models (0.75 In-Test + 0.25 Out-Test where these are of " +
     "both sets); sign-flip test by image, p-values corrected for the number of pairs (Holm).";
   const head = ["Pair", "Verdict", "Difference", "p, corrected", "Samples"];
-  const rows = REPORT.pairs.map((pair) =>
+  const pairs = chosenPairs();
+  byId("pairs-note").textContent = `${pairs.length.toLocaleString("en")} of ${count(REPORT.pairs.length, "pair")}`;
+  const rows = pairs.map((pair) =>
     make(
       "tr",
       {},
@@ -176,22 +179,47 @@ function drawPairs() {
   );
 }
 
+const MANY_PAIRS = 200;
+
+/** What the table of pairs can show: all of them, those near in rank, or those of one model. */
+function pairChoices() {
+  const near = [["near", `models at most ${REPORT.neighbours} ranks apart`]];
+  const all = [["all", "every two models"]];
+  return [
+    ...(REPORT.pairs.length > MANY_PAIRS ? [...near, ...all] : all),
+    ...REPORT.models.map((model) => [model.index, `${model.name} and each other model`]),
+  ];
+}
+
+function chosenPairs() {
+  const choice = byId("pair-choice").value;
+  const rank = new Map(REPORT.models.map((model) => [model.name, model.index]));
+  return REPORT.pairs.filter(({ first, second }) => {
+    const ranks = [rank.get(first), rank.get(second)];
+    if (choice === "near") {
+      if (Math.abs(ranks[0] - ranks[1]) > REPORT.neighbours) return false;
+    } else if (choice !== "all" && !ranks.includes(Number(choice))) return false;
+    return isWanted(first) || isWanted(second);
+  });
+}
+
 function drawGroups() {
   const facet = byId("group").value;
-  const names = [...new Set(REPORT.models.flatMap((model) => Object.keys(model.groups[facet] ?? {})))];
+  const models = chosenModels();
+  const names = [...new Set(models.flatMap((model) => Object.keys(model.groups[facet] ?? {})))];
   const head = make(
     "tr",
     {},
     make("th", { scope: "col", text: "Overall" }),
-    ...REPORT.models.map((model) => make("th", { scope: "col" }, dot(model.colour), model.name)),
+    ...models.map((model) => make("th", { scope: "col" }, dot(model.colour), model.name)),
   );
   const rows = names.map((name) =>
     make(
       "tr",
       {},
       make("th", { scope: "row", text: name }),
-      ...REPORT.models.map((model) => {
-        const estimate = model.groups[facet]?.[name]?.Overall ?? [null, null, null, 0];
+      ...models.map((model) => {
+        const estimate = named(model.groups[facet], name)?.Overall ?? [null, null, null, 0];
         const small = make("small", { text: [range(estimate), `n = ${estimate[3]}`].filter(Boolean).join(DOT) });
         return make("td", { text: fixed(estimate[0]) }, small);
       }),

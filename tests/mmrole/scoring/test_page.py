@@ -18,7 +18,7 @@ from data_utils.prompts import DIMENSIONS, HUMAN_PARTNER, HUMAN_SPEAKER, METRICS
 from data_utils.records import Sample
 from mmrole.scoring.measures import WEIGHTED
 from mmrole.scoring.page import write_page
-from mmrole.scoring.page_data import read_dialogue
+from mmrole.scoring.page_samples import read_dialogue
 from mmrole.scoring.report import PaperRow, make_report
 from mmrole.scoring.reviews import read_models
 
@@ -110,14 +110,18 @@ def test_the_numbers_are_those_of_the_report(tmp_path):
 def test_samples_of_models_stand_side_by_side(tmp_path):
     missing = record(3, rm_review={"Fluency": {"review": "No.", "score": None, "reason": "no marker"}})
     page = read_page(tmp_path, {"a": [record(1), record(2, answer="")], "b": [record(2), missing]})
-    samples = Elements(page.read_text("utf-8")).json("sample-data")["samples"]
+    elements = Elements(page.read_text("utf-8"))
+    samples = elements.json("sample-data")["samples"]
     assert [sample["id"] for sample in samples] == [f"Captain_comment_{number}" for number in (1, 2, 3)]
     by_id = {sample["id"][-1]: sample for sample in samples}
-    assert by_id["1"]["answers"][1] is None
-    assert by_id["2"]["answers"][0]["score"] is None
-    assert by_id["2"]["answers"][1]["score"] == 1.0
-    assert by_id["3"]["answers"][1]["reviews"][METRICS.index("Fluency")]["reason"] == "no marker"
-    assert by_id["3"]["answers"][1]["reviews"][0] is None
+    assert by_id["1"]["scores"] == [1.0, False]  # of another model no such sample
+    assert by_id["2"]["scores"] == [None, 1.0]
+    assert elements.json("answers-0") == ["Ahoy! Answer 1.", None]
+    assert elements.json("answers-1") == ["", "Ahoy! Answer 2."]
+    none, second = elements.json("reviews-2")
+    assert none is None
+    assert second["first"][METRICS.index("Fluency")]["reason"] == "no marker"
+    assert second["first"][0] is None
     assert by_id["1"]["history"] == [[HUMAN_SPEAKER, "Who are you?"], ["Captain", "The captain."]]
     assert by_id["1"]["last"] == "What is that, captain 1?"
 
@@ -126,9 +130,9 @@ def test_reviews_with_the_answers_exchanged_are_there(tmp_path):
     swapped = {"review": "Now. [Scores]: (9, 6)", "score": [6.0, 9.0]}
     page = read_page(tmp_path, {"a": [record(1, rm_review_swapped=dict.fromkeys(METRICS, swapped))]})
     elements = Elements(page.read_text("utf-8"))
-    (answer,) = elements.json("sample-data")["samples"][0]["answers"]
-    assert [review["score"] for review in answer["swapped"]] == [[6.0, 9.0]] * 8
-    assert answer["score"] == pytest.approx((1 + 6 / 9) / 2, abs=1e-6)
+    (reviews,) = elements.json("reviews-0")
+    assert [review["score"] for review in reviews["swapped"]] == [[6.0, 9.0]] * 8
+    assert elements.json("sample-data")["samples"][0]["scores"][0] == pytest.approx((1 + 6 / 9) / 2, abs=1e-6)
     assert elements.json("report-data")["models"][0]["position"]["difference"][0] == pytest.approx(1 / 3, abs=1e-6)
 
 
@@ -184,8 +188,8 @@ def test_no_text_ends_its_script_element(tmp_path_factory, texts):
     records = [record(number, answer=f"x</script><!--<script>{text}") for number, text in enumerate(texts)]
     page = read_page(folder, {"a": records}).read_text("utf-8")
     elements = Elements(page)
-    assert [tag for tag, _ in elements.tags].count("script") == 4
-    answers = [sample["answers"][0]["answer"] for sample in elements.json("sample-data")["samples"]]
+    assert [tag for tag, _ in elements.tags].count("script") == 4 + 2 * len(texts)
+    answers = [elements.json(f"answers-{number}")[0] for number in range(len(texts))]
     assert answers == [item["conversations"][1]["answer"] for item in records]
 
 
@@ -358,7 +362,7 @@ def test_a_hostile_answer_runs_nothing_and_fetches_nothing(tmp_path, open_page, 
     assert outside.hits == []
     assert {url.split("#")[0] for url in tab.requested} == {(tmp_path / "report/index.html").as_uri()}
     assert tab.evaluate("document.querySelectorAll('img, iframe, object, embed, video, base, form, link').length") == 0
-    assert tab.evaluate("document.scripts.length") == 4
+    assert tab.evaluate("document.scripts.length") == 4 + 2 * 2
     assert tab.evaluate("[...document.querySelectorAll('a')].every((a) => a.getAttribute('href').startsWith('#'))")
 
 
@@ -457,6 +461,41 @@ def test_a_metric_opens_the_reviews_of_all_models_and_the_heat_map_leads_to_samp
     tab.locator("#heat tbody tr").nth(1).locator("button").nth(1).click()
     assert tab.text_content("#detail h3") == "Mate with a curious human"
     assert tab.text_content("#count") == "1 of 3 samples"
+
+
+def test_names_that_javascript_has_for_itself_are_names(tmp_path, open_page):
+    names = ("__proto__", "constructor")
+    records = [record(n, role=name, image=name, script=name) for n, name in enumerate(names)]
+    page = read_page(tmp_path, {"__proto__": records, "toString": [record(5, role="hasOwnProperty"), *records[:1]]})
+    tab = open_page(page)
+    assert sorted(rows(tab, "#table")) == ["__proto__", "toString"]
+    assert rows(tab, "#heat") == ["__proto__", "constructor", "hasOwnProperty"]
+    for name in names:
+        tab.select_option('[data-filter="role"]', name)
+        assert tab.text_content("#detail .picture") == f"The image is not available:{name}"
+    assert tab.errors == []
+
+
+def test_many_models_can_be_chosen_from(tmp_path, open_page):
+    records = {f"model-{n:02}": [record(1, 9 - n / 8), record(2, 9 - n / 8)] for n in range(30)}
+    tab = open_page(read_page(tmp_path, records))
+    assert rows(tab, "#table") == [f"model-{n:02}" for n in range(12)]
+    assert tab.text_content("#pairs-note") == "135 of 435 pairs"  # at most five ranks apart
+    assert tab.locator("#group-table thead th").count() == tab.locator("#heat thead th").count() == 13
+    assert tab.locator("#detail .board .head").count() == 12
+    tab.fill("#model-words", "L-20 L-29")
+    tab.wait_for_selector("#table tbody tr:nth-child(3)", state="detached")
+    assert rows(tab, "#table") == ["model-20", "model-29"]
+    assert tab.locator("#detail .board .head").count() == 2
+    assert tab.locator("#list li:first-child .scores span[title]").count() == 2
+    tab.fill("#model-words", "")
+    tab.select_option("#model-most", "30")
+    assert len(rows(tab, "#table")) == 30
+    tab.select_option("#pair-choice", label="model-07 and each other model")
+    assert tab.text_content("#pairs-note") == "29 of 435 pairs"
+    tab.select_option("#pair-choice", "all")
+    assert tab.locator("#pair-table tbody tr").count() == 435
+    assert tab.errors == []
 
 
 @pytest.mark.parametrize("width", [360, 390, 768, 1400])

@@ -1,0 +1,122 @@
+"""The samples of the results page, as JSON: the dialogue of each, and every model's answer and reviews."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from data_utils.fields import Json
+from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, METRICS
+from data_utils.records import MetricReview, Review, Sample
+from mmrole.scoring.page_data import plain_number
+from mmrole.scoring.report import Report
+from mmrole.scoring.reviews import ModelReviews
+
+_HISTORY = re.compile(r"\n\n\nThe conversation history between .+? and .+? is as follows:\n")
+_REQUEST = re.compile(r"\n\n\nPlease respond to the following words of .+? about the image in .+? using the [^\n]+?:\n")
+_OPENING = re.compile(r"\n\n\nPlease initiate the conversation with [^\n]+\Z")
+
+
+class Dialogue(NamedTuple):
+    """The conversation that a role-play prompt holds."""
+
+    history: list[tuple[str, str]]
+    """(speaker, words), oldest first."""
+    last: str | None
+    """The partner's words to answer; None if the character is to open the conversation."""
+
+
+class PageSample(NamedTuple):
+    """A sample that any model has."""
+
+    key: tuple[str, str, str]
+    """(split, type, id)."""
+    language: str
+    record: Review
+    """Of the first model that has it."""
+    own: list[tuple[Review, float] | None]
+    """Of each model, in the order of the report: its record and overall score, NaN without one; None if it has none."""
+
+
+def find_samples(report: Report, reviews: Sequence[ModelReviews]) -> list[PageSample]:
+    """Every sample of any model once."""
+    by_name = {model.model: model for model in reviews}
+    models = [by_name[model.model] for model in report.models]
+    places = [{key: index for index, key in enumerate(model.keys)} for model in models]
+    samples = []
+    for key in dict.fromkeys(key for model in models for key in model.keys):
+        found = [(model, place.get(key)) for model, place in zip(models, places, strict=True)]
+        model, index = next((model, index) for model, index in found if index is not None)
+        own = [None if place is None else (of.records[place], float(of.overall[place])) for of, place in found]
+        samples.append(PageSample(key, model.columns["language"][index], model.records[index], own))
+    return samples
+
+
+def sample_data(samples: Sequence[PageSample]) -> Json:
+    """What is searched, listed and shown of the samples but their answers; `texts` are blocks of prompts, shared.
+
+    `scores` are those of each model: null without one, false if it has no such sample.
+    """
+    texts: dict[str, int] = {}
+    listed = []
+    for (split, kind, _), language, record, own in samples:
+        dialogue = read_dialogue(record)
+        listed.append(
+            {
+                "id": record.id,
+                "split": split,
+                "type": kind,
+                "role": record.role,
+                "series": record.script,
+                "other": record.other_role,
+                "language": language,
+                "image": record.image,
+                "prompt": [texts.setdefault(block, len(texts)) for block in record.question.split("\n\n\n")],
+                "history": dialogue.history,
+                "last": dialogue.last,
+                "reference": record.reference,
+                "scores": [plain_number(of_model[1]) if of_model else False for of_model in own],
+            }
+        )
+    return {"texts": list(texts), "samples": listed}
+
+
+def answer_data(sample: PageSample) -> Json:
+    """The answer of each model to a sample; null if it has none."""
+    return [of_model and of_model[0].answer for of_model in sample.own]
+
+
+def review_data(sample: PageSample) -> Json:
+    """The reviews of each model's answer to a sample: `first` in the published order, `swapped` in the other one."""
+    return [of_model and _reviews(of_model[0]) for of_model in sample.own]
+
+
+def read_dialogue(sample: Sample) -> Dialogue:
+    """The conversation in a sample's prompt, undoing `data_utils.prompts.role_play_prompt`.
+
+    A prompt of another form is shown as it is: without history, and the whole of it as the last words.
+    """
+    prompt = sample.question
+    if match := _OPENING.search(prompt):
+        last, before = None, prompt[: match.start()]
+    elif match := _REQUEST.search(prompt):
+        last, before = prompt[match.end() :], prompt[: match.start()]
+    else:
+        return Dialogue([], prompt)
+    start = _HISTORY.search(before)
+    if start is None:
+        return Dialogue([], last)
+    partner = HUMAN_SPEAKER if sample.other_role == HUMAN_PARTNER else sample.other_role
+    speakers = "|".join(re.escape(name) for name in {sample.role: None, partner: None})
+    _, *parts = re.split(rf"(?:^|\n)\[({speakers})\]: ", before[start.end() :])
+    return Dialogue(list(zip(parts[::2], parts[1::2], strict=True)), last)
+
+
+def _reviews(record: Review) -> Json:
+    return {
+        "first": [_review(record.reviews.get(metric)) for metric in METRICS],
+        "swapped": [_review(record.swapped.get(metric)) for metric in METRICS] if record.swapped else [],
+    }
+
+
+def _review(review: MetricReview | None) -> Json | None:
+    return review and {"text": review.text, "score": review.score, "reason": review.reason}
