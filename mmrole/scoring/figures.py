@@ -54,6 +54,7 @@ def draw_figures(folder: Path, report: Report, models: Sequence[ModelReviews]) -
         figures = {
             "overall": _overall(shown),
             "dimensions": _dimensions(shown),
+            "radar": _radar(report),
             "types": _types(shown),
             "characters": draw_characters(shown, samples),
             "distributions": draw_distributions(shown),
@@ -62,9 +63,8 @@ def draw_figures(folder: Path, report: Report, models: Sequence[ModelReviews]) -
         if any(model.position for model in shown.models):
             figures["position"] = _position(shown)
         if len(shown.models) < len(report.models):
-            for figure in figures.values():
+            for figure in (own for name, own in figures.items() if name != "radar"):
                 figure.suptitle(f"The best {len(shown.models)} of {len(report.models)} models", size=9)
-        figures["radar"] = _radar(report)
         return [path for name, figure in figures.items() for path in _save(folder / name, figure)]
 
 
