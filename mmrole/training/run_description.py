@@ -70,7 +70,7 @@ def difference(was: RunDescription, run: RunDescription) -> str | None:
 
     What one of them does not name is not compared, but for the pixels: evaluation data may be added or left out.
     """
-    for name in sorted((was.keys() & run.keys()) | {"pixels"}):
+    for name in ("pixels", *sorted(was.keys() & run.keys())):  # first what earlier versions do not name
         before, now = was.get(name), run.get(name)
         if name in _FILES and isinstance(before, str) and isinstance(now, str):
             before, now = (text.rpartition(" ")[2] for text in (before, now))  # a renamed file holds the same data
