@@ -58,6 +58,13 @@ def test_image_folder(job, refused):
     assert "image folder nowhere does not exist" in one_line(refused("--image_dir", "nowhere"))
 
 
+def test_a_prompt_of_many_contexts(job, refused):
+    sample = job.sample(0)
+    sample["conversations"][0]["value"] += "\u0301" * 300_000
+    job.write([sample])
+    assert "positions more than fit; shorten the question" in one_line(refused())
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
