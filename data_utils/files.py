@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -38,12 +39,12 @@ def read_json(path: str | os.PathLike, top: type = list) -> Json:
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, not JSON (with line and column), names a key twice in one
-            object, or has another top level.
+            object, holds NaN, Infinity or a number as large, or has another top level.
     """
     try:
         value = _read_list(path) if issubclass(list, top) else None
         if value is None:
-            value = json.loads(_read_text(path), object_pairs_hook=_object)
+            value = _DECODER.decode(_read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # a key twice, a number of thousands of digits, endless nesting
@@ -165,7 +166,7 @@ def _read_list(path: str | os.PathLike) -> list[Json] | None:
     """The list in a file, read without holding its text; None if there is none."""
     open_regular(path).close()
     try:
-        return read_list(path, json.JSONDecoder(object_pairs_hook=_object))
+        return read_list(path, _DECODER)
     except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from None
 
@@ -190,6 +191,20 @@ def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise ValueError(f"the key {shown(twice)} occurs twice in an object")
     return obj
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # JSON has no way to write it back
+        raise ValueError(f"the number {text[:40]} is too large")
+    return number
+
+
+def _no_number(name: str) -> Json:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_float, parse_constant=_no_number)
 
 
 def _pieces(obj: Json) -> Iterator[str]:
