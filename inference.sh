@@ -28,10 +28,15 @@ NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_coun
 launch=("$PYTHON")
 [ "$NPROC" -eq 1 ] || launch+=(-m mmrole.launch --standalone --nproc_per_node "$NPROC")
 
+# Answers one of the two test sets; a data set may lack one of them, and without either the first call says what to do.
 answer() {
+    if [ ! -d "data/test/$1" ] && [ -d "data/test/$3" ]; then
+        echo "data/test/$1 is not there: nothing is done about it"
+        return
+    fi
     "${launch[@]}" inference.py --model_path "$MODEL_PATH" --image_dir "$IMAGE_DIR" \
-        --input_dir "data/test/$1" --output_dir "eval/$2/$MODEL" "${@:3}"
+        --input_dir "data/test/$1" --output_dir "eval/$2/$MODEL" "${@:4}"
 }
 
-answer in-distribution in-test_answers "$@"
-answer out-of-distribution out-test_answers "$@"
+answer in-distribution in-test_answers out-of-distribution "$@"
+answer out-of-distribution out-test_answers in-distribution "$@"

@@ -17,14 +17,22 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 
 status=0
-for split in in-test out-test; do
-    code=0
-    "$PYTHON" eval/RM_result.py --input_dir "eval/${split}_reviews/$MODEL" --output_dir "eval/${split}_results/$MODEL" \
-        "$@" || code=$?
+# Computes one of the two test sets; a data set may lack one of them, which then has neither answers nor reviews.
+compute() {
+    if [ ! -d "eval/$1_reviews/$MODEL" ] && [ ! -d "eval/$1_answers/$MODEL" ] && [ -d "eval/$2_reviews/$MODEL" ]; then
+        echo "eval/$1_reviews/$MODEL is not there: nothing is done about it"
+        return
+    fi
+    local code=0
+    "$PYTHON" eval/RM_result.py --input_dir "eval/$1_reviews/$MODEL" --output_dir "eval/$1_results/$MODEL" \
+        "${@:3}" || code=$?
     case $code in
         0) ;;
         3) [ "$status" -ne 0 ] || status=3 ;;
         *) status=$code ;;
     esac
-done
+}
+
+compute in-test out-test "$@"
+compute out-test in-test "$@"
 exit "$status"

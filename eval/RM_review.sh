@@ -29,7 +29,15 @@ NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_coun
 launch=("$PYTHON")
 [ "$NPROC" -eq 1 ] || launch+=(-m mmrole.launch --standalone --nproc_per_node "$NPROC")
 
-for split in in-test out-test; do
+# Reviews one of the two test sets; answers may lack one of them, and without either the first call says what to do.
+review() {
+    if [ ! -d "eval/$1_answers/$MODEL" ] && [ -d "eval/$2_answers/$MODEL" ]; then
+        echo "eval/$1_answers/$MODEL is not there: nothing is done about it"
+        return
+    fi
     "${launch[@]}" eval/RM_review.py --model_path "$MODEL_PATH" --image_dir "$IMAGE_DIR" \
-        --input_dir "eval/${split}_answers/$MODEL" --output_dir "eval/${split}_reviews/$MODEL" "$@"
-done
+        --input_dir "eval/$1_answers/$MODEL" --output_dir "eval/$1_reviews/$MODEL" "${@:3}"
+}
+
+review in-test out-test "$@"
+review out-test in-test "$@"

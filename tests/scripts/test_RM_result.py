@@ -203,3 +203,7 @@ def test_the_shell_script_computes_both_test_sets(repository: Path, tmp_path: Pa
     done = run_shell(repository, tmp_path)
     assert done.returncode == 2
     assert "eval/in-test_reviews/mmrole-agent has no comment_test.json" in done.stderr
+    shutil.rmtree(splits[0].reviews.parent.parent / "in-test_answers", ignore_errors=True)
+    done = run_shell(repository, tmp_path, MODEL="mine")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "eval/in-test_reviews/mine is not there: nothing is done about it" in done.stdout

@@ -49,6 +49,16 @@ def test_both_test_sets(root, job):
     assert outputs(root) == made
 
 
+def test_a_data_set_without_one_part_and_one_type(root, job):
+    shutil.rmtree(root / "data/test/out-of-distribution")
+    (root / "data/test/in-distribution" / TEST_FILES[2]).unlink()
+    done = run(root, "--no_random", "--max_new_tokens", "4", MODEL_PATH=str(job.model_path), NPROC="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"data/test/in-distribution/{TEST_FILES[2]} is not there: nothing is done about it" in done.stdout
+    assert "data/test/out-of-distribution is not there: nothing is done about it" in done.stdout
+    assert set(outputs(root)) == {f"eval/in-test_answers/mmrole-agent/{name}" for name in TEST_FILES[:2]}
+
+
 def test_folders_and_errors(root):
     done = run(root, MODEL="my-agent", MODEL_PATH="model_weights/my-agent", NPROC="1")
     assert (done.returncode, done.stdout) == (2, "")
