@@ -1,0 +1,200 @@
+"""Times what a long job does besides generating: reading, checking, journaling and writing, with answers at once.
+
+    python scripts/bench_jobs.py                                  # 25,000 and 100,000 records about one image
+
+Prints, for each number of records, the seconds and memory of the whole job, those of its bound (reading the input as
+JSON, writing the bytes of the journal line by line and those of the output), and what so many times the records cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+from PIL import Image
+
+from data_utils.journal_lines import encode_line
+from mmrole.generation import job
+from mmrole.generation.backend import EngineBackend, Generate, find_engine
+from mmrole.generation.image_file import ImageFile
+from mmrole.generation.inputs import read_inputs
+from mmrole.generation.payloads import encode_reply
+from mmrole.generation.processes import Processes
+from mmrole.generation.requests import ChatReply, ChatRequest
+from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
+from mmrole.qwen_vl.vocabulary import byte_vocabulary
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import inference
+
+CHARACTERS = 200
+TOKENS = 50
+IMAGE = "quay.png"
+
+
+class Cost(NamedTuple):
+    """What a process took."""
+
+    seconds: float
+    bytes: int = 0
+    """Memory of the process."""
+
+
+class AtOnce(EngineBackend):
+    """Takes a checkpoint and loads nothing: every answer is the question."""
+
+    @contextmanager
+    def open(self) -> Iterator[Generate]:
+        """Nothing has to be made ready."""
+        yield lambda requests: map(answer, requests)
+
+
+def answer(request: ChatRequest) -> ChatReply:
+    """A reply of as many characters as the question has."""
+    return ChatReply(request.id, request.text, tuple(range(1000, 1000 + TOKENS)), "stop", 400, TOKENS + 1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the jobs, each in a process of its own, and prints a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--records", type=int, nargs="+", default=[25_000, 100_000], help="numbers of records")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.part:
+        print(json.dumps(PARTS[arguments.part](arguments.folder)))
+        return 0
+    print(f"{'records':>9}{'seconds':>9}{'bound':>8}{'reached':>9}{'records/s':>11}{'bytes/record':>14}")
+    times = []
+    for number in arguments.records:
+        with tempfile.TemporaryDirectory() as folder:
+            write_world(Path(folder), number)
+            read, job, bound = (measure(part, Path(folder)) for part in ("read", "job", "bound"))
+        times.append(job.seconds)
+        print(
+            f"{number:>9,}{job.seconds:>9.1f}{bound.seconds:>8.2f}{bound.seconds / job.seconds:>9.1%}"
+            f"{number / job.seconds:>11,.0f}{(job.bytes - read.bytes) / number:>14,.0f}",
+            flush=True,
+        )
+    for number, seconds in zip(arguments.records[1:], times[1:], strict=True):
+        print(f"{number / arguments.records[0]:.3g} times the records: {seconds / times[0]:.2f} times as long")
+    return 0
+
+
+def write_world(folder: Path, number: int) -> None:
+    """Writes a tiny checkpoint, an image and an input file."""
+    write_checkpoint(folder / "model", random_model(random_config(256), seed=0), byte_vocabulary())
+    (folder / "images").mkdir()
+    Image.new("RGB", (64, 48), "steelblue").save(folder / "images" / IMAGE)
+    (folder / "test").mkdir()
+    with (folder / "test/comment_test.json").open("w") as file:
+        for index in range(number):
+            file.write(",\n" if index else "[\n")
+            json.dump(record(index), file)
+        file.write("\n]")
+
+
+def record(number: int) -> dict:
+    """A sample with a question of so many characters."""
+    question = f"Question {number}: what do you see on the quay? ".ljust(CHARACTERS, "!")
+    return {
+        "id": f"Mira_comment_{number}",
+        "system": "You are a dedicated role-playing assistant.",
+        "image": IMAGE,
+        "conversations": [
+            {"from": "user", "value": question},
+            {"from": "assistant", "value": "Two boats late, both home."},
+        ],
+        "role": "Mira",
+        "script": "Harbour Tales",
+        "other_role": "a curious human",
+    }
+
+
+def measure(part: str, folder: Path) -> Cost:
+    """Runs a part in a process of its own."""
+    command = [sys.executable, __file__, "--part", part, "--folder", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Cost(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def job_options(folder: Path) -> argparse.Namespace:
+    """The command line of the job."""
+    return inference.parse_arguments(
+        [
+            *("--model_path", str(folder / "model"), "--image_dir", str(folder / "images"), "--device", "cpu"),
+            *("--input_dir", str(folder / "test"), "--output_dir", str(folder / "answers"), "--no_random"),
+        ]
+    )
+
+
+def find_at_once(options: argparse.Namespace, processes: Processes) -> AtOnce:
+    """As `find_engine`."""
+    engine = find_engine(options, processes)
+    return AtOnce(engine.model, engine.max_batch_tokens, engine.progress)
+
+
+def run_job(folder: Path) -> Cost:
+    """The whole of inference.py but for the engine; memory at the peak."""
+    began = time.perf_counter()
+    job.run(inference.ANSWERS, job_options(folder), find_at_once)
+    return Cost(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def read_records(folder: Path) -> Cost:
+    """Reads the input as the job does; memory with the records and all that a job imports."""
+    options = job_options(folder)
+    find_at_once(options, Processes()).check()
+    began = time.perf_counter()
+    files = read_inputs(
+        options.input_dir,
+        ["comment_test.json"],
+        options.output_dir,
+        inference.ANSWERS.record_type,
+        options.image_dir,
+        limit=None,
+        skip_missing_images=False,
+        how_to_get="",
+    )
+    seconds = time.perf_counter() - began
+    memory = psutil.Process().memory_info().rss
+    assert files
+    return Cost(seconds, memory)
+
+
+def take_bound(folder: Path) -> Cost:
+    """Reads the input as JSON, and writes what the job has journaled and written; after `run_job`."""
+    image = ImageFile.of(folder / "images" / IMAGE)
+    output = (folder / "answers/comment_test.json").read_bytes()
+    lines = []
+    for obj in json.loads(output):
+        request = ChatRequest(obj["id"], obj["system"], obj["conversations"][0]["value"], image)
+        lines.append(encode_line({"id": request.id, "payload": encode_reply(request, answer(request))}))
+    began = time.perf_counter()
+    json.loads((folder / "test/comment_test.json").read_bytes())
+    with (folder / "journal").open("wb", buffering=0) as file:
+        for line in lines:
+            file.write(line)
+    with (folder / "output").open("wb") as file:
+        file.write(output)
+        os.fsync(file.fileno())
+    return Cost(time.perf_counter() - began)
+
+
+PARTS = {"read": read_records, "job": run_job, "bound": take_bound}
+
+if __name__ == "__main__":
+    sys.exit(main())
