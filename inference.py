@@ -9,12 +9,12 @@ Killed or interrupted, the same command goes on where it was.
 import argparse
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 try:
     from data_utils.errors import run
     from data_utils.records import Sample
     from mmrole.generation import job
+    from mmrole.generation.image_file import ImageFile
     from mmrole.generation.options import add_arguments
     from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
 except ModuleNotFoundError as error:
@@ -34,7 +34,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def requests(sample: Sample, image: Path, settings: GenerationSettings) -> list[ChatRequest]:
+def requests(sample: Sample, image: ImageFile, settings: GenerationSettings) -> list[ChatRequest]:
     """The one request of a sample."""
     return [ChatRequest(sample.id, sample.system, sample.question, image, settings)]
 

@@ -31,6 +31,8 @@ import enum
 import json
 import os
 import time
+from collections import ChainMap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,7 +40,7 @@ from data_utils.disk import sync_folder
 from data_utils.errors import UserError, reason, shown
 from data_utils.job_lock import JobLock
 from data_utils.journal_files import folder_of, journals_in, lock_file_of, open_file, read_file, remove_folder
-from data_utils.journal_lines import FORMAT, decode_line, encode_line, read_lines
+from data_utils.journal_lines import FORMAT, Payloads, encode_line, read_lines
 
 Json = Any
 
@@ -67,17 +69,18 @@ class Journal:
     A journal may be used by one thread at a time.
     """
 
-    done: dict[str, Json]
+    done: Mapping[str, Json]
     """Finished records, payload by id: all that were there at the opening, and those that this process has appended."""
 
     def __init__(self, output: str | os.PathLike, path: Path, lock: JobLock, is_alone: bool) -> None:
-        self.done = {}
+        self._own: dict[str, bytes] = {}
+        self._others: dict[str, bytes] = {}
+        self.done = Payloads(ChainMap(self._own, self._others))
         self._output = output
         self._path = path
         self._lock = lock
         self._is_alone = is_alone
         self._descriptor = open_file(path)
-        self._own: dict[str, Json] = {}
         self._size = 0
         self._fingerprint: dict[str, Json] = {}
         self._synced = time.monotonic()
@@ -145,7 +148,7 @@ class Journal:
             raise ValueError(f"record {record_id!r} is in the journal already")
         line = encode_line({"id": record_id, "payload": payload})
         self._write(line)
-        self._own[record_id] = self.done[record_id] = decode_line(line)["payload"]
+        self._own[record_id] = line[:-1]
         self._refuse_if_deleted()
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self.sync()
@@ -176,26 +179,13 @@ class Journal:
         if not held:
             raise _in_use(self._output)
 
-    def collect(self) -> dict[str, Json]:
+    def collect(self) -> Mapping[str, Json]:
         """Everything that is finished, payload by id: of this process and, read anew, of all others.
 
         Raises:
             UserError: as `open`; or a record is journaled twice.
         """
-        finished = dict(self._own)
-        places = dict.fromkeys(self._own, self._path)
-        for path in journals_in(self._path.parent):
-            if path == self._path:
-                continue
-            records, _ = read_lines(path, read_file(path), self._fingerprint)
-            for record_id, payload in records.items():
-                if record_id in finished:
-                    raise UserError(
-                        f"record {shown(record_id)} is in {path} and in {places[record_id]}; "
-                        "delete the line in one of them, or start anew with --overwrite"
-                    )
-                finished[record_id], places[record_id] = payload, path
-        return finished
+        return Payloads(ChainMap(self._own, self._read_others()))
 
     def close(self) -> None:
         """Forces the journal to the disk and ends the lock. Closing again does nothing.
@@ -237,12 +227,30 @@ class Journal:
         """Reads what is there, drops a torn last line of the own file and writes its header if it has none."""
         self._fingerprint = fingerprint
         size = os.fstat(self._descriptor).st_size
-        self._own, self._size = read_lines(self._path, os.pread(self._descriptor, size, 0), fingerprint)
-        self.done = self.collect()
+        own, self._size = read_lines(self._path, os.pread(self._descriptor, size, 0), fingerprint)
+        self._own |= own
+        self._others |= self._read_others()
         if self._size < size:
             os.ftruncate(self._descriptor, self._size)
         if self._size == 0:
             self._write_header()
+
+    def _read_others(self) -> dict[str, bytes]:
+        """The records in the other files, line by id."""
+        records: dict[str, bytes] = {}
+        places: dict[str, Path] = {}
+        for path in journals_in(self._path.parent):
+            if path == self._path:
+                continue
+            lines, _ = read_lines(path, read_file(path), self._fingerprint)
+            for record_id, line in lines.items():
+                if record_id in self._own or record_id in records:
+                    raise UserError(
+                        f"record {shown(record_id)} is in {path} and in {places.get(record_id, self._path)}; "
+                        "delete the line in one of them, or start anew with --overwrite"
+                    )
+                records[record_id], places[record_id] = line, path
+        return records
 
     def _write_header(self) -> None:
         self._write(encode_line({"journal": FORMAT, "fingerprint": self._fingerprint}))
@@ -265,7 +273,7 @@ class Journal:
     def _refuse_if_deleted(self) -> None:
         if os.fstat(self._descriptor).st_nlink:
             return
-        records = self.done if self._is_alone else self._own
+        records = ChainMap(self._own, self._others) if self._is_alone else self._own
         self.confirm_lock()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -278,8 +286,8 @@ class Journal:
         os.close(self._descriptor)
         self._descriptor, self._size = new, 0
         self._write_header()
-        for record_id, payload in records.items():
-            self._write(encode_line({"id": record_id, "payload": payload}))
+        for line in records.values():
+            self._write(line + b"\n")
         raise UserError(
             f"{self._path} was deleted while the job ran; its {len(records)} finished records are written there again: "
             "run the same command again to go on"

@@ -1,6 +1,7 @@
 """The lines of a journal file: a header with the fingerprint, then a finished record each."""
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,22 @@ Json = Any
 
 FORMAT = 1
 """Version of the journal's form, in its first line."""
+
+
+class Payloads(Mapping[str, Json]):
+    """Payloads by record id, decoded when they are asked for: as objects they take several times the memory."""
+
+    def __init__(self, lines: Mapping[str, bytes]) -> None:
+        self._lines = lines
+
+    def __getitem__(self, record_id: str) -> Json:
+        return decode_line(self._lines[record_id])["payload"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
 
 
 def encode_line(line: dict[str, Json]) -> bytes:
@@ -27,8 +44,8 @@ def decode_line(line: bytes) -> dict[str, Json] | None:
     return value if isinstance(value, dict) else None
 
 
-def read_lines(path: Path, data: bytes, fingerprint: dict[str, Json]) -> tuple[dict[str, Json], int]:
-    """The records of a journal file, payload by id, and the length in bytes of its whole lines.
+def read_lines(path: Path, data: bytes, fingerprint: dict[str, Json]) -> tuple[dict[str, bytes], int]:
+    """The records of a journal file, line by id, and the length in bytes of its whole lines.
 
     A file without records has nothing to lose and may have any header: it counts as empty.
 
@@ -59,7 +76,7 @@ def read_lines(path: Path, data: bytes, fingerprint: dict[str, Json]) -> tuple[d
                 f"{path}: line {number} repeats the record {shown(entry['id'])}; delete one of the two lines, or start "
                 "anew with --overwrite"
             )
-        records[entry["id"]] = entry["payload"]
+        records[entry["id"]] = line
     return records, size
 
 

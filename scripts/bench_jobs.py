@@ -141,10 +141,9 @@ def job_options(folder: Path) -> argparse.Namespace:
     )
 
 
-def find_at_once(options: argparse.Namespace, processes: Processes) -> AtOnce:
+def find_at_once(options: argparse.Namespace, processes: Processes, retries: bool) -> AtOnce:
     """As `find_engine`."""
-    engine = find_engine(options, processes)
-    return AtOnce(engine.model, engine.max_batch_tokens, engine.progress)
+    return AtOnce(**vars(find_engine(options, processes, retries)))
 
 
 def run_job(folder: Path) -> Cost:
@@ -157,7 +156,7 @@ def run_job(folder: Path) -> Cost:
 def read_records(folder: Path) -> Cost:
     """Reads the input as the job does; memory with the records and all that a job imports."""
     options = job_options(folder)
-    find_at_once(options, Processes()).check()
+    find_at_once(options, Processes(), retries=False).check()
     began = time.perf_counter()
     files = read_inputs(
         options.input_dir,

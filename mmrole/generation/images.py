@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmrole.generation.image_file import ImageFile
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.image_processing import preprocess
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 
-ImageSource = Path | Image.Image
+ImageSource = Path | ImageFile | Image.Image
 
 
 @dataclass
@@ -37,7 +38,7 @@ class ImageFeatures:
     def __init__(self, model: QWenLMHeadModel) -> None:
         self.model = model
         self.encoded = 0
-        self._numbers: dict[Path | int, int] = {}
+        self._numbers: dict[Path | ImageFile | int, int] = {}
         self._next_number = itertools.count()
         self._entries: dict[int, _Entry] = {}
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="image")
@@ -69,7 +70,7 @@ class ImageFeatures:
             entry = self._entries[number]
             if entry.pixels is None and entry.features is None:
                 size = self.model.config.visual["image_size"]
-                entry.pixels = self._readers.submit(preprocess, [entry.source], size)
+                entry.pixels = self._readers.submit(_read, entry.source, size)
 
     @torch.inference_mode()
     def rows(self, image_keys: np.ndarray) -> Tensor:
@@ -91,6 +92,10 @@ class ImageFeatures:
         self._readers.shutdown(wait=False, cancel_futures=True)
 
 
-def _identity(source: ImageSource) -> Path | int:
+def _read(source: ImageSource, size: int) -> Tensor:
+    return preprocess([source.open() if isinstance(source, ImageFile) else source], size)
+
+
+def _identity(source: ImageSource) -> Path | ImageFile | int:
     # As long as an entry holds a picture, its id cannot become another picture's.
-    return source if isinstance(source, Path) else id(source)
+    return id(source) if isinstance(source, Image.Image) else source

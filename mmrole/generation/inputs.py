@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_utils.errors import Problems, UserError, shown
-from data_utils.files import read_records
-from data_utils.images import Selection, select_images
+from data_utils.files import read_records, sha256
+from data_utils.images import Selection, resolve_image, select_images
 from data_utils.records import Sample
+from mmrole.generation.image_file import ImageFile
 
 _LISTED = 10
 
@@ -24,12 +25,14 @@ class InputFile:
         output: a file of the same name in the output folder.
         records: those to work on, in order.
         left_out: those without their image file, where these may be skipped.
+        sha256: of the input.
     """
 
     path: Path
     output: Path
     records: list[Sample]
     left_out: list[Sample]
+    sha256: str
 
     def why_empty(self) -> str:
         """Why a file without records to work on has none."""
@@ -43,6 +46,22 @@ class InputFile:
             f"{self.path}: {len(self.left_out)} of {len(self.left_out) + len(self.records)} records have no image file "
             f"and are left out; they will not be in {self.output}: {ids}{more}"
         )
+
+
+def find_inputs(input_dir: Path, names: Sequence[str], how_to_get: str) -> tuple[list[str], list[Path]]:
+    """Which of the files are in a folder, and the paths of those that are not.
+
+    Raises:
+        UserError: none is.
+    """
+    _check_folder(input_dir, how_to_get)
+    present = [name for name in names if os.path.lexists(input_dir / name)]
+    if not present:
+        raise UserError(
+            f"{input_dir} has no {' or '.join(names)}; give another --input_dir, or a file of it as --input_file "
+            f"({how_to_get})"
+        )
+    return present, [input_dir / name for name in names if name not in present]
 
 
 def read_inputs(
@@ -71,8 +90,7 @@ def read_inputs(
     Raises:
         UserError: the input cannot be used; all problems together.
     """
-    if not input_dir.is_dir():
-        raise UserError(f"the input folder {input_dir} does not exist; give another --input_dir ({how_to_get})")
+    _check_folder(input_dir, how_to_get)
     if os.path.realpath(output_dir) == os.path.realpath(input_dir):
         raise UserError(f"{output_dir} is the input folder; give another --output_dir")
     problems = Problems()
@@ -84,8 +102,7 @@ def read_inputs(
         output = output_dir / path.name
         if output.exists() and path.exists() and output.samefile(path):
             raise UserError(f"{output} is the input; give another --output_dir")
-        selection = _select(path, record_type, image_dir, problems, limit, skip_missing_images)
-        files.append(InputFile(path, output, selection.usable, selection.missing))
+        files.append(_read(path, output, record_type, image_dir, problems, limit, skip_missing_images))
     _check_ids(files, problems)
     if not problems and not any(file.records for file in files):
         for file in files:
@@ -101,22 +118,42 @@ def read_inputs(
     return files
 
 
-def _select(
+def find_images(file: InputFile, image_dir: Path) -> dict[str, ImageFile]:
+    """The image files of an input, by the name that records have for them.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    names = {record.image for record in file.records}
+    return {name: ImageFile.of(resolve_image(image_dir, name)) for name in names}
+
+
+def _check_folder(input_dir: Path, how_to_get: str) -> None:
+    if not input_dir.is_dir():
+        raise UserError(f"the input folder {input_dir} does not exist; give another --input_dir ({how_to_get})")
+
+
+def _read(
     path: Path,
+    output: Path,
     record_type: type[Sample],
     image_dir: Path,
     problems: Problems,
     limit: int | None,
     skip_missing: bool,
-) -> Selection:
+) -> InputFile:
     try:
+        hash_ = sha256(path)
         records = read_records(path, record_type, problems)[:limit]
+        if sha256(path) != hash_:
+            raise UserError(f"{path} was changed while it was read")
     except UserError as error:
         problems.add(error)
-        return Selection([], [])
-    if not image_dir.is_dir():
-        return Selection(records, [])
-    return select_images(records, image_dir, problems, skip_missing)
+        return InputFile(path, output, [], [], "")
+    selection = Selection(records, [])
+    if image_dir.is_dir():
+        selection = select_images(records, image_dir, problems, skip_missing)
+    return InputFile(path, output, selection.usable, selection.missing, hash_)
 
 
 def _check_ids(files: Sequence[InputFile], problems: Problems) -> None:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import Problems
-from data_utils.files import read_json, write_json
+from data_utils.errors import Problems, UserError
+from data_utils.files import read_json, write_json, write_json_list
 from data_utils.journal import State, state
 from data_utils.journal_lines import differences
+from mmrole.generation.image_file import ImageFile
 from mmrole.generation.inputs import InputFile
+from mmrole.generation.requests import ChatReply
 from mmrole.generation.tasks import Task
 
 Json = dict[str, Any]
 
 
 def find_finished(
-    files: Sequence[InputFile], fingerprints: Sequence[Json], images: Sequence[Mapping[str, str]]
+    files: Sequence[InputFile], fingerprints: Sequence[Json], images: Sequence[Mapping[str, ImageFile]]
 ) -> set[Path]:
     """The outputs that are complete, and what this run would make.
 
     Args:
         files: the inputs.
         fingerprints: what each output would be made with.
-        images: hash of each record's image by record id, for each input.
+        images: the image files of each input, by the name that records have for them.
 
     Raises:
         UserError: an output is there, but is not what this run would make.
@@ -42,28 +45,41 @@ def find_finished(
         if [_id(obj) for obj in read_json(file.output)] != [record.id for record in file.records]:
             problems.add(f"{file.output} holds other records than the {len(file.records)} of this run")
             continue
-        changes = differences(read_json(settings, dict), _made_with(fingerprint, shown_images))
+        changes = differences(read_json(settings, dict), _made_with(fingerprint, file, shown_images))
         if changes:
             problems.add(f"{file.output} was made with other settings: {', '.join(changes)}")
     problems.raise_if_any("the output is there already", "give another --output_dir, or start anew with --overwrite")
     return finished
 
 
-def write_output(task: Task, results: Sequence[Json]) -> None:
+def refuse_folders(files: Iterable[InputFile]) -> None:
+    """Makes sure that the outputs, or what is there of them, are files, so that they can be written in the end.
+
+    Raises:
+        UserError: something else is in their place.
+    """
+    for file in files:
+        for path in (file.output, _settings_file(file.output)):
+            if os.path.exists(path) and not path.is_file():
+                raise UserError(f"{path} is not a regular file; move it away, or give another --output_dir")
+
+
+def write_output(task: Task, replies: Mapping[str, ChatReply]) -> None:
     """Writes the output, then what it was made with, and removes the journal last: without one, it is complete.
 
     Raises:
         UserError: a file cannot be written, or another job works on the output; the journal is kept.
     """
     task.journal.confirm_lock()
-    write_json(task.file.output, list(results))
-    write_json(_settings_file(task.file.output), _made_with(task.fingerprint, task.images))
+    write_json_list(task.file.output, task.results(replies))
+    write_json(_settings_file(task.file.output), _made_with(task.fingerprint, task.file, task.images))
     task.journal.remove()
 
 
-def _made_with(fingerprint: Json, images: Mapping[str, str]) -> Json:
+def _made_with(fingerprint: Json, file: InputFile, images: Mapping[str, ImageFile]) -> Json:
     """What an output was made with: the fingerprint, and one hash of all images in the order of the records."""
-    return {**fingerprint, "images": hashlib.sha256("".join(images.values()).encode()).hexdigest()}
+    hashes = "".join(images[record.image].sha256 for record in file.records)
+    return {**fingerprint, "images": hashlib.sha256(hashes.encode()).hexdigest()}
 
 
 def _id(obj: object) -> object:

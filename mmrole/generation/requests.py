@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from mmrole.generation.image_file import ImageFile
+
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -52,7 +54,7 @@ class GenerationSettings:
             raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}.")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class ChatRequest:
     """One user turn, about an image or not, to be answered.
 
@@ -69,7 +71,7 @@ class ChatRequest:
     id: str
     system: str
     text: str
-    image: Path | Image.Image | None = None
+    image: Path | ImageFile | Image.Image | None = None
     settings: GenerationSettings = field(default_factory=GenerationSettings)
     quotation: tuple[int, int] | None = None
 
@@ -79,7 +81,7 @@ class ChatRequest:
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ChatReply:
     """An answer.
 

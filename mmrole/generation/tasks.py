@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_utils.errors import Problems, UserError, shown
-from data_utils.images import resolve_image
 from data_utils.journal import Journal
 from data_utils.records import Sample
 from mmrole.generation.context import Context
+from mmrole.generation.image_file import ImageFile
 from mmrole.generation.inputs import InputFile
+from mmrole.generation.payloads import decode_reply, encode_reply
 from mmrole.generation.processes import Processes
 from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
 
@@ -36,18 +38,27 @@ class Program:
         retry: a further request, with an id of its own, in place of one whose reply cannot be used; None if it can be,
             or if it is given up. The third argument are the settings of a sampled reply.
         settings: flags of the script that change what it makes.
-        report: lines about a finished output: its path and what was written.
+        report: lines about a finished output: its path and what was written, record by record.
         how_to_get: what makes or fetches its input, for a message.
     """
 
     name: str
     record_type: type[Sample]
-    requests: Callable[[Sample, Path, GenerationSettings], list[ChatRequest]]
+    requests: Callable[[Sample, ImageFile, GenerationSettings], list[ChatRequest]]
     result: Callable[[Sample, Mapping[str, ChatReply]], Json]
     retry: Callable[[ChatRequest, ChatReply, GenerationSettings], ChatRequest | None] | None = None
     settings: Json = field(default_factory=dict)
-    report: Callable[[Path, Sequence[Json]], list[str]] = lambda output, results: []
+    report: Callable[[Path, Iterator[Json]], list[str]] = lambda output, results: []
     how_to_get: str = "bash scripts/download.sh data fetches the published data"
+
+
+class Progress(NamedTuple):
+    """How far a task is."""
+
+    pending: list[ChatRequest]
+    """Requests, retries among them, that can be asked and have no reply."""
+    complete: int
+    """Records without any."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Task:
         program: what is done with a record.
         file: the input.
         requests: the first requests of each record; retries follow from replies.
-        images: hash of each record's image, by record id.
+        images: the image files, by the name that records have for them.
         fingerprint: what the output is made with, without the images.
         sampling: settings of retries.
         journal: the replies.
@@ -67,77 +78,110 @@ class Task:
     program: Program
     file: InputFile
     requests: list[list[ChatRequest]]
-    images: Mapping[str, str]
+    images: Mapping[str, ImageFile]
     fingerprint: Json
     sampling: GenerationSettings
     journal: Journal
 
-    def attempts(self, request: ChatRequest, replies: Mapping[str, ChatReply]) -> Iterator[ChatRequest]:
+    def retry(self, request: ChatRequest, reply: ChatReply) -> ChatRequest | None:
+        """What is to be asked after a reply, if anything."""
+        return None if self.program.retry is None else self.program.retry(request, reply, self.sampling)
+
+    def append(self, request: ChatRequest, reply: ChatReply) -> None:
+        """Journals a reply.
+
+        Raises:
+            UserError: the journal cannot be written.
+        """
+        self.journal.append(request.id, encode_reply(request, reply))
+
+    def progress(self) -> Progress:
+        """What was journaled when this process opened the journal, and by itself since then.
+
+        Raises:
+            UserError: the journal does not fit the task.
+        """
+        return self._compare(*self._decode(self.journal.done))
+
+    def collect(self) -> dict[str, ChatReply]:
+        """The replies of all processes, by request id.
+
+        Raises:
+            UserError: the journal does not fit the task, or replies are missing.
+        """
+        replies, images = self._decode(self.journal.collect())
+        pending = self._compare(replies, images).pending
+        if pending:
+            raise UserError(
+                f"{self.file.output}: {len(pending)} replies are not in its journal any more (first "
+                f"{shown(pending[0].id)}); run the same command again to make them"
+            )
+        return replies
+
+    def results(self, replies: Mapping[str, ChatReply]) -> Iterator[Json]:
+        """What the output holds, from all replies."""
+        for record, requests in zip(self.file.records, self.requests, strict=True):
+            last = {request.id: replies[list(self._attempts(request, replies))[-1].id] for request in requests}
+            yield self.program.result(record, last)
+
+    def _attempts(self, request: ChatRequest, replies: Mapping[str, ChatReply]) -> Iterator[ChatRequest]:
         """A request and its retries, up to the first one that has no reply yet."""
         attempt: ChatRequest | None = request
         while attempt is not None:
             yield attempt
             attempt = self.retry(attempt, replies[attempt.id]) if attempt.id in replies else None
 
-    def retry(self, request: ChatRequest, reply: ChatReply) -> ChatRequest | None:
-        """What is to be asked after a reply, if anything."""
-        return None if self.program.retry is None else self.program.retry(request, reply, self.sampling)
+    def _decode(self, payloads: Mapping[str, Json]) -> tuple[dict[str, ChatReply], dict[str, str]]:
+        """Replies, and the hashes of the images that they are about, by request id."""
+        replies, images = {}, {}
+        for id_, payload in payloads.items():
+            try:
+                replies[id_] = decode_reply(id_, payload)
+            except ValueError as error:
+                raise UserError(
+                    f"{self.file.output}: its journal has a reply of another form, {shown(id_)} ({error}); "
+                    "delete its line (it is made again), or start anew with --overwrite"
+                ) from None
+            images[id_] = sys.intern(payload["image"])
+        return replies, images
 
-    @property
-    def image_of(self) -> dict[Path, str]:
-        """Hash of each image, by the file that requests name."""
-        records = zip(self.file.records, self.requests, strict=True)
-        return {request.image: self.images[record.id] for record, of_record in records for request in of_record}
+    def _compare(self, replies: Mapping[str, ChatReply], images: Mapping[str, str]) -> Progress:
+        """Compares what the journal holds with what the task asks.
 
-    @property
-    def replies(self) -> dict[str, ChatReply]:
-        """The replies that were journaled when this process opened the journal, and its own since then."""
-        return {id_: _reply(id_, payload) for id_, payload in self.journal.done.items()}
-
-    @property
-    def pending(self) -> list[ChatRequest]:
-        """Requests, retries among them, that can be asked and have no reply."""
-        replies = self.replies
-        last = [list(self.attempts(request, replies))[-1] for of_record in self.requests for request in of_record]
-        return [request for request in last if request.id not in replies]
-
-    @property
-    def done(self) -> int:
-        """Records that are complete."""
-        pending = {request.id for request in self.pending}
-        replies = self.replies
-        return sum(
-            all(pending.isdisjoint(attempt.id for attempt in self.attempts(request, replies)) for request in of_record)
-            for of_record in self.requests
-        )
-
-    def append(self, request: ChatRequest, reply: ChatReply, image_hash: str) -> None:
-        """Journals a reply.
-
-        Raises:
-            UserError: the journal cannot be written.
+        Which records there are is no part of the fingerprint: an interrupted --limit, or images that were missing, may
+        be followed by more records. Fewer would lose what is done.
         """
-        payload = {name: value for name, value in asdict(reply).items() if name != "id"}
-        self.journal.append(request.id, {**payload, "image": image_hash})
-
-    def collect(self) -> dict[str, ChatReply]:
-        """The replies of all processes, by request id."""
-        return {id_: _reply(id_, payload) for id_, payload in self.journal.collect().items()}
-
-    def results(self, replies: Mapping[str, ChatReply]) -> list[Json]:
-        """What the output holds, from all replies."""
-        results = []
-        for record, requests in zip(self.file.records, self.requests, strict=True):
-            last = {request.id: replies[list(self.attempts(request, replies))[-1].id] for request in requests}
-            results.append(self.program.result(record, last))
-        return results
+        pending, complete, changed = [], 0, []
+        lost = set(replies)
+        for of_record in self.requests:
+            before = len(pending)
+            for request in of_record:
+                for attempt in self._attempts(request, replies):
+                    if attempt.id not in replies:
+                        pending.append(attempt)
+                        continue
+                    lost.discard(attempt.id)
+                    if images[attempt.id] != attempt.image.sha256:
+                        changed.append(attempt.id)
+            complete += len(pending) == before
+        if lost:
+            raise UserError(
+                f"{self.file.output}: its journal has {len(lost)} replies to records that this run leaves out (first "
+                f"{shown(min(lost))}); leave --limit out and put missing images back, or start anew with --overwrite"
+            )
+        if changed:
+            raise UserError(
+                f"{self.file.output}: {len(changed)} journaled replies were about other images than those there now "
+                f"(first {shown(changed[0])}); put the images back, or start anew with --overwrite"
+            )
+        return Progress(pending, complete)
 
 
 def make_requests(
     program: Program,
     file: InputFile,
+    images: Mapping[str, ImageFile],
     settings: GenerationSettings,
-    image_dir: Path,
     context: Context,
     processes: Processes,
 ) -> list[list[ChatRequest]]:
@@ -148,7 +192,7 @@ def make_requests(
     """
     requests, cut, long, problems = [], [], [], Problems()
     for record in file.records:
-        of_record = program.requests(record, resolve_image(image_dir, record.image), settings)
+        of_record = program.requests(record, images[record.image], settings)
         excess = context.excess(of_record) if of_record else 0
         if excess > (_MOST_CONTEXTS - 1) * context.length and of_record[0].quotation is None:
             problems.add(f"{record.where}: the prompt has {excess:,} positions more than fit")
@@ -173,38 +217,3 @@ def make_requests(
             f"shorten them: {', '.join(long[:_LISTED])}{more}"
         )
     return requests
-
-
-def check_journal(task: Task) -> None:
-    """Compares what the journal holds with what the task asks.
-
-    Which records there are is no part of the fingerprint: an interrupted --limit, or images that were missing, may be
-    followed by more records. Fewer would lose what is done.
-
-    Raises:
-        UserError: the journal has replies to other requests, or about other images.
-    """
-    replies, image_of = task.replies, task.image_of
-    asked = {
-        attempt.id: image_of[attempt.image]
-        for of_record in task.requests
-        for request in of_record
-        for attempt in task.attempts(request, replies)
-    }
-    lost = sorted(replies.keys() - asked.keys())
-    if lost:
-        raise UserError(
-            f"{task.file.output}: its journal has {len(lost)} replies to records that this run leaves out (first "
-            f"{shown(lost[0])}); leave --limit out and put missing images back, or start anew with --overwrite"
-        )
-    changed = [id_ for id_, payload in task.journal.done.items() if payload.get("image") != asked[id_]]
-    if changed:
-        raise UserError(
-            f"{task.file.output}: {len(changed)} journaled replies were about other images than those there now (first "
-            f"{shown(changed[0])}); put the images back, or start anew with --overwrite"
-        )
-
-
-def _reply(id_: str, payload: Json) -> ChatReply:
-    fields = {name: value for name, value in payload.items() if name != "image"}
-    return ChatReply(**{**fields, "id": id_, "token_ids": tuple(payload["token_ids"])})

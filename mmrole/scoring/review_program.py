@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from data_utils.errors import shown
 from data_utils.prompts import METRICS, REVIEW_SYSTEM, review_prompt
 from data_utils.records import Answer, MetricReview
+from mmrole.generation.image_file import ImageFile
 from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.generation.tasks import Program
 from mmrole.scoring.scores import parse_review
@@ -29,7 +30,7 @@ def review_program(retries: int, swap: bool) -> Program:
         swap: review each answer a second time, with the reference shown first.
     """
 
-    def requests(answer: Answer, image: Path, settings: GenerationSettings) -> list[ChatRequest]:
+    def requests(answer: Answer, image: ImageFile, settings: GenerationSettings) -> list[ChatRequest]:
         orders = (False, True) if swap else (False,)
         return [request for swapped in orders for request in make_requests(answer, image, settings, swapped)]
 
@@ -55,7 +56,7 @@ def review_program(retries: int, swap: bool) -> Program:
 
 
 def make_requests(
-    answer: Answer, image: Path, settings: GenerationSettings, swapped: bool = False
+    answer: Answer, image: Path | ImageFile, settings: GenerationSettings, swapped: bool = False
 ) -> list[ChatRequest]:
     """The requests for the eight reviews of an answer; none if it is empty.
 
@@ -107,28 +108,28 @@ def make_retry(
     return replace(request, id=f"{first}{_RETRY}{number + 1}", settings=settings)
 
 
-def describe_reviews(output: Path, records: Sequence[Json]) -> list[str]:
+def describe_reviews(output: Path, records: Iterable[Json]) -> list[str]:
     """What a user should know about an output: answers without reviews, and every review without a pair of scores."""
-    orders = [
-        (record["id"], metric, order, review)
-        for record in records
-        for order in _ORDERS
-        for metric, review in record.get(order, {}).items()
-    ]
-    faulty = [entry for entry in orders if entry[3]["score"] is None]
-    empty = [record["id"] for record in records if "rm_review" not in record]
+    count, faulty, empty = 0, [], []
+    for record in records:
+        id_ = shown(record["id"])
+        if "rm_review" not in record:
+            empty.append(id_)
+        for order, is_swapped in _ORDERS.items():
+            for metric, review in record.get(order, {}).items():
+                count += 1
+                if review["score"] is None:
+                    swapped = ", answers exchanged" if is_swapped else ""
+                    faulty.append(f"  {id_}, {metric}{swapped}: {review['reason']}")
     lines = []
     if empty:
-        lines.append(f"{output}: empty answers, without reviews: {len(empty)} ({', '.join(map(shown, empty))})")
+        lines.append(f"{output}: empty answers, without reviews: {len(empty)} ({', '.join(empty)})")
     if faulty:
         lines.append(
-            f"{output}: reviews without a usable pair of scores: {len(faulty)} of {len(orders)}; they are stored with "
+            f"{output}: reviews without a usable pair of scores: {len(faulty)} of {count}; they are stored with "
             "score null and will not count:"
         )
-    for id_, metric, order, review in faulty:
-        swapped = ", answers exchanged" if _ORDERS[order] else ""
-        lines.append(f"  {shown(id_)}, {metric}{swapped}: {review['reason']}")
-    return lines
+    return lines + faulty
 
 
 def _reviews(answer: Answer, replies: Mapping[str, ChatReply], swapped: bool) -> dict[str, MetricReview]:

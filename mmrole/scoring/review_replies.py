@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from data_utils.dataset import IMAGE_FOLDER
@@ -12,6 +11,7 @@ from data_utils.errors import RecordError, Where
 from data_utils.pictures import read_conversation
 from data_utils.prompts import REVIEW_SYSTEM
 from data_utils.records import TrainSample
+from mmrole.generation.image_file import ImageFile
 from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.generation.tasks import Program
 
@@ -48,7 +48,7 @@ class ReviewRow:
         return cls(f"{where.index} {row.id or ''}".strip(), image, conversation.turns[0].text, row.json, row.where)
 
 
-def _requests(row: ReviewRow, image: Path, settings: GenerationSettings) -> list[ChatRequest]:
+def _requests(row: ReviewRow, image: ImageFile, settings: GenerationSettings) -> list[ChatRequest]:
     return [ChatRequest(row.id, REVIEW_SYSTEM, row.prompt, image, settings)]
 
 

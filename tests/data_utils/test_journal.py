@@ -70,7 +70,7 @@ def test_a_file_cut_at_any_byte_is_a_prefix_and_goes_on(output: Path, records: d
     whole = max(cut.count(b"\n") - 1, 0)
     journal = Journal.open(output, FINGERPRINT)
     assert list(journal.done.items()) == list(records.items())[:whole]
-    expected = journal.done | {name: payload for name, payload in more.items() if name not in journal.done}
+    expected = dict(journal.done) | {name: payload for name, payload in more.items() if name not in journal.done}
     for name in expected.keys() - journal.done.keys():
         journal.append(name, expected[name])
     journal.close()

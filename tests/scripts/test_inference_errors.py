@@ -1,6 +1,7 @@
 """inference.py refuses what cannot be done, in one line, before a model is loaded; and it never overwrites silently."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def refused(job, monkeypatch):
 
     def run(*flags: object, one_file: bool = True) -> str:
         before = contents(job.output_dir)
-        monkeypatch.setattr("mmrole.generation.job.load", lambda *_, **__: pytest.fail("a model was loaded"))
+        monkeypatch.setattr("mmrole.generation.backend.load", lambda *_, **__: pytest.fail("a model was loaded"))
         with pytest.raises(UserError) as error:
             job.run(*flags, one_file=one_file)
         assert contents(job.output_dir) == before
@@ -84,6 +85,40 @@ def test_input_file(job, refused, text, fault):
     message = one_line(refused())
     assert str(file) in message
     assert fault in message
+
+
+def test_a_folder_without_any_of_the_files(job, refused):
+    job.write([job.sample(0)], "mine.json")
+    message = one_line(refused(one_file=False))
+    assert f"{job.input_dir} has no comment_test.json or human-role_test.json or inter-role_test.json" in message
+    assert "--input_file" in message
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file(job, refused, make):
+    job.input_dir.mkdir()
+    make(job.input_dir / TEST_FILES[0])
+    assert f"cannot read {job.input_dir / TEST_FILES[0]}: " in one_line(refused())
+    (job.input_dir / TEST_FILES[0]).rename(job.folder / "aside")
+    job.write([job.sample(0)])
+    job.output_dir.mkdir()
+    make(job.output_dir / f"{TEST_FILES[0]}.settings")
+    assert f"{TEST_FILES[0]}.settings is not a regular file" in one_line(refused("--overwrite"))
+    make(job.output)
+    assert f"{job.output} is not a regular file" in one_line(refused("--overwrite"))
+    assert "is not known to be this program's work" in one_line(refused())
+
+
+def test_a_file_in_place_of_the_output_folder(job, refused):
+    job.write([job.sample(0)])
+    job.output_dir.touch()
+    assert f"cannot write {job.output}" in one_line(refused())
+
+
+def test_variables_of_the_launcher(job, refused, monkeypatch):
+    job.write([job.sample(0)])
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    assert "WORLD_SIZE='two'" in one_line(refused())
 
 
 @pytest.mark.parametrize("image", ["../secret.png", "/etc/passwd", "https://example.org/x.png", "Ships"])
@@ -353,6 +388,34 @@ def test_an_interrupted_run_goes_on_with_more_records_but_not_with_fewer(job, re
     assert "5 records, 2 of them done before" in said
     assert "\n3 replies, " in said
     assert job.answers() == [expected[0], "kept", "kept", *expected[3:]]
+
+
+def test_a_reply_of_another_form_in_the_journal(job, refused):
+    job.write([job.sample(0)])
+    assert job.run("--no_random") == 0
+    fingerprint = json.loads(Path(f"{job.output}.settings").read_text())
+    del fingerprint["images"]
+    job.output.unlink()
+    reply = {"text": "kept", "token_ids": [1], "finish_reason": "stop", "prompt_tokens": 1, "new_tokens": 2}
+    reply["image"] = sha256(job.image_dir / job.sample(0)["image"])
+    for payload, fault in (
+        (reply | {"later": 1}, "the field 'later' is not known"),
+        (reply | {"text": None}, "text is None"),
+        (reply | {"token_ids": [True]}, "token_ids is [True]"),
+        (reply | {"new_tokens": float("inf")}, "new_tokens is inf"),
+        (reply | {"finish_reason": ["stop"]}, "finish_reason is ['stop']"),
+        (reply | {"image": 5}, "image is 5"),
+        ({}, "text is missing"),
+        ("kept", "'kept' is no reply"),
+    ):
+        with Journal.open(job.output, fingerprint, overwrite=True) as journal:
+            journal.append("Captain_comment_0", payload)
+        message = one_line(refused("--no_random"))
+        assert f"its journal has a reply of another form, 'Captain_comment_0' ({fault})" in message
+    with Journal.open(job.output, fingerprint, overwrite=True) as journal:
+        journal.append("Captain_comment_0", reply | {"text": "half \ud83d"})
+    assert job.run("--no_random") == 0
+    assert job.answers() == ["half \ud83d"]
 
 
 def test_overwriting_replaces_a_journal_and_says_how_to_go_on(job, capsys):

@@ -1,0 +1,167 @@
+"""What somebody does beside a running inference.py: exchanges pictures, deletes or blocks what it writes."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_utils.errors import UserError
+from mmrole.generation import job as jobs
+from mmrole.generation.backend import EngineBackend, find_engine
+from mmrole.generation.context import Context
+from mmrole.generation.options import TEST_FILES
+from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
+
+RECORDS = 4
+
+
+class Scripted:
+    """Replies at once; something happens before each."""
+
+    settings = GenerationSettings(do_sample=False)
+    sampling = GenerationSettings()
+
+    def __init__(self, context: Context, happens: Callable[[int], None]) -> None:
+        self.context, self.happens = context, happens
+        self.asked = 0
+
+    def __str__(self) -> str:
+        return "scripted replies"
+
+    def fingerprint(self) -> dict:
+        return {"model": "scripted"}
+
+    def check(self) -> Context:
+        return self.context
+
+    @contextmanager
+    def open(self) -> Iterator[Callable]:
+        yield self.replies
+
+    def replies(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
+        for request in requests:
+            self.happens(self.asked)
+            self.asked += 1
+            yield ChatReply(request.id, f"Aye, {request.id}.", (1,), "stop", 10, 2)
+        self.happens(self.asked)
+
+
+@pytest.fixture
+def answer(job, inference):
+    """Runs the job about three files with scripted replies; returns how many were asked for."""
+    for place, name in enumerate(TEST_FILES):
+        job.write([job.sample(RECORDS * place + number) for number in range(RECORDS)], name)
+
+    def run(happens: Callable[[int], None] = lambda number: None, one_file: bool = False) -> int:
+        backend = Scripted(Context(job.tokenizer, 8192), happens)
+        jobs.run(inference.ANSWERS, inference.parse_arguments(job.flags(one_file=one_file)), lambda *_: backend)
+        return backend.asked
+
+    return run
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def expected(job, answer) -> dict[str, bytes]:
+    """What a run that nothing disturbs makes."""
+    assert answer() == 3 * RECORDS
+    made = outputs(job.output_dir)
+    shutil.rmtree(job.output_dir)
+    return made
+
+
+@pytest.mark.parametrize("deleted", [".", f"{TEST_FILES[0]}.journal"])
+def test_what_it_writes_is_deleted(job, answer, expected, deleted):
+    for moment in (0, 2, 7):
+        asked = []
+
+        def happens(number: int, moment: int = moment, asked: list[int] = asked) -> None:
+            asked.append(number)
+            if number == moment:
+                shutil.rmtree(job.output_dir / deleted)
+
+        with pytest.raises(UserError, match="finished records are written there again: run the same command") as error:
+            answer(happens)
+        assert "\n" not in str(error.value)
+        assert len(asked) + answer() == 3 * RECORDS
+        assert outputs(job.output_dir) == expected
+        shutil.rmtree(job.output_dir)
+
+
+@pytest.mark.parametrize("deleted", [".", f"{TEST_FILES[0]}.journal"])
+def test_what_is_deleted_in_the_very_end_is_in_memory(job, answer, expected, deleted):
+    def happens(number: int) -> None:
+        if number == 3 * RECORDS:
+            shutil.rmtree(job.output_dir / deleted)
+
+    answer(happens)
+    assert outputs(job.output_dir) == expected
+
+
+@pytest.mark.parametrize("blocked", [TEST_FILES[0], f"{TEST_FILES[1]}.settings"])
+def test_one_output_that_cannot_be_written_costs_the_others_nothing(job, answer, expected, blocked):
+    def happens(number: int) -> None:
+        if number == 3 * RECORDS:
+            (job.output_dir / blocked).mkdir()
+
+    with pytest.raises(UserError, match=f"cannot write .*{blocked}") as error:
+        answer(happens)
+    assert "\n" not in str(error.value)
+    assert len([name for name, made in expected.items() if (job.output_dir / name).is_file()]) >= 4
+    (job.output_dir / blocked).rmdir()
+    assert answer() == 0
+    assert outputs(job.output_dir) == expected
+
+
+def test_the_folder_becomes_a_file(job, answer, expected):
+    def happens(number: int) -> None:
+        if number == 2:
+            shutil.rmtree(job.output_dir)
+            job.output_dir.touch()
+
+    with pytest.raises(UserError, match="cannot") as error:
+        answer(happens)
+    assert "\n" not in str(error.value)
+    job.output_dir.unlink()
+    answer()
+    assert outputs(job.output_dir) == expected
+
+
+def test_a_folder_whose_name_is_not_utf8(job, answer):
+    job.folder = job.folder / "\udcff"
+    job.folder.mkdir()
+    job.write([job.sample(0)])
+    assert answer(one_file=True) == 1
+    assert answer(one_file=True) == 0
+
+
+def test_exchanged_pictures_are_noticed_where_they_are_read(job, inference, tmp_path):
+    """The reply about the new picture is not kept; the others are."""
+    job.image_dir = shutil.copytree(job.image_dir, tmp_path / "pictures")
+    records = job.write([job.sample(number) for number in range(3)])
+    picture = job.image_dir / records[2]["image"]
+    first = picture.read_bytes()
+
+    class Exchanging(EngineBackend):
+        @contextmanager
+        def open(self) -> Iterator[Callable]:
+            Image.new("RGB", (90, 90), "red").save(picture)
+            with super().open() as generate:
+                yield generate
+
+    def find(*arguments) -> EngineBackend:
+        return Exchanging(**vars(find_engine(*arguments)) | {"max_batch_tokens": 1})
+
+    options = inference.parse_arguments(job.flags("--no_random"))
+    with pytest.raises(UserError, match="is another picture than when this job began") as error:
+        jobs.run(inference.ANSWERS, options, find)
+    assert "\n" not in str(error.value)
+    assert records[2]["id"].encode() not in b"".join(file.read_bytes() for file in job.journal.iterdir())
+    picture.write_bytes(first)
+    assert job.run("--no_random") == 0
