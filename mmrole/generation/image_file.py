@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Self
 
 from data_utils.errors import UserError
 from data_utils.files import sha256
-from data_utils.images import FORMATS
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from data_utils.pillow import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class ImageFile:
             OSError: the file cannot be read.
             UserError: it holds something else by now.
         """
-        from PIL import Image
+        from data_utils.pillow import FORMATS, Image
 
         data = self.path.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.sha256:
