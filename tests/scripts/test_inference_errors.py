@@ -230,7 +230,7 @@ def test_files_that_are_replaced_before_they_are_loaded(job, copy_of_tiny, monke
             file.write(b"7")
         return load(*arguments, **named)
 
-    monkeypatch.setattr("mmrole.generation.job.load", replace_and_load)
+    monkeypatch.setattr("mmrole.generation.backend.load", replace_and_load)
     with pytest.raises(UserError):
         job.run()
     assert state(job.output) is State.UNFINISHED
