@@ -39,14 +39,22 @@ class BlockwiseAttention:
     for other branches and other trees, and no mask of the whole row exists.
     """
 
-    def __init__(self, last: Tensor, implementation: str = "sdpa", block_size: int = BLOCK_SIZE) -> None:
+    def __init__(
+        self,
+        last: Tensor,
+        implementation: str = "sdpa",
+        block_size: int = BLOCK_SIZE,
+        device: torch.device | str | None = None,
+    ) -> None:
         """Cuts a forest into trees and blocks.
 
         Args:
-            last: [N] int64, `PromptTree.last`.
+            last: [N] int64, `PromptTree.last`. In the memory of the CPU, nothing here waits for the device.
             implementation: "sdpa" or "eager".
             block_size: most queries of a block.
+            device: of the queries and keys; by default that of `last`.
         """
+        self._device = last.device if device is None else torch.device(device)
         self.implementation = implementation
         self.trees = _tree_lengths(last)
         self.blocks = [self._cut(tree, block_size) for tree in self._shifted(last)]
@@ -54,7 +62,7 @@ class BlockwiseAttention:
     def _cut(self, last: Tensor, block_size: int) -> list[_Block]:
         if self.implementation == "sdpa" and bool((last == len(last) - 1).all()):
             return [_Block(len(last), None, None)]  # causal without a mask is SDPA's fastest way
-        return _blocks(last, block_size)
+        return _blocks(last, block_size, self._device)
 
     def _shifted(self, last: Tensor) -> list[Tensor]:
         starts = np.cumsum([0, *self.trees[:-1]]).tolist()
@@ -97,12 +105,12 @@ def _tree_lengths(last: Tensor) -> list[int]:
     return lengths
 
 
-def _blocks(last: Tensor, block_size: int) -> list[_Block]:
-    blocks = []
+def _blocks(last: Tensor, block_size: int, device: torch.device) -> list[_Block]:
+    blocks, there = [], last.to(device, non_blocking=True)
     for start in range(0, len(last), block_size):
         stop = min(start + block_size, len(last))
         seen = last[:stop] >= start
-        keys = None if bool(seen.all()) else seen.nonzero()[:, 0]
-        mask = ancestor_rows(last[:stop], torch.arange(start, stop, device=last.device))
+        keys = None if bool(seen.all()) else seen.nonzero()[:, 0].to(device, non_blocking=True)
+        mask = ancestor_rows(there[:stop], torch.arange(start, stop, device=device))
         blocks.append(_Block(stop - start, keys, mask if keys is None else mask[:, keys]))
     return blocks

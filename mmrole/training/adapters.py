@@ -6,8 +6,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import BitsAndBytesConfig
+from transformers.initialization import no_init_weights
 
-from mmrole.qwen_vl import QWenLMHeadModel
+from data_utils.errors import UserError
+from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel
 from mmrole.training.arguments import LoraArguments, TrainingArguments
 
 # As loaded in 4 bits: the matrices that the published LoRA targets name lie in the language model alone.
@@ -50,7 +52,40 @@ def add_adapters(model: QWenLMHeadModel, lora: LoraArguments, activation_checkpo
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if activation_checkpointing:
         model.enable_input_require_grads()
-    config = LoraConfig(
+    return get_peft_model(model, _config(lora))
+
+
+def check_adapters(config: QWenConfig, lora: LoraArguments) -> None:
+    """Finds out on a model without weights whether these adapters can be added.
+
+    Raises:
+        UserError: a name of --lora_target_modules names nothing, or what cannot have an adapter.
+    """
+    with torch.device("meta"), no_init_weights():
+        model = QWenLMHeadModel(config)
+    modules = dict(model.named_modules())
+    for target in lora.lora_target_modules:
+        matched = [name for name in modules if name == target or name.endswith(f".{target}")]
+        if not matched:
+            raise UserError(
+                f"--lora_target_modules {target}: the model has no such module; its own are {_linear(modules)}"
+            )
+        if "lm_head" in matched:
+            raise UserError(f"--lora_target_modules {target}: the LM head gets no adapter; leave it out")
+    try:
+        get_peft_model(model, _config(lora))
+    except ValueError as error:
+        raise UserError(f"--lora_target_modules: {' '.join(str(error).split())}") from None
+
+
+def _linear(modules: dict[str, nn.Module]) -> str:
+    """The last parts of the names of the language model's matrices."""
+    inner = {name for name, module in modules.items() if isinstance(module, nn.Linear) and ".h." in name}
+    return ", ".join(sorted({".".join(name.split(".")[3:]) for name in inner}))
+
+
+def _config(lora: LoraArguments) -> LoraConfig:
+    return LoraConfig(
         r=lora.lora_r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
@@ -58,7 +93,6 @@ def add_adapters(model: QWenLMHeadModel, lora: LoraArguments, activation_checkpo
         bias=lora.lora_bias,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
 
 
 def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:

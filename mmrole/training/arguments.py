@@ -9,34 +9,15 @@ import io
 import os
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import transformers
 from transformers import HfArgumentParser
 
 from data_utils.errors import UserError
-from mmrole.training import extensions
-
-RENAMED = {
-    "evaluation_strategy": "eval_strategy",
-    "warmup_ratio": "warmup_steps",  # transformers 5 reads a number below 1 as a share of all steps
-    "no_cuda": "use_cpu",
-    "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-    "gradient_checkpointing": "activation_checkpointing",
-    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
-}
-"""Flags of transformers 4 by the name that they have in transformers 5; those that it still knows are left alone."""
-
-GONE = {
-    "overwrite_output_dir": "a run goes on where it was; to start anew, give another --output_dir",
-    "logging_dir": "set TENSORBOARD_LOGGING_DIR for another folder than the one below --output_dir",
-    "save_safetensors": "weights are always saved as safetensors",
-    "group_by_length": "batches are always balanced by tokens",
-}
-"""Flags of transformers 4 that are ignored, and why."""
-
-NEEDED_BY = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "comet_ml": "comet_ml"}
+from mmrole.training import deepspeed_config, extensions, flags, values
+from mmrole.training.old_flags import translate
 
 
 @dataclass
@@ -132,25 +113,41 @@ class TrainingArguments(transformers.TrainingArguments):
         },
     )
 
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Not supported: a loss that is not finite ends the run."}
+    )
+    include_num_input_tokens_seen: bool = field(
+        default=False, metadata={"help": "Not supported: tokens/s are shown as the run goes on."}
+    )
+
     def __post_init__(self) -> None:
         """Checks and resolves the arguments.
 
         Raises:
             UserError: two of them contradict each other, or what they name is not there.
         """
-        if self.per_device_train_batch_size < 1 or self.gradient_accumulation_steps < 1:
-            raise UserError("--per_device_train_batch_size and --gradient_accumulation_steps must be at least 1")
-        if self.max_batch_tokens < 1 or self.model_max_length < 1:
-            raise UserError("--max_batch_tokens and --model_max_length must be at least 1")
+        self.notes = []  # lines to say once all is known to be right
+        self.use_cpu = self.use_cpu or values.wants_cpu()
+        flags.refuse_unsupported(self)
+        values.check_numbers(self)
+        values.check_values(self)
+        values.check_environment(self)
+        values.check_device(self)
         samples = self.per_device_train_batch_size * self.gradient_accumulation_steps
         # DeepSpeed must know that gradients of several passes are summed, though their number differs from step to
         # step; the Trainer gets all passes of a step at once.
         self.per_device_train_batch_size, self.gradient_accumulation_steps = 1, samples
-        if self.deepspeed and "RANK" not in os.environ:
-            raise UserError("--deepspeed: start the script with torchrun --nproc_per_node N, one process for each GPU")
-        if os.environ.get("DS_ACCELERATOR") == "cpu":
-            self.use_cpu = True
+        if self.deepspeed:
+            if "RANK" not in os.environ:
+                raise UserError(
+                    "--deepspeed: start the script with torchrun --nproc_per_node N, one process for each GPU"
+                )
+            config = deepspeed_config.read_config(self.deepspeed)
+            self.deepspeed = self.deepspeed if Path(str(self.deepspeed)).is_file() else config
         super().__post_init__()
+        if self.deepspeed:
+            deepspeed_config.check_mismatches(self)
+            self.notes += deepspeed_config.check_sections(self)
         if self.deepspeed and self.use_cpu:
             # transformers starts DeepSpeed's processes only where there are GPUs.
             from deepspeed import comm
@@ -161,17 +158,14 @@ class TrainingArguments(transformers.TrainingArguments):
             with contextlib.redirect_stdout(io.StringIO()):  # each process would say that it has built an extension
                 comm.init_distributed(dist_backend="gloo", verbose=False)
         self.per_device_train_batch_size, self.gradient_accumulation_steps = samples, 1
-        # The loss is stopped at, and not filtered, where it is not finite.
-        self.logging_nan_inf_filter = False
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every pass uses every trained parameter
-        for name in self.report_to:
-            package = NEEDED_BY.get(name)
-            if package is not None and importlib.util.find_spec(package) is None:
-                raise UserError(f"--report_to {name}: {package} is not installed; pip install {package}, or give none")
-        for unsupported in ("load_best_model_at_end", "auto_find_batch_size", "save_only_model", "push_to_hub"):
-            if getattr(self, unsupported):
-                raise UserError(f"--{unsupported} is not supported; leave it out")
+        if self.n_gpu > 1:
+            self.notes.append(
+                f"note: one of {self.n_gpu} GPUs is used; torchrun --nproc_per_node {self.n_gpu} uses them all"
+            )
+            self._n_gpu = 1  # transformers would copy the model in one process, and split a step's batches in vain
+        values.check_reporters(self)
 
     @property
     def samples_per_step(self) -> int:
@@ -200,7 +194,8 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
         UserError: values contradict each other, or what they name is not there.
         SystemExit: argparse has printed help or a usage error.
     """
-    argv, notes = translate(sys.argv[1:] if argv is None else argv)
+    known = {item.name for item in dataclasses.fields(TrainingArguments)}
+    argv, notes = translate(sys.argv[1:] if argv is None else argv, known)
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, TrainingArguments, LoraArguments),
         usage="%(prog)s --model_name_or_path DIRECTORY --data_path FILE --output_dir DIRECTORY [flags]",
@@ -209,18 +204,23 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     )
     try:
         arguments = Arguments(*parser.parse_args_into_dataclasses(argv, look_for_args_file=False))
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
         raise UserError(" ".join(str(error).split())) from None
     check_together(arguments)
     if arguments.training.process_index == 0:
-        for note in notes:
+        for note in [*notes, *flags.ignored(*arguments), *arguments.training.notes]:
             print(note, file=sys.stderr)
     return arguments
 
 
 def check_together(arguments: Arguments) -> None:
-    """Raises UserError for flags that contradict each other."""
-    training, lora = arguments.training, arguments.lora
+    """Raises UserError for flags that contradict each other, or have no effect beside the others."""
+    _check_adapter_flags(arguments.training, arguments.lora)
+    _check_when(arguments.training, arguments.data)
+
+
+def _check_adapter_flags(training: TrainingArguments, lora: LoraArguments) -> None:
+    values.check_numbers(lora)
     if lora.q_lora and not training.use_lora:
         raise UserError("--q_lora trains LoRA adapters; add --use_lora True")
     if lora.q_lora and importlib.util.find_spec("bitsandbytes") is None:
@@ -229,40 +229,38 @@ def check_together(arguments: Arguments) -> None:
         raise UserError("--q_lora does not work with ZeRO-3; use finetune/ds_config_zero2.json, or no --deepspeed")
     if lora.lora_bias not in ("none", "all", "lora_only"):
         raise UserError(f"--lora_bias {lora.lora_bias}: give none, all or lora_only")
-    if str(training.eval_strategy.value) != "no" and arguments.data.eval_data_path is None:
-        raise UserError(f"--eval_strategy {training.eval_strategy.value} needs --eval_data_path")
+    if lora.lora_weight_path:
+        raise UserError(
+            "--lora_weight_path is not supported; leave it out: merge that adapter with merge_lora.py first"
+        )
+    if training.use_lora and not training.fix_vit:
+        raise UserError("--fix_vit False has no effect on --use_lora True, which trains adapters; leave out either")
+    if not training.use_lora and (changed := flags.changed(lora)):
+        raise UserError(f"--{changed[0]} has no effect without adapters; add --use_lora True")
+
+
+def _check_when(training: TrainingArguments, data: DataArguments) -> None:
+    strategy = training.eval_strategy.value
+    evaluates = strategy != "no" or training.eval_on_start
+    if evaluates and data.eval_data_path is None:
+        flag = "--eval_on_start True" if strategy == "no" else f"--eval_strategy {strategy}"
+        raise UserError(f"{flag} needs --eval_data_path")
+    changed = flags.changed(training)
+    for flag in ("do_eval", "eval_steps", "eval_delay"):
+        if strategy == "no" and flag in changed:
+            raise UserError(f"--{flag} has no effect; add --eval_strategy steps, or epoch")
+    if data.eval_data_path is not None and not evaluates:
+        raise UserError("--eval_data_path has no effect; add --eval_strategy steps, or epoch")
+    for what, when in (("eval", strategy), ("save", training.save_strategy.value)):
+        if when != "steps" and f"{what}_steps" in changed:
+            raise UserError(f"--{what}_steps has no effect on --{what}_strategy {when}; leave out either")
+    if training.logging_strategy.value != "steps" and "logging_steps" in changed:  # the recipes give it
+        training.notes.append(
+            f"note: --logging_steps is ignored: --logging_strategy is {training.logging_strategy.value}"
+        )
 
 
 def zero_stage(training: TrainingArguments) -> int:
     """The ZeRO stage that --deepspeed asks for, 0 without it."""
     config = getattr(training, "hf_deepspeed_config", None)
     return 0 if config is None else int(config.get_value("zero_optimization.stage", 0))
-
-
-def translate(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Flags of transformers 4 as the installed transformers has them.
-
-    Returns:
-        The command line to parse, and a line about each flag that was renamed or left out.
-    """
-    known = {item.name for item in dataclasses.fields(TrainingArguments)}
-    translated, notes, skipping = [], [], False
-    for argument in argv:
-        is_flag = argument.startswith("--")
-        if skipping and not is_flag:
-            continue
-        skipping = False
-        name, equals, value = argument.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if is_flag and name in GONE and name not in known:
-            notes.append(f"note: --{name} is ignored: {GONE[name]}")
-            skipping = True
-        elif is_flag and RENAMED.get(name) in known:
-            if name not in known or name.startswith("gradient_checkpointing"):
-                argument = f"--{RENAMED[name]}{equals}{value}"
-            if name not in known:
-                notes.append(f"note: --{name} is called --{RENAMED[name]} in transformers 5")
-            translated.append(argument)
-        else:
-            translated.append(argument)
-    return translated, notes

@@ -28,7 +28,8 @@ class TreeBatch:
     Attributes:
         input_ids: int64 [1, N].
         position_ids: int64 [1, N], depths in the trees.
-        last: int64 [N], the last node of each subtree: who sees whom (`PromptTree.last`).
+        last: int64 [N], the last node of each subtree: who sees whom (`PromptTree.last`). It stays in the memory of
+            the CPU, where the blocks of the attention are made without a wait for the device.
         image_positions: int64 [1, N], the row of the features that a node takes, -1 for text.
         pixel_values: float32 [I, 3, size, size], each distinct image once; None without images.
         parents: int64 [T], the nodes whose hidden states predict a target.
@@ -52,8 +53,8 @@ class TreeBatch:
     n_samples: int
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The batch with its tensors on a device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The batch with its tensors, but for `last`, on a device."""
+        return replace(self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking)), last=self.last)
 
     def pin_memory(self) -> Self:
         """The batch in pinned memory (what a DataLoader calls)."""
@@ -78,12 +79,13 @@ class TreeBatch:
                 f"attn_implementation={attn_implementation!r} takes no tree's mask; use sdpa, flex_attention or eager"
             )
         attention: dict[str, Any]
+        device = self.input_ids.device
         if attn_implementation == "sdpa":
-            attention = {"memory": BlockwiseAttention(self.last)}
+            attention = {"memory": BlockwiseAttention(self.last, device=device)}
         elif attn_implementation == "flex_attention":
-            attention = {"attention_mask": block_mask(self.last[None])}
+            attention = {"attention_mask": block_mask(self.last[None].to(device, non_blocking=True))}
         else:
-            attention = {"attention_mask": dense_mask(self.last)[None, None]}
+            attention = {"attention_mask": dense_mask(self.last.to(device, non_blocking=True))[None, None]}
         return attention | {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,

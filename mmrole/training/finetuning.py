@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from mmrole.qwen_vl.checkpoint import read_config
 from mmrole.training import checkpoints, extensions, states
 from mmrole.training.adapters import load_model, trained_parameters
 from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments
+from mmrole.training.dry_run import check_settings
 from mmrole.training.encoding import EncodedSample, SampleEncoder
 from mmrole.training.output import check_output_dir, is_finished, write_output
 from mmrole.training.planning import group_samples
@@ -95,8 +97,9 @@ def begin(arguments: Arguments) -> Start | None:
         lambda: describe_run(arguments, model.identity()["model"], prepared.steps, prepared.eval_steps),
     )
     total = _total_steps(training, prepared.steps)
+    check_settings(arguments, read_config(model.base), total)
     resumed, notes = checkpoints.choose(output_dir, training.resume_from_checkpoint)
-    for note in [*notes, *extensions.locks()]:
+    for note in [*notes, *(extensions.locks() if training.deepspeed else [])]:
         say(training, f"note: {note}")
     if resumed is not None:
         checkpoints.check_run(resumed, run)
@@ -187,10 +190,12 @@ def _prepare(arguments: Arguments) -> Prepared:
         seed=training.order_seed,
         prompt_tree=training.prompt_tree,
         image_size=image_size,
+        drop_last=training.dataloader_drop_last,
     )
     encoder = SampleEncoder(tokenizer, training.model_max_length, data.system_message)
     steps = _steps(encoder, samples, plan)
-    eval_steps = None if eval_samples is None else _steps(encoder, eval_samples, plan)
+    whole = replace(plan, drop_last=False)
+    eval_steps = None if eval_samples is None else _steps(encoder, eval_samples, whole)
     return Prepared(tokenizer, steps, eval_steps, sum(sample.quotes for sample in samples))
 
 
@@ -216,6 +221,11 @@ def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], plan: Plan
         raise UserError(
             f"--max_batch_tokens {plan.max_batch_tokens} is less than the {longest} tokens of the longest sample; "
             f"give at least {longest}, or a smaller --model_max_length"
+        )
+    if plan.drop_last and len(samples) < plan.samples_per_step:
+        raise UserError(
+            f"--dataloader_drop_last True leaves nothing of {len(samples)} samples, fewer than the "
+            f"{plan.samples_per_step} of a step; leave it out, or give a smaller --per_device_train_batch_size"
         )
     return TrainingSteps(encoded, [sample.where for sample in samples], group_samples(encoded, plan.prompt_tree), plan)
 

@@ -57,6 +57,8 @@ def describe_run(
     if data.eval_data_path is not None and eval_steps is not None:
         run["--eval_data_path"] = _file(data.eval_data_path)
         run["pictures of --eval_data_path"] = _pictures(eval_steps.samples)
+    if training.dataloader_drop_last:
+        run["--dataloader_drop_last"] = True
     if zero_stage(training):
         run["number of processes"] = training.world_size  # DeepSpeed's checkpoints are cut for that number
     if training.use_lora:

@@ -35,7 +35,10 @@ class StepBatches(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How samples become steps; the same for any number of processes, but for who computes what."""
+    """How samples become steps; the same for any number of processes, but for who computes what.
+
+    With `drop_last`, an epoch ends before a step that would have fewer samples.
+    """
 
     samples_per_step: int
     rank: int
@@ -44,6 +47,7 @@ class Plan:
     seed: int
     prompt_tree: bool
     image_size: int
+    drop_last: bool = False
 
 
 class TrainingSteps(Dataset):
@@ -55,7 +59,8 @@ class TrainingSteps(Dataset):
     def __init__(self, samples: Sequence[EncodedSample], places: Sequence[Where], groups: Groups, plan: Plan) -> None:
         """Takes encoded samples, where each was read, and their groups."""
         self.samples, self.places, self.groups, self.plan = samples, places, groups, plan
-        self.steps_per_epoch = -(-len(samples) // plan.samples_per_step)
+        whole, rest = divmod(len(samples), plan.samples_per_step)
+        self.steps_per_epoch = whole + (rest > 0 and not plan.drop_last)
         self._epoch, self._steps = -1, []
         self._versions = {file: _version(file) for file in {rows.file for sample in samples for rows in sample.images}}
 

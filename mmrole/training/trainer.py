@@ -16,12 +16,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from data_utils.errors import UserError, listed
+from data_utils.errors import UserError
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.training import checkpoints
 from mmrole.training.arguments import TrainingArguments
 from mmrole.training.batches import TreeBatch
+from mmrole.training.figures import LateCheck, StepFigures
 from mmrole.training.loss import LossSum, tree_loss
+from mmrole.training.planning import Bin
 from mmrole.training.progress import Progress
 from mmrole.training.resuming import AskedSettings, AskedSteps, innermost, load_weights
 from mmrole.training.run_description import RunDescription
@@ -67,6 +69,9 @@ class TreeTrainer(Trainer):
         self._save_total_limit, args.save_total_limit = args.save_total_limit, None
         self._asked: AskedSettings | None = None
         self._rate_used: float | None = None
+        self._late = LateCheck(steps, checks_norm=not args.fp16)  # with float16, such steps are left out
+        self._losses: list[Tensor] = []  # of the micro-batches of the step that is computed
+        self._bins: list[Bin] = []
 
     def get_train_dataloader(self) -> DataLoader:
         """The steps of the current epoch; not prepared by accelerate, since each process plans its own share."""
@@ -77,7 +82,10 @@ class TreeTrainer(Trainer):
             sampler=EpochSampler(steps.steps_per_epoch, lambda: self.state.global_step),
             collate_fn=only,
             num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.device.type == "cuda",
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
         )
 
     def num_examples(self, dataloader: DataLoader) -> int:
@@ -95,26 +103,24 @@ class TreeTrainer(Trainer):
 
         Returns:
             This process's share of the loss, times the number of processes: its mean over these is the step's loss.
-
-        Raises:
-            UserError: the loss is not finite.
         """
         model.train()
         # Processes average their gradients, so each scales its share up.
         scale = self.args.world_size / max(inputs.n_targets, 1)
         deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         total = torch.zeros((), device=self.args.device)
-        for number, (batch, bin_) in enumerate(zip(inputs.batches, inputs.bins, strict=True), 1):
+        for number, batch in enumerate(inputs.batches, 1):
             is_last = number == len(inputs.batches)
             self.accelerator.gradient_state._set_sync_gradients(is_last)
             waits = contextlib.nullcontext() if is_last or deepspeed else self.accelerator.no_sync(model)
             with waits:
                 loss = self._loss(model, batch).sum * scale
-                self._require_finite(loss.detach(), bin_)
                 if is_last:  # DeepSpeed steps the optimizer and the schedule in the backward pass
                     self._rate_used = self._current_rate()
                 self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
+            self._losses.append(loss.detach())
             total += loss.detach()
+        self._bins = inputs.bins
         self.progress.samples += inputs.n_samples
         self.progress.tokens += inputs.n_tokens
         return total
@@ -156,32 +162,64 @@ class TreeTrainer(Trainer):
     def _current_rate(self) -> float:
         return float(innermost(self.optimizer).param_groups[0]["lr"])
 
-    def _require_finite(self, loss: Tensor, bin_: list[int]) -> None:
-        if bool(loss.isfinite()):
-            return
-        places = self.train_dataset.places
-        raise UserError(
-            f"step {self.state.global_step + 1:,}: the loss is {float(loss)} in a batch of these samples: "
-            f"{', '.join(str(places[index]) for index in bin_)}; nothing later than the last checkpoint is saved: "
-            "look at these samples, or lower --learning_rate"
-        )
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float | None:
+        """As transformers' own, which waits for it under DeepSpeed."""
+        return self.accelerator.clip_grad_norm_(model.parameters(), math.inf) if grad_norm is None else grad_norm
+
+    def store_flos(self) -> None:
+        """Nothing: they are not counted, and processes need not add them up."""
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """No checkpoint is the best one: for its sake transformers would remove the others at the end."""
+        return False
 
     def _maybe_log_save_evaluate(
-        self, tr_loss: Tensor, grad_norm: Tensor | float | None, *args: Any, **kwargs: Any
+        self,
+        tr_loss: Tensor,
+        grad_norm: Tensor | float | None,
+        model: nn.Module,
+        trial: Any,
+        epoch: float,
+        ignore_keys_for_eval: list[str] | None,
+        start_time: float,
+        learning_rate: float | None = None,
     ) -> None:
-        """As transformers' own, but first stops where a gradient has spoiled the weights, before they are saved.
+        """As transformers' own, with one wait for the device instead of one for each figure.
 
         Raises:
-            UserError: the gradient is not finite. (With float16, DeepSpeed and accelerate leave such steps out.)
+            UserError: a loss or the norm of a gradient is not finite; nothing that it has spoiled is saved.
         """
-        if grad_norm is not None and not self.args.fp16 and not math.isfinite(grad_norm):
-            places = self.train_dataset.places_of(self.state.global_step - 1)
-            raise UserError(
-                f"step {self.state.global_step:,}: the norm of the gradient is {float(grad_norm)} on these samples: "
-                f"{listed([str(place) for place in places], 10)}; nothing later than the last checkpoint is saved: "
-                "look at these samples, or lower --learning_rate"
-            )
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+        logs = self.control.should_log and self.state.global_step > self._globalstep_last_logged
+        if logs:
+            self._add_up_processes(tr_loss)
+        if logs or self._losses:
+            self._late.add(self.state.global_step, self._bins, self._losses, grad_norm, tr_loss)
+            self._losses, self._bins = [], []
+        control = self.control
+        ends = logs or control.should_evaluate or control.should_save or control.should_training_stop
+        figures = self._late.check(last=ends)
+        if logs:
+            self._log_step(figures, start_time, learning_rate)
+            tr_loss.zero_()
+        super()._maybe_log_save_evaluate(
+            tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate=learning_rate
+        )
+
+    def _add_up_processes(self, loss: Tensor) -> None:
+        """Makes the mean of all processes of a loss, in its place."""
+        if self.args.world_size > 1:
+            dist.all_reduce(loss)
+            loss /= self.args.world_size
+
+    def _log_step(self, figures: StepFigures, start_time: float, learning_rate: float | None) -> None:
+        steps = self.state.global_step - self._globalstep_last_logged
+        logs = {"loss": figures.running / steps}
+        if figures.norm is not None:
+            logs["grad_norm"] = figures.norm
+        logs["learning_rate"] = self._current_rate() if learning_rate is None else learning_rate
+        self._total_loss_scalar += figures.running
+        self._globalstep_last_logged = self.state.global_step
+        self.log(logs, start_time)
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         """As transformers' own, and notes what the command asks for, before a checkpoint's states are loaded."""

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from data_utils.errors import UserError
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.training import checkpoints
-from mmrole.training.arguments import GONE, RENAMED, parse_arguments, translate
+from mmrole.training.arguments import parse_arguments
 from mmrole.training.finetuning import main
+from mmrole.training.old_flags import GONE, RENAMED, translate
 
 OURS = (
     *("model_name_or_path", "data_path", "eval_data_path", "image_dir", "lazy_preprocess", "system_message"),
@@ -89,7 +90,7 @@ def test_flags_of_transformers_4_are_translated(tmp_path, capsys):
     assert arguments.training.gradient_checkpointing is True
     notes = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in notes] == ["--evaluation_strategy", "--warmup_ratio", "--overwrite_output_dir"]
-    assert translate(["--seed", "1"]) == (["--seed", "1"], [])
+    assert translate(["--seed", "1"], {"seed"}) == (["--seed", "1"], [])
     assert not RENAMED.keys() & GONE.keys()
 
 

@@ -1,0 +1,116 @@
+"""DeepSpeed's configuration, checked against the flags and by DeepSpeed itself before a model is loaded."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import re
+from types import SimpleNamespace
+from typing import Any
+
+from torch import optim
+from transformers import TrainingArguments
+
+from data_utils.errors import UserError
+from data_utils.files import read_json
+from mmrole.training.flags import changed
+
+_BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
+
+
+def read_config(given: dict[str, Any] | str) -> dict[str, Any]:
+    """The configuration that --deepspeed gives: a file, or the JSON itself.
+
+    Raises:
+        UserError: it cannot be read, or is no JSON object.
+    """
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError("--deepspeed: deepspeed is not installed; pip install deepspeed, or leave it out")
+    if isinstance(given, dict):
+        return given
+    if not given.lstrip().startswith("{"):
+        return read_json(given, dict)
+    try:
+        return json.loads(given)
+    except ValueError as error:
+        raise UserError(f"--deepspeed {given}: {error}; give a file, or a JSON object") from None
+
+
+def check_mismatches(training: TrainingArguments) -> None:
+    """Refuses fixed values in the configuration that are not those of the flags.
+
+    Raises:
+        UserError: names them.
+    """
+    mismatches = training.hf_deepspeed_config.mismatches
+    if not mismatches:
+        return
+    if any(f"ds {name}=" in mismatch for name in _BATCH for mismatch in mismatches):
+        names = [name for name in _BATCH if any(f"ds {name}=" in mismatch for mismatch in mismatches)]
+        raise UserError(
+            f'{_name(training)}: set {", ".join(names)} to "auto": --per_device_train_batch_size times '
+            "--gradient_accumulation_steps are the samples of a step, and how many are read together differs"
+        )
+    words = [re.sub(r"^- ds (.*) vs hf ([^|=]*)(\|\w*)?=", r"\1, but --\2=", mismatch) for mismatch in mismatches]
+    raise UserError(f'{_name(training)} has {"; ".join(words)}: set it to "auto" there, or give the same here')
+
+
+def check_sections(training: TrainingArguments) -> list[str]:
+    """Lines about flags that the configuration's own optimizer or schedule outweighs.
+
+    Raises:
+        UserError: a flag would have no effect.
+    """
+    config, given = training.hf_deepspeed_config.config, changed(training)
+    for section, flags in {"optimizer": ("optim", "optim_args"), "scheduler": ("lr_scheduler_kwargs",)}.items():
+        for flag in flags:
+            if section in config and flag in given:
+                raise UserError(
+                    f"--{flag} has no effect: {_name(training)} has a section {section}, which wins; leave out either"
+                )
+    if "scheduler" in config and training.lr_scheduler_type.value != "linear":
+        schedule = config["scheduler"].get("type")
+        return [
+            f"note: --lr_scheduler_type {training.lr_scheduler_type.value} is ignored: {_name(training)} has "
+            f"{schedule}, which wins; the configurations *_cosine.json leave it to the flag"
+        ]
+    return []
+
+
+def check_config(training: TrainingArguments, hidden_size: int, total_steps: int) -> None:
+    """Lets DeepSpeed read the configuration as it will be in this run.
+
+    Raises:
+        UserError: it has a value that does not work.
+    """
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    filled = copy.deepcopy(training.hf_deepspeed_config)
+    model = SimpleNamespace(config=SimpleNamespace(hidden_size=hidden_size))
+    try:
+        filled.trainer_config_finalize(training, model, total_steps)
+    except ValueError:
+        training.hf_deepspeed_config.mismatches += filled.mismatches
+        check_mismatches(training)
+    try:
+        DeepSpeedConfig(filled.config)
+        _check_types(filled.config)
+    except Exception as error:  # whatever its many readers raise
+        raise UserError(f"{_name(training)}: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
+def _check_types(config: dict[str, Any]) -> None:
+    """Raises ValueError for an optimizer or a schedule that DeepSpeed would look for in vain."""
+    from deepspeed.runtime import lr_schedules
+    from deepspeed.runtime.config import DEEPSPEED_OPTIMIZERS
+
+    optimizer, schedule = (config.get(section, {}).get("type") for section in ("optimizer", "scheduler"))
+    if optimizer is not None and optimizer.lower() not in DEEPSPEED_OPTIMIZERS and not hasattr(optim, optimizer):
+        raise ValueError(f"there is no optimizer {optimizer}")
+    if schedule is not None and not hasattr(lr_schedules, schedule) and not hasattr(optim.lr_scheduler, schedule):
+        raise ValueError(f"there is no scheduler {schedule}")
+
+
+def _name(training: TrainingArguments) -> str:
+    return training.deepspeed if isinstance(training.deepspeed, str) else "--deepspeed"

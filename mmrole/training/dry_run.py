@@ -1,0 +1,106 @@
+"""What libraries would refuse once the model is loaded, tried before: optimizer, schedule, adapters, log."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.optimization import get_scheduler
+
+from data_utils.errors import UserError, reason
+from mmrole.qwen_vl import QWenConfig
+from mmrole.training.adapters import check_adapters
+from mmrole.training.arguments import Arguments, TrainingArguments
+from mmrole.training.deepspeed_config import check_config
+from mmrole.training.values import in_a_line
+
+
+def check_settings(arguments: Arguments, config: QWenConfig, total_steps: int) -> None:
+    """Tries what libraries will make of the flags.
+
+    Args:
+        arguments: the command line.
+        config: of the model.
+        total_steps: of the run.
+
+    Raises:
+        UserError: one of them would fail.
+    """
+    training, sections = arguments.training, {}
+    if training.deepspeed:
+        check_config(training, config.hidden_size, total_steps)
+        sections = training.hf_deepspeed_config.config
+    check_optimizer(
+        training, total_steps, own_optimizer="optimizer" not in sections, own_schedule="scheduler" not in sections
+    )
+    if training.use_lora:
+        check_adapters(config, arguments.lora)
+    if training.process_index == 0:
+        check_log_folder(training)
+
+
+def check_log_folder(training: TrainingArguments) -> None:
+    """Makes the folder of TensorBoard's log.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if "tensorboard" not in training.report_to:
+        return
+    given = os.environ.get("TENSORBOARD_LOGGING_DIR")
+    folder = Path(training.output_dir) / "runs" if given is None else Path(given).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(None, "Permission denied")
+    except OSError as error:
+        remedy = "give --report_to none" if given is None else "set another TENSORBOARD_LOGGING_DIR"
+        raise UserError(f"cannot write TensorBoard's log to {folder}: {reason(error)}; {remedy}") from None
+
+
+def check_optimizer(training: TrainingArguments, total_steps: int, *, own_optimizer: bool, own_schedule: bool) -> None:
+    """Makes the optimizer and the schedule once, for a single number.
+
+    Args:
+        training: the flags.
+        total_steps: of the run.
+        own_optimizer: false where DeepSpeed's configuration has one.
+        own_schedule: false where DeepSpeed's configuration has one.
+
+    Raises:
+        UserError: a package is missing, or a value cannot work.
+    """
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=training.learning_rate)
+    name = training.optim.value
+    if own_optimizer:
+        try:
+            build, settings = Trainer.get_optimizer_cls_and_kwargs(training)
+            optimizer = build([nn.Parameter(torch.zeros(1))], **settings)
+        except Exception as error:
+            raise UserError(f"--optim {name}: {in_a_line(error)}") from None
+        _check_optim_args(training, settings)
+    name = training.lr_scheduler_type.value
+    if own_schedule:
+        try:
+            warmup = training.get_warmup_steps(total_steps)
+            get_scheduler(name, optimizer, warmup, total_steps, training.lr_scheduler_kwargs)
+        except Exception as error:
+            raise UserError(f"--lr_scheduler_type {name}, --lr_scheduler_kwargs: {in_a_line(error)}") from None
+        if training.lr_scheduler_kwargs and name in ("constant", "constant_with_warmup"):
+            raise UserError(f"--lr_scheduler_kwargs has no effect on --lr_scheduler_type {name}; leave it out")
+
+
+def _check_optim_args(training: TrainingArguments, settings: dict[str, Any]) -> None:
+    """Refuses each of --optim_args without which the optimizer is the same."""
+    given = (training.optim_args or "").replace(" ", "").split(",")
+    for index, item in enumerate(given if training.optim_args else []):
+        rest = ",".join(given[:index] + given[index + 1 :])
+        kept, training.optim_args = training.optim_args, rest or None
+        _, without = Trainer.get_optimizer_cls_and_kwargs(training)
+        training.optim_args = kept
+        if without == settings:
+            raise UserError(f"--optim_args {item} has no effect on --optim {training.optim.value}; leave it out")
