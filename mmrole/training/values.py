@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import multiprocessing
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -141,9 +140,6 @@ def _check_loader(training: TrainingArguments) -> None:
     for name in ("dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"):
         if getattr(training, name) and training.dataloader_num_workers == 0:
             raise UserError(f"--{name} has no effect without workers; add --dataloader_num_workers 2")
-    method, methods = training.dataloader_multiprocessing_context, multiprocessing.get_all_start_methods()
-    if method is not None and method not in methods:
-        raise UserError(f"--dataloader_multiprocessing_context {method}: give one of {', '.join(methods)}")
 
 
 def check_environment(training: TrainingArguments) -> None:

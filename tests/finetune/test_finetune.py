@@ -117,12 +117,38 @@ def test_what_is_missing_is_named_in_a_line(train, tmp_path, tiny):
     assert "needs --eval_data_path" in refused(train, "--eval_strategy", "steps")
     assert "torchrun" in refused(train, "--deepspeed", "finetune/ds_config_zero3.json")
     assert "longest sample" in refused(train, "--max_batch_tokens", "100")
-    both = refused(train, "--data_path", tmp_path / "nowhere.json", "--eval_data_path", tmp_path / "neither.json")
+    evaluation = ("--eval_data_path", tmp_path / "neither.json", "--eval_strategy", "epoch")
+    both = refused(train, "--data_path", tmp_path / "nowhere.json", *evaluation)
     assert "nowhere.json" in both
     assert "neither.json" in both
     broken = shutil.copytree(tiny, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"")
     assert "model.safetensors" in refused(train, "--model_name_or_path", broken)
+
+
+def test_what_libraries_would_refuse_is_said_before_the_model_loads(train, tmp_path, monkeypatch):
+    def no_model(*arguments):
+        raise AssertionError("the model is loaded")
+
+    monkeypatch.setattr("mmrole.training.finetuning.load_model", no_model)
+    lora = ("--use_lora", True, "--lora_target_modules")
+    assert "the model has no such module; its own are attn.c_attn," in refused(train, *lora, "c_attn", "q_proj")
+    assert "is not supported" in refused(train, *lora, "ln_1")
+    assert "the LM head gets no adapter" in refused(train, *lora, "lm_head")
+    assert "--lr_scheduler_type cosine_with_min_lr" in refused(train, "--lr_scheduler_type", "cosine_with_min_lr")
+    assert "no effect" in refused(
+        train, "--lr_scheduler_type", "constant", "--lr_scheduler_kwargs", '{"num_cycles": 2}'
+    )
+    assert "--optim_args momentum=0.5 has no effect" in refused(train, "--optim_args", "momentum=0.5")
+    assert "--optim grokadamw: " in refused(train, "--optim", "grokadamw")
+    assert "leaves nothing" in refused(train, "--dataloader_drop_last", True, "--per_device_train_batch_size", 1000)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "/proc/none")
+    assert "set another TENSORBOARD_LOGGING_DIR" in refused(train, "--report_to", "tensorboard")
+
+
+def test_an_epoch_drops_its_last_step_if_it_is_asked_to(train, samples, capsys):
+    train("--dataloader_drop_last", True, "--per_device_train_batch_size", len(samples) - 1)
+    assert ": 1 steps an epoch of " in capsys.readouterr().out
 
 
 def test_a_missing_reporter_is_named(train, monkeypatch):
