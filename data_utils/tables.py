@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
 
 Cell = str | int | float | None
 
@@ -45,7 +45,11 @@ class Table(NamedTuple):
 
 
 def spreadsheet_text(text: str) -> str:
-    """A text for CSV: an apostrophe stands before one that a spreadsheet would take for a formula."""
+    """A text for CSV: an apostrophe stands before one that a spreadsheet would take for a formula.
+
+    A carriage return, which the writer does not quote, is a line break.
+    """
+    text = text.replace("\r", "\n")
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

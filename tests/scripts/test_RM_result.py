@@ -207,3 +207,16 @@ def test_the_shell_script_computes_both_test_sets(repository: Path, tmp_path: Pa
     done = run_shell(repository, tmp_path, MODEL="mine")
     assert (done.returncode, done.stderr) == (0, "")
     assert "eval/in-test_reviews/mine is not there: nothing is done about it" in done.stdout
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_on(script: Callable, folders: Folders) -> None:
+    path = folders.reviews / "comment_test.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"comment_test\.json: it is no regular file"):
+        script(folders.flags)
+
+
+def test_a_path_is_no_name_of_a_file(script: Callable, folders: Folders) -> None:
+    with pytest.raises(UserError, match=r"--input_file \.\./other/comment_test\.json is a path"):
+        script([*folders.flags, "--input_file", "../other/comment_test.json"])

@@ -111,3 +111,17 @@ def test_any_text_gives_a_pair_or_a_reason(text, swapped):
 def test_long_texts_take_no_long_time():
     for text in ("A: 1 " * 400_000, "(" * 2_000_000, "7" * 5000 + ", 8", "1" * 2_000_000, "A" * 2_000_000 + ":"):
         assert parse_review(MARKER + text).score is None
+
+
+@pytest.mark.parametrize(
+    "text", ["[Scores]: [8, 9]", "[Scores]: [8/10, 9/10]", "【Scores】：【8，9】", "[Scores]: [A: 8, B: 9]"]
+)
+def test_square_brackets_are_brackets(text: str) -> None:
+    assert find_scores(text) == ((8.0, 9.0), "")
+
+
+@pytest.mark.parametrize("reference", ["5e-324", "1e-300", "0.001", "0"])
+def test_a_reference_by_which_nothing_can_be_divided_gives_no_pair(reference: str) -> None:
+    review = parse_review(f"[Scores]: (8, {reference})")
+    assert review.score is None
+    assert review.reason.startswith("the reference's score is ")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrole.scoring.statistics import (
+    LEVEL,
     Bootstrap,
     holm,
     interval,
@@ -17,6 +18,7 @@ from mmrole.scoring.statistics import (
     number_clusters,
     pearson,
     sign_flip_test,
+    sign_flip_tests,
     spearman,
 )
 
@@ -185,3 +187,25 @@ def test_length_control_does_not_extrapolate(clusters: np.ndarray) -> None:
     assert math.isnan(length_controlled(X, np.linspace(1.2, 3, N), clusters).value)
     assert length_controlled(X, np.ones(N), clusters).value == pytest.approx(X.mean())
     assert length_controlled(X, np.zeros(N), clusters).n == 0
+
+
+def test_many_tests_are_the_same_as_one_at_a_time_in_double_precision() -> None:
+    rng = np.random.default_rng(0)
+    tied = [rng.integers(-2, 3, 12) / 8 for _ in range(5)]  # many flips are exactly as far as what is observed
+    sums = [*tied, *(rng.normal(0.1, 1, size) for size in (12, 12, 30, 5)), np.zeros(12), np.empty(0)]
+    p_values = sign_flip_tests(sums, draws=3000, seed=2)
+    for own, p_value in zip(sums[:-1], p_values[:-1], strict=True):
+        signs = np.random.default_rng(2).integers(0, 2, (3000, len(own)), dtype=np.int8)
+        flipped = abs((2.0 * signs - 1) @ own)
+        assert p_value == (1 + (flipped >= abs(own.sum()) - 1e-9 * abs(own).sum()).sum()) / 3001
+    assert np.isnan(p_values[-1])
+
+
+def test_intervals_are_numpys_quantiles_of_what_is_known() -> None:
+    draws = np.random.default_rng(0).normal(size=(501, 4))
+    draws[::3, 1] = draws[1:, 2] = draws[:, 3] = np.nan
+    low, high = interval(draws)
+    for column in range(3):
+        known = draws[~np.isnan(draws[:, column]), column]
+        assert (low[column], high[column]) == tuple(np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    assert np.isnan(low[3])

@@ -107,3 +107,20 @@ def test_the_best_model_of_a_column_is_bold(report: Report) -> None:
     assert len(bold) == 1
     assert bold[0].startswith("gpt-4-turbo")
     assert bold[0].count(r"\textbf") == 9
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"])
+def test_no_name_is_a_formula_in_a_spreadsheet(name: str, review_record: Callable, write_reviews: Callable) -> None:
+    path = write_reviews([review_record(number, role=name) for number in range(3)])
+    (model,) = read_models([path], {})
+    report = make_report([ModelReviews(name, model.files)], draws=100)
+    for text in (leaderboard_csv(report), scores_csv(report), distributions_csv(report)):
+        cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+        assert "'" + name.replace("\r", "\n") in cells
+        assert name not in cells
+
+
+def test_a_row_of_tex_does_not_begin_with_an_argument() -> None:
+    assert escape_tex("[x]") == "{}[x]"
+    assert escape_tex(" *x") == "{}*x"
+    assert escape_tex("a\x00\udcff\nb--c|`") == r"a b-{}-{}c\textbar{}\textasciigrave{}"
