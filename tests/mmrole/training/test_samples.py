@@ -166,7 +166,7 @@ def test_an_image_has_one_file_however_it_is_named(write, picture_dir):
         record("What?", videos=["a.mp4"]),
     ],
     ids=lambda written: (
-        json.dumps(written["conversations"][0]["value"]) + " ".join(written.keys() & {"images", "image"})
+        json.dumps(written["conversations"][0]["value"]) + " ".join(sorted(written.keys() & {"images", "image"}))
     ),
 )
 def test_the_check_has_no_error_exactly_where_training_reads(write, picture_dir, written):
