@@ -47,6 +47,8 @@ class Cost(NamedTuple):
     """What a process took."""
 
     seconds: float
+    cpu_seconds: float
+    """Without what the process waited for others."""
     bytes: int = 0
     """Memory of the process."""
 
@@ -77,20 +79,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.part:
         print(json.dumps(PARTS[arguments.part](arguments.folder)))
         return 0
-    print(f"{'records':>9}{'seconds':>9}{'bound':>8}{'reached':>9}{'records/s':>11}{'bytes/record':>14}")
+    print(f"{'records':>9}{'seconds':>9}{'CPU':>7}{'bound':>8}{'reached':>9}{'records/s':>11}{'bytes/record':>14}")
     times = []
     for number in arguments.records:
         with tempfile.TemporaryDirectory() as folder:
             write_world(Path(folder), number)
             read, job, bound = (measure(part, Path(folder)) for part in ("read", "job", "bound"))
-        times.append(job.seconds)
+        times.append(job)
         print(
-            f"{number:>9,}{job.seconds:>9.1f}{bound.seconds:>8.2f}{bound.seconds / job.seconds:>9.1%}"
+            f"{number:>9,}{job.seconds:>9.1f}{job.cpu_seconds:>7.1f}{bound.cpu_seconds:>8.2f}"
+            f"{bound.cpu_seconds / job.cpu_seconds:>9.1%}"
             f"{number / job.seconds:>11,.0f}{(job.bytes - read.bytes) / number:>14,.0f}",
             flush=True,
         )
-    for number, seconds in zip(arguments.records[1:], times[1:], strict=True):
-        print(f"{number / arguments.records[0]:.3g} times the records: {seconds / times[0]:.2f} times as long")
+    for number, cost in zip(arguments.records[1:], times[1:], strict=True):
+        print(
+            f"{number / arguments.records[0]:.3g} times the records: {cost.seconds / times[0].seconds:.2f} times as "
+            f"long, {cost.cpu_seconds / times[0].cpu_seconds:.2f} times the CPU's time"
+        )
     return 0
 
 
@@ -146,18 +152,28 @@ def find_at_once(options: argparse.Namespace, processes: Processes, retries: boo
     return AtOnce(**vars(find_engine(options, processes, retries)))
 
 
+def now() -> tuple[float, float]:
+    """The time, and the time that this process has used of the CPU."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(began: tuple[float, float]) -> tuple[float, ...]:
+    """What has passed of both."""
+    return tuple(end - start for start, end in zip(began, now(), strict=True))
+
+
 def run_job(folder: Path) -> Cost:
     """The whole of inference.py but for the engine; memory at the peak."""
-    began = time.perf_counter()
+    began = now()
     job.run(inference.ANSWERS, job_options(folder), find_at_once)
-    return Cost(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return Cost(*since(began), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def read_records(folder: Path) -> Cost:
     """Reads the input as the job does; memory with the records and all that a job imports."""
     options = job_options(folder)
     find_at_once(options, Processes(), retries=False).check()
-    began = time.perf_counter()
+    began = now()
     files = read_inputs(
         options.input_dir,
         ["comment_test.json"],
@@ -168,10 +184,9 @@ def read_records(folder: Path) -> Cost:
         skip_missing_images=False,
         how_to_get="",
     )
-    seconds = time.perf_counter() - began
-    memory = psutil.Process().memory_info().rss
+    cost = Cost(*since(began), psutil.Process().memory_info().rss)
     assert files
-    return Cost(seconds, memory)
+    return cost
 
 
 def take_bound(folder: Path) -> Cost:
@@ -182,7 +197,7 @@ def take_bound(folder: Path) -> Cost:
     for obj in json.loads(output):
         request = ChatRequest(obj["id"], obj["system"], obj["conversations"][0]["value"], image)
         lines.append(encode_line({"id": request.id, "payload": encode_reply(request, answer(request))}))
-    began = time.perf_counter()
+    began = now()
     json.loads((folder / "test/comment_test.json").read_bytes())
     with (folder / "journal").open("wb", buffering=0) as file:
         for line in lines:
@@ -190,7 +205,7 @@ def take_bound(folder: Path) -> Cost:
     with (folder / "output").open("wb") as file:
         file.write(output)
         os.fsync(file.fileno())
-    return Cost(time.perf_counter() - began)
+    return Cost(*since(began))
 
 
 PARTS = {"read": read_records, "job": run_job, "bound": take_bound}
