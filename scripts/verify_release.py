@@ -76,7 +76,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--max_new_tokens", type=at_least(1), metavar="N", help="most tokens of a reply (default: of the checkpoint)")
     options = parser.parse_args(argv)
     for name in (*options.models, options.agent):
-        if Path(name).name != name or name == "..":
+        if Path(name).name != name or name in ("", ".."):
             parser.error(f"{name!r} is no model; give the name of its folder in --published_dir's folders, not a path")
     return options
 

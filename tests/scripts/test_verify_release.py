@@ -115,6 +115,15 @@ def test_what_is_missing_is_said_before_any_model_runs(script, published, tmp_pa
         script.main(["--published_dir", str(published)])
 
 
+@pytest.mark.parametrize("flag", ["--models", "--agent"])
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", ".", ""])
+def test_a_model_is_no_path(script, flag, name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        script.main([flag, name])
+    assert stopped.value.code == 2
+    assert "is no model; give the name of its folder" in capsys.readouterr().err
+
+
 def test_a_failing_script_ends_it(script, published, tmp_path, job, capfd):
     flags = ["--published_dir", published, "--agent_path", tmp_path / "none", "--only", "agent"]
     flags += ["--image_dir", job.image_dir, "--output_dir", tmp_path / "check"]

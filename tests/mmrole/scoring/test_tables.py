@@ -3,7 +3,10 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +127,33 @@ def test_a_row_of_tex_does_not_begin_with_an_argument() -> None:
     assert escape_tex("[x]") == "{}[x]"
     assert escape_tex(" *x") == "{}*x"
     assert escape_tex("a\x00\udcff\nb--c|`") == r"a b-{}-{}c\textbar{}\textasciigrave{}"
+
+
+@pytest.mark.long
+def test_latex_prints_the_tables_of_hostile_names(
+    review_record: Callable, write_reviews: Callable, tmp_path: Path
+) -> None:
+    """pdflatex stops at the first error; a warning would be a box that does not fit."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed (apt-get install texlive-latex-base texlive-latex-recommended)")
+    path = write_reviews([review_record(number) for number in range(3)])
+    (model,) = read_models([path], {})
+    names = [
+        HOSTILE,
+        "[x] starts",
+        "*star",
+        "--dash",
+        "?`'\"",
+        "\\end{tabular}",
+        "%comment",
+        "a\x01b\x1b[2J",
+        "bad\udcff",
+    ]
+    report = make_report([ModelReviews(name, model.files) for name in names], PAPER_ROWS, draws=100)
+    lines = [r"\documentclass{article}", r"\usepackage{booktabs,graphicx}", r"\begin{document}"]
+    text = "\n".join([*lines, leaderboard_tex(report), r"\end{document}"])
+    (tmp_path / "tables.tex").write_text(text, "ascii")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "tables.pdf").stat().st_size > 10_000
