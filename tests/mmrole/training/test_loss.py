@@ -174,8 +174,12 @@ def golden_pixels(model: QWenLMHeadModel, ids: Tensor) -> Tensor | None:
     start = model.config.image_start_id
     spans = [ids[0, place + 1 : place + 257].tolist() for place in (ids[0] == start).nonzero()[:, 0].tolist()]
     names = [bytes(span[: span.index(start + 2)]).decode() for span in spans]
-    resized = [GOLDEN / "images/resized" / f"{name}.448.png" for name in names]
-    files = [
-        file if file.is_file() else GOLDEN / "images/files" / name for file, name in zip(resized, names, strict=True)
-    ]
+    files = [_fed(name) for name in names]
     return preprocess(files) if files else None
+
+
+def _fed(name: str) -> Path:
+    """An image as the figures were computed from it: some are kept resized (decoders and orders of passes differ)."""
+    images = GOLDEN / "images"
+    kept = [images / "fed" / f"{name}.448.png", images / "resized" / f"{name}.448.png"]
+    return next((file for file in kept if file.is_file()), images / "files" / name)
