@@ -1,23 +1,26 @@
 """Reads and writes JSON files of records, in the published form, with clear errors and without ever losing a file."""
 
+import codecs
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol, Self, TypeVar
 
 from data_utils.disk import open_locked, sync_folder
 from data_utils.errors import Problems, RecordError, UserError, Where, reason, shown
-from data_utils.json_lists import read_list
+from data_utils.json_values import first_character, read_values
 from data_utils.paths import open_regular
 
 Json = Any
 
 _NAMES = {dict: "an object ({…})", list: "a list ([…])"}
+_OPENING = {"{": dict, "[": list}
 
 
 class Record(Protocol):
@@ -32,6 +35,7 @@ class Record(Protocol):
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
+Value = TypeVar("Value")
 
 
 def read_json(path: str | os.PathLike, top: type = list) -> Json:
@@ -41,10 +45,13 @@ def read_json(path: str | os.PathLike, top: type = list) -> Json:
         UserError: the file cannot be read, is not UTF-8, not JSON (with line and column), names a key twice in one
             object, holds NaN, Infinity or a number as large, or has another top level.
     """
+    opening = _OPENING.get(_readable(path, first_character))
+    if opening and not issubclass(opening, top):  # said without reading a file that may be of gigabytes
+        raise UserError(f"{path} must hold {_NAMES[top]}, not {_NAMES[opening]}")
     try:
-        value = _read_list(path) if issubclass(list, top) else None
+        value = _readable(path, lambda file: read_values(file, _DECODER)) if opening else None
         if value is None:
-            value = _DECODER.decode(_read_text(path))
+            value = _DECODER.decode(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # a key twice, a number of thousands of digits, endless nesting
@@ -52,6 +59,43 @@ def read_json(path: str | os.PathLike, top: type = list) -> Json:
     if not isinstance(value, top):
         raise UserError(f"{path} must hold {_NAMES[top]}, not {_NAMES.get(type(value), shown(value))}")
     return value
+
+
+def read_json_lines(path: str | os.PathLike) -> list[dict[str, Json]] | None:
+    """The objects of a file of JSON Lines, if it is one of at least two."""
+    objects = []
+    try:
+        with open_regular(path) as data, io.TextIOWrapper(data, encoding="utf-8-sig") as file:
+            for line in file:
+                if line.strip():
+                    objects.append(_DECODER.decode(line))
+                    if not isinstance(objects[-1], dict):
+                        return None
+    except (UserError, OSError, ValueError, RecursionError):
+        return None
+    return objects if len(objects) > 1 else None
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a file, which is never held beside its bytes.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8.
+    """
+    decoder, text, end = codecs.getincrementaldecoder("utf-8-sig")(), "", 0
+    with open_regular(path) as file:
+        try:
+            while block := file.read(1 << 24):
+                end += len(block)
+                text += decoder.decode(block)
+            text += decoder.decode(b"", final=True)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {reason(error)}") from None
+        except UnicodeDecodeError as error:
+            line = text.count("\n") + error.object.count(b"\n", 0, error.start) + 1
+            byte = end - len(error.object) + error.start
+            raise UserError(f"{path} is not UTF-8 (line {line}, byte {byte}); save it as UTF-8") from None
+    return text
 
 
 def read_records(
@@ -162,26 +206,13 @@ def sha256(path: str | os.PathLike) -> str:
             raise UserError(f"cannot read {path}: {reason(error)}") from None
 
 
-def _read_list(path: str | os.PathLike) -> list[Json] | None:
-    """The list in a file, read without holding its text; None if there is none."""
+def _readable(path: str | os.PathLike, read: Callable[[str | os.PathLike], Value]) -> Value:
+    """What `read` returns of a regular file."""
     open_regular(path).close()
     try:
-        return read_list(path, _DECODER)
+        return read(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from None
-
-
-def _read_text(path: str | os.PathLike) -> str:
-    with open_regular(path) as file:
-        try:
-            data = file.read()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {reason(error)}") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path} is not UTF-8 (line {line}, byte {error.start}); save it as UTF-8") from None
 
 
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

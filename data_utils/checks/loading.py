@@ -1,13 +1,12 @@
 """Reads a file to check, whatever is in it."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_utils.checks.forms import Form, form_of_path, recognise
 from data_utils.checks.problems import Fix, Place, Problem
-from data_utils.errors import UserError, reason
-from data_utils.files import read_json
+from data_utils.errors import UserError
+from data_utils.files import read_json, read_json_lines, read_text
 
 Json = Any
 
@@ -42,7 +41,7 @@ def load(path: Path, home: Path, form: Form | None, place: Place) -> Loaded:
     try:
         value = read_json(path, object)
     except UserError as error:
-        value = _json_lines(path)
+        value = read_json_lines(path)
         if value is None:
             return Loaded(None, None, [Problem("unreadable", place, str(error))])
         problems.append(Problem("json_lines", place, f"{len(value)} lines of one object each", Fix((), value)))
@@ -60,21 +59,9 @@ def load(path: Path, home: Path, form: Form | None, place: Place) -> Loaded:
 
 def _load_text(path: Path, form: Form, place: Place) -> Loaded:
     try:
-        return Loaded(form, path.read_bytes().decode("utf-8-sig"), [])
-    except OSError as error:
-        return Loaded(None, None, [Problem("unreadable", place, f"cannot be read: {reason(error)}")])
-    except UnicodeDecodeError as error:
-        return Loaded(None, None, [Problem("unreadable", place, f"not UTF-8 at byte {error.start}; save it as UTF-8")])
-
-
-def _json_lines(path: Path) -> list[dict[str, Json]] | None:
-    """The objects of a file of JSON Lines, if it is one of at least two."""
-    try:
-        lines = [line for line in path.read_bytes().decode("utf-8-sig").splitlines() if line.strip()]
-        values = [json.loads(line) for line in lines] if len(lines) > 1 else []
-    except (OSError, ValueError, RecursionError):
-        return None
-    return values if values and all(isinstance(value, dict) for value in values) else None
+        return Loaded(form, read_text(path), [])
+    except UserError as error:
+        return Loaded(None, None, [Problem("unreadable", place, str(error))])
 
 
 def _is_deeper(value: Json, most: int) -> bool:

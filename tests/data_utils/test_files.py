@@ -1,10 +1,12 @@
 """Reading with clear errors; writing that is atomic, whatever happens."""
 
+import contextlib
 import hashlib
 import json
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,9 @@ VALUES = st.recursive(
         (b'[\n  {"a": 1,}\n]', r"is not JSON: .* \(line 2, column 1[12]\)"),
         (b'["\xff"]', r"is not UTF-8 \(line 1, byte 2\); save it as UTF-8"),
         (b"{}", r"must hold a list \(\[…\]\), not an object \(\{…\}\)"),
+        (b'{"a": ', r"must hold a list \(\[…\]\), not an object \(\{…\}\)"),
         (b"7", r"must hold a list \(\[…\]\), not 7"),
+        (b'\xef\xbb\xbf[1,\n2,\n"\xc3', r"is not UTF-8 \(line 3, byte 11\); save it as UTF-8"),
         (b'[{"id": "a", "id": "b"}]', r"the key 'id' occurs twice in an object"),
         (b"[NaN]", "NaN is no number of JSON"),
         (b"[-Infinity]", "-Infinity is no number of JSON"),
@@ -49,6 +53,31 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path, content: bytes, message
         read_json(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "top"),
+    [
+        (b'{"a": "', b'"}', list),
+        (b'{"a": "', b'"}', object),
+        (b'{"a": "', b'"} x', object),
+        (b'{"a": "', b"", object),
+        (b'["', b"", list),
+        (b'"', b'"', list),
+        (b'["\xff', b'"]', list),
+    ],
+)
+def test_what_cannot_be_used_takes_little_more_memory_than_its_text(
+    tmp_path: Path, begin: bytes, end: bytes, top: type
+):
+    path, size = tmp_path / "x.json", 50_000_000
+    path.write_bytes(begin + b"x" * size + end)
+    tracemalloc.start()
+    with contextlib.suppress(UserError):
+        read_json(path, top)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.6 * size  # its text and its value, or the text and what is read on
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path):

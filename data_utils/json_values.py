@@ -1,4 +1,4 @@
-"""Reads JSON lists value by value, so that a file of hundreds of megabytes is never held as text."""
+"""Reads JSON lists and objects value by value, so that a file of hundreds of megabytes is never held as text."""
 
 import json
 import os
@@ -12,8 +12,10 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"[-+.eE0-9]*")
 
 
-def read_list(path: str | os.PathLike, decoder: json.JSONDecoder, chunk: int = 1 << 20) -> list[Json] | None:
-    """The values of a file that is one JSON list in UTF-8; None if it is anything else.
+def read_values(
+    path: str | os.PathLike, decoder: json.JSONDecoder, chunk: int = 1 << 20
+) -> list[Json] | dict[str, Json] | None:
+    """The content of a file that is one JSON list or object in UTF-8; None if it is anything else.
 
     What is wrong with such a file is not found out here: a reader of the whole text tells it better.
 
@@ -26,24 +28,46 @@ def read_list(path: str | os.PathLike, decoder: json.JSONDecoder, chunk: int = 1
         OSError: the file cannot be read.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return list(_values(_Text(file, chunk), decoder))
+        with _open(path) as file:
+            text = _Text(file, chunk)
+            if text.peek() != "{":
+                return list(_values(text, decoder))
+            return (decoder.object_pairs_hook or dict)(list(_pairs(text, decoder)))
     except (ValueError, RecursionError):  # of decoding, of JSON, of the decoder's hooks
         return None
 
 
+def first_character(path: str | os.PathLike) -> str:
+    """The first character of a file in UTF-8 that is not white space; empty if there is none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        with _open(path) as file:
+            return _Text(file, 1 << 12).peek()
+    except UnicodeDecodeError:
+        return ""
+
+
+def _open(path: str | os.PathLike) -> TextIO:
+    return open(path, encoding="utf-8-sig", newline="")
+
+
 def _values(text: "_Text", decoder: json.JSONDecoder) -> Iterator[Json]:
     """The values of the list that a text is, or `ValueError`."""
-    text.expect("[")
-    if text.peek() == "]":
-        text.expect("]")
-    else:
-        following = ","
-        while following == ",":
-            yield text.decode(decoder)
-            following = text.expect(",]")
-    if text.peek():
-        raise ValueError("something follows the list")
+    for _ in text.items("[]"):
+        yield text.decode(decoder)
+
+
+def _pairs(text: "_Text", decoder: json.JSONDecoder) -> Iterator[tuple[str, Json]]:
+    """The keys and values of the object that a text is, or `ValueError`."""
+    for _ in text.items("{}"):
+        if text.peek() != '"':
+            raise ValueError("no key")
+        key = text.decode(decoder)
+        text.expect(":")
+        yield key, text.decode(decoder)
 
 
 class _Text:
@@ -69,6 +93,21 @@ class _Text:
         self._start += 1
         return found
 
+    def items(self, brackets: str) -> Iterator[None]:
+        """Stops at each item between a pair of brackets, with commas between them and nothing behind, for the caller
+        to take it; or raises `ValueError`."""
+        opening, closing = brackets
+        self.expect(opening)
+        if self.peek() == closing:
+            self.expect(closing)
+        else:
+            following = ","
+            while following == ",":
+                yield
+                following = self.expect(f",{closing}")
+        if self.peek():
+            raise ValueError("something follows")
+
     def decode(self, decoder: json.JSONDecoder) -> Json:
         """Takes the next value, or raises `ValueError`."""
         self.peek()
@@ -87,6 +126,11 @@ class _Text:
 
     def _read_on(self) -> None:
         """Adds as much text as there is, and at least a chunk: a value of any size is read a few times at most."""
-        rest = self._text[self._start :]
-        more = self._file.read(max(len(rest), self._chunk))
-        self._text, self._start, self._complete = rest + more, 0, not more
+        text, self._text = self._text, ""  # the only name of the text, which then grows in place
+        text = text[self._start :]
+        most, self._start = len(text) + max(len(text), self._chunk), 0
+        while len(text) < most and not self._complete:
+            more = self._file.read(self._chunk)
+            text += more
+            self._complete = not more
+        self._text = text
