@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
@@ -10,10 +11,22 @@ from data_utils.interruption import STATUS, end_quietly, was_interrupted
 
 _SHOWN_PROBLEMS = 10
 _SHOWN_CHARACTERS = 80
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class UserError(Exception):
-    """Bad usage or bad input. The text names the file, the record and the remedy, in one line or a short list."""
+    """Bad usage or bad input. The text names the file, the record and the remedy, in one line or a short list.
+
+    Each argument is a line. Names of files may hold line ends and other control characters, which are escaped.
+    """
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of the text."""
+        return [in_one_line(str(line)) for line in self.args]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 class RecordError(UserError, ValueError):
@@ -56,13 +69,18 @@ class Problems:
         lines = [f"{headline} ({len(self.texts)} problems):", *(f"  {text}" for text in self.texts[:_SHOWN_PROBLEMS])]
         if len(self.texts) > _SHOWN_PROBLEMS:
             lines.append(f"  … and {len(self.texts) - _SHOWN_PROBLEMS} more")
-        raise UserError("\n".join([*lines, remedy]))
+        raise UserError(*lines, remedy)
 
 
 def shown(value: object) -> str:
     """`value` as it may appear in a message: control characters escaped, long values cut."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def in_one_line(text: str) -> str:
+    """`text` with its control characters, line ends among them, escaped."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def listed(names: Sequence[str], most: int) -> str:

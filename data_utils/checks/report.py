@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from data_utils.checks.checker import FileReport
 from data_utils.checks.problems import ERROR, KINDS, WARNING, Problem
+from data_utils.errors import in_one_line
 
 
 class Report(NamedTuple):
@@ -40,7 +41,7 @@ def as_text(report: Report) -> Iterator[str]:
             if kind.level == level and by_kind[kind.id]:
                 remedy = ", --fix repairs it" if kind.fixable else ""
                 yield f"{level} {kind.id} ({len(by_kind[kind.id])}{remedy}): {kind.meaning}"
-                yield from (f"  {problem.place}: {problem.text}" for problem in by_kind[kind.id])
+                yield from (in_one_line(f"  {problem.place}: {problem.text}") for problem in by_kind[kind.id])
                 yield ""
     yield from _summary(report)
 

@@ -166,7 +166,7 @@ def _write_outputs(
             replies = task.collect()
             write_output(task, replies)
         except UserError as error:
-            failures.append(str(error))
+            failures += error.lines
             continue
         new = [reply for id_, reply in replies.items() if id_ not in before]
         made += len(new)
@@ -184,7 +184,7 @@ def _write_outputs(
     for line in reports:
         processes.say(line)
     if failures:
-        raise UserError("\n".join(failures))
+        raise UserError(*failures)
 
 
 def _generate(

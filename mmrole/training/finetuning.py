@@ -206,9 +206,9 @@ def _read(data: DataArguments, decode_images: bool) -> tuple[list[TrainingSample
         try:
             read.append(None if path is None else read_samples(path, data.image_dir, decode_images=decode_images))
         except UserError as error:
-            faults.append(str(error))
+            faults += error.lines
     if faults:
-        raise UserError("\n".join(faults))
+        raise UserError(*faults)
     return read[0], read[1]
 
 

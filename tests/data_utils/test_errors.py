@@ -1,6 +1,7 @@
 """Exit statuses and messages of a script's mistakes."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,16 @@ def test_names_of_files_are_utf8_in_any_locale(repository: Path, tmp_path: Path)
     command = [sys.executable, "script.py", "西游记/孙悟空.txt"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | ascii_only, input=b"typed\n", capture_output=True)
     assert (done.stdout, done.stderr, done.returncode) == (b"Monkey typed True\n", b"", 0)
+
+
+def test_names_with_line_ends_do_not_break_a_line(capsys: pytest.CaptureFixture):
+    def main() -> None:
+        problems = Problems()
+        for name in ("a\nb.json", "\x1b[2Jc.json", "图\u2028.json"):
+            problems.add(f"{name} is empty")
+        problems.raise_if_any("files are empty", "fill them")
+
+    lines = ["files are empty (3 problems):", r"  a\nb.json is empty", r"  \x1b[2Jc.json is empty"]
+    lines += [r"  图\u2028.json is empty", "fill them"]
+    assert exit_of(main, capsys) == (2, "error: " + "\n".join(lines) + "\n")
+    assert pickle.loads(pickle.dumps(UserError(*lines))).lines == lines
