@@ -9,6 +9,7 @@ what the kinds mean. Exit status: 0 if there is no error, 1 if there is, 2 for b
 
 import argparse
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from data_utils.checks.report import Report, as_json, as_text
 from data_utils.errors import UserError, run
 from data_utils.files import replacing, write_json
 from data_utils.output_folder import filling, is_new
+from data_utils.paths import open_regular
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,8 +162,8 @@ def _write_repaired(file: Path, target: Path, checker: Checker, drop: bool) -> C
     if counts:
         write_json(target, value)
     else:
-        with replacing(target) as copy:
-            copy.write(file.read_bytes())
+        with open_regular(file) as original, replacing(target) as copy:
+            shutil.copyfileobj(original, copy)
     return counts
 
 

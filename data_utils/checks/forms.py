@@ -1,13 +1,15 @@
 """Which form a file has, told from its place in the layout and its content; and which files of a folder are checked."""
 
 import enum
+import os
+import re
 from collections import Counter
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_utils.dialogues import DISTRIBUTIONS
 from data_utils.errors import UserError
+from data_utils.paths import files_below
 from data_utils.pictures import begins_with_picture
 from data_utils.profiles import DETAILED_FIELDS, META_FIELDS
 
@@ -66,18 +68,14 @@ _FOLDERS = {
     **{f"{split}-test_{form}": form for split in ("in", "out") for form in (Form.ANSWERS, Form.REVIEWS, Form.RESULTS)},
 }
 _NAMES = {"roles.json": Form.ROLES, "profiles.json": Form.PROFILES, "annotations.json": Form.ANNOTATIONS}
-_LAYOUT = (
-    "data/**/train/*.json",
-    "data/**/test/**/*.json",
-    "dialogues/**/*.json",
-    "images/annotations.json",
-    "profiles/**/*.json",
-    "profiles/**/raw_info_*/*.txt",
-    "RM_data/**/*.json",
-    "eval/*-test_answers/**/*.json",
-    "eval/*-test_reviews/**/*.json",
-    "eval/*-test_results/**/*.csv",
-)
+_LAYOUT = {
+    "data": r"(.*/)?train/[^/]+\.json|(.*/)?test/.+\.json",
+    "dialogues": r".+\.json",
+    "profiles": r".+\.json|(.*/)?raw_info_[^/]*/[^/]+\.txt",
+    "RM_data": r".+\.json",
+    "eval": r"(in|out)-test_(answers|reviews)/.+\.json|(in|out)-test_results/.+\.csv",
+}
+"""What is checked below each folder of the layout."""
 _SHORTEST_PROFILE = 20  # characters; what is shorter is no description but a setting
 _NOTES = {"build_info.json", "download.json"}  # what the other commands of this package write about themselves
 
@@ -95,16 +93,19 @@ def find_files(path: Path) -> list[Path]:
     """The file itself, or the files of a folder that can be checked, sorted.
 
     In a folder with parts of the published layout these are the files of the layout. In any other they are all its
-    JSON files, those in subfolders included, without hidden ones.
+    JSON files, those in subfolders included, linked ones as well, without hidden ones.
 
     Raises:
         UserError: there is nothing to check.
     """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+    if not os.path.lexists(path):
         raise UserError(f"{path} does not exist; give files or folders of data")
-    files = _matching(path, _LAYOUT) or _matching(path, ("**/*.json",))
+    if not path.is_dir():
+        return [path]
+    files = [file for folder, pattern in _LAYOUT.items() for file in _matching(path / folder, pattern)]
+    if os.path.lexists(annotations := path / "images/annotations.json"):
+        files.append(annotations)
+    files = sorted(files) or _matching(path, r".+\.json")
     if not files:
         raise UserError(f"{path} has no JSON file; give a folder with files of the published layout")
     return files
@@ -133,10 +134,11 @@ def form_of_path(path: Path) -> Form | None:
     return Form.RESULTS if path.suffix == ".csv" else _NAMES.get(path.name)
 
 
-def _matching(folder: Path, patterns: Collection[str]) -> list[Path]:
-    found = {file for pattern in patterns for file in folder.glob(pattern)}
-    files = [file for file in found if file.is_file() and file.name not in _NOTES]
-    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder whose path in it matches, but for notes."""
+    expression = re.compile(pattern, re.DOTALL)
+    files = [file for file in files_below(folder) if file.name not in _NOTES]
+    return [file for file in files if expression.fullmatch(file.relative_to(folder).as_posix())]
 
 
 def _form_of_value(value: Json) -> Form | None:

@@ -209,6 +209,30 @@ def test_other_json_of_a_repository_is_not_data(root, report):
     assert report(root / "model_weights")[1]["counts"] == {"unknown_form": 1}
 
 
+def test_linked_folders_are_checked(root, report, tmp_path):
+    for name in ("dialogues/in-distribution/comment", "eval", "profiles"):
+        shutil.move(root / name, tmp_path / "disk" / name)
+        (root / name).symlink_to(tmp_path / "disk" / name)
+    status, found = report(root, "--strict")
+    assert (status, found["counts"], len(found["files"])) == (0, {}, 48)
+    (tmp_path / "all").symlink_to(root)
+    (root / "dialogues/again").symlink_to(root)  # the folder itself is not entered once more
+    status, found = report(tmp_path / "all", "--strict", "--fix", tmp_path / "fixed")
+    assert (status, found["counts"], len(found["files"])) == (0, {}, 48)
+
+
+@pytest.mark.parametrize(
+    "name", ["dialogues/in-distribution/comment/x.json", "profiles/in-distribution/raw_info_en/x.txt"]
+)
+def test_what_is_no_file_is_reported_without_waiting(root, report, name):
+    (root / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(root / name)
+    (root / name).with_stem("y").symlink_to("nothing")
+    for path, number in ((root, 2), (root / name, 1)):
+        status, found = report(path)
+        assert (status, found["counts"]) == (1, {"unreadable": number})
+
+
 def test_form_can_be_given(root, report, tmp_path):
     test = shutil.copyfile(root / "data/test/in-distribution/human-role_test.json", tmp_path / "mine.json")
     assert report(test, "--data_root", root)[1]["files"][0]["form"] == "test_samples"
