@@ -54,8 +54,11 @@ def read_json(path: str | os.PathLike, top: type = list) -> Json:
             value = _DECODER.decode(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # a key twice, a number of thousands of digits, endless nesting
-        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} cannot be read as JSON: it is nested too deeply") from None
+    except ValueError as error:  # a key twice, a number of thousands of digits
+        words = "a number has thousands of digits" if "set_int_max_str_digits" in str(error) else error
+        raise UserError(f"{path} cannot be read as JSON: {words}") from None
     if not isinstance(value, top):
         raise UserError(f"{path} must hold {_NAMES[top]}, not {_NAMES.get(type(value), shown(value))}")
     return value
@@ -173,7 +176,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         UserError: the file cannot be written (full disk, permissions), or another process is writing it.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
-    partial = target.with_name(f".{target.name}.partial")
+    partial = partial_file(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _open_alone(partial, path) as file:
@@ -191,6 +194,11 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             f"cannot write {path}: {reason(error)}; what was there is unchanged: make room, or make it writable, and "
             "run the same command again"
         ) from error
+
+
+def partial_file(path: Path) -> Path:
+    """Where `replacing` writes what will be at a path; a kill leaves it there."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def sha256(path: str | os.PathLike) -> str:

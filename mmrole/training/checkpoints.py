@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from data_utils.disk import set_usual_mode, sync_folder
 from data_utils.errors import UserError, reason, shown
-from data_utils.files import read_json, write_json
+from data_utils.files import partial_file, read_json, write_json
 from mmrole.training.run_description import RunDescription, difference
 
 MANIFEST = "complete.json"
@@ -66,12 +66,17 @@ def claim(folder: Path, run: RunDescription) -> None:
         UserError: somebody else's files are there, or it cannot be written.
         OSError: it cannot be written.
     """
+    check_claim(folder, run)
     if is_own(folder, run):
         remove(folder)
-    if not _is_free(folder):
-        raise UserError(f"{folder} {_FOREIGN}")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / UNFINISHED, {"run": run})
+
+
+def check_claim(folder: Path, run: RunDescription) -> None:
+    """Raises UserError if a folder is there that is not this run's own."""
+    if not is_own(folder, run) and not _is_free(folder):
+        raise UserError(f"{folder} {_FOREIGN}")
 
 
 def seal(folder: Path, run: RunDescription) -> None:
@@ -205,8 +210,7 @@ def check_free(output_dir: Path, run: RunDescription, done: int, total: int) -> 
     for folder in _named(output_dir):
         if not done < step_of(folder) <= total or _is_free(folder):
             continue
-        if not is_own(folder, run):
-            raise UserError(f"{folder} {_FOREIGN}")
+        check_claim(folder, run)
         if fault(folder) is None:
             raise UserError(f"{folder} is complete, and going on from step {done:,} would write over it; {_ELSEWHERE}")
 
@@ -266,8 +270,12 @@ def _named(output_dir: Path) -> list[Path]:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether nothing is there, or an empty folder."""
-    return not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()))
+    """Whether nothing is there, or a folder without files, as a kill leaves it that came before `UNFINISHED`."""
+    if not os.path.lexists(folder):
+        return True
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return {entry.name for entry in folder.iterdir()} <= {partial_file(folder / UNFINISHED).name}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -28,7 +28,7 @@ from mmrole.training.adapters import load_model, trained_parameters
 from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments
 from mmrole.training.dry_run import check_settings
 from mmrole.training.encoding import EncodedSample, SampleEncoder
-from mmrole.training.output import check_output_dir, is_finished, write_output
+from mmrole.training.output import check_output_dir, finish_move, is_finished, write_output
 from mmrole.training.planning import group_samples
 from mmrole.training.processes import first_alone, from_first, lock_output_dir, quiet_where_others_fail, said_once, say
 from mmrole.training.run_description import RunDescription, describe_run
@@ -103,6 +103,7 @@ def begin(arguments: Arguments) -> Start | None:
         say(training, f"note: {note}")
     if resumed is not None:
         checkpoints.check_run(resumed, run)
+    first_alone(training, lambda: finish_move(output_dir, run) if training.process_index == 0 else None)
     if is_finished(output_dir, run, total):
         say(training, f"{output_dir}: all {total:,} steps are done already")
         return None

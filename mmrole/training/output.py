@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from data_utils.errors import UserError, listed
 from mmrole.training import checkpoints
-from mmrole.training.checkpoints import MANIFEST, read_manifest
+from mmrole.training.checkpoints import MANIFEST, UNFINISHED, Manifest, read_manifest
 from mmrole.training.run_description import RunDescription, difference
 from mmrole.training.trainer import TreeTrainer
 
@@ -17,7 +16,7 @@ _BESIDE = (
     *("config.json", "generation_config.json", "adapter_config.json", "trainer_state.json", MANIFEST),
     *("qwen.tiktoken", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
 )
-_DESCRIPTION = "README.md"  # comes with adapters alone
+_ADAPTER_DESCRIPTION = "README.md"  # peft's empty form, where people write what they have trained
 
 
 def is_finished(output_dir: Path, run: RunDescription, total_steps: int) -> bool:
@@ -30,6 +29,23 @@ def is_finished(output_dir: Path, run: RunDescription, total_steps: int) -> bool
     return difference(manifest.run, run) is None
 
 
+def finish_move(output_dir: Path, run: RunDescription) -> None:
+    """Moves a result of this run into the output directory that was whole when a kill came, in the first process.
+
+    Raises:
+        UserError: somebody else's files are in its place.
+    """
+    aside = output_dir / _ASIDE
+    manifest = read_manifest(aside / MANIFEST)
+    if manifest is None or manifest.files is None or difference(manifest.run, run) is not None:
+        return
+    for name, size in manifest.files.items():
+        if not any(_has_size(folder / name, size) for folder in (aside, output_dir)):
+            return
+    _refuse(output_dir, {file.name for file in aside.iterdir() if file.name not in (MANIFEST, UNFINISHED)})
+    _move(aside, output_dir)
+
+
 def check_output_dir(output_dir: Path, run: RunDescription, resumed: Path | None) -> None:
     """Refuses to write over what is not the result of an earlier start of this run, from which it goes on.
 
@@ -39,22 +55,20 @@ def check_output_dir(output_dir: Path, run: RunDescription, resumed: Path | None
         resumed: the checkpoint that it goes on from.
 
     Raises:
-        UserError: a model, an adapter, or a part of one is there.
+        UserError: a model, an adapter, or a part of one is there, or a file of the result that was changed since.
     """
     if (output_dir / MANIFEST).is_file():
         checkpoints.check_run(output_dir, run)
-    if resumed is not None and resumed.resolve().parent == output_dir.resolve():
-        _refuse_weights(output_dir)
-        return
-    patterns = (*_WEIGHTS, *_BESIDE, _DESCRIPTION) if run["--use_lora"] else (*_WEIGHTS, *_BESIDE)
-    _refuse(output_dir, {file.name for pattern in patterns for file in output_dir.glob(pattern)})
+    checkpoints.check_claim(output_dir / _ASIDE, run)
+    goes_on = resumed is not None and resumed.resolve().parent == output_dir.resolve()
+    _refuse(output_dir, _result_files(output_dir), even_own=not goes_on)
 
 
 def write_output(trainer: TreeTrainer, total_steps: int) -> None:
     """Writes the trained model, the tokenizer and the log to the output directory; called in every process.
 
     All files are written aside and moved at the end, the manifest last: a crash leaves what was there, or what the same
-    command completes from the last checkpoint-N.
+    command completes, from the last checkpoint-N or by moving the rest.
 
     Raises:
         UserError: it cannot be written.
@@ -62,12 +76,16 @@ def write_output(trainer: TreeTrainer, total_steps: int) -> None:
     output_dir = Path(trainer.args.output_dir)
     aside = output_dir / _ASIDE
     if trainer.args.should_save:
-        _refuse_weights(output_dir)
+        _refuse(output_dir, _result_files(output_dir))
     try:
+        if trainer.args.should_save:
+            checkpoints.claim(aside, trainer.run)
+        trainer.accelerator.wait_for_everyone()
         trainer.save_model(str(aside))
         if trainer.args.should_save:
             # A pickle, which would run code when loaded; the log and the manifest say how the model was trained.
             (aside / "training_args.bin").unlink(missing_ok=True)
+            (aside / _ADAPTER_DESCRIPTION).unlink(missing_ok=True)
             trainer.tokenizer.save_pretrained(aside)
             trainer.state.save_to_json(str(aside / "trainer_state.json"))
             checkpoints.seal(aside, trainer.run | {"steps": total_steps})
@@ -75,7 +93,8 @@ def write_output(trainer: TreeTrainer, total_steps: int) -> None:
     except Exception as error:
         if not checkpoints.is_of_the_disk(error, aside):
             raise
-        shutil.rmtree(aside, ignore_errors=True)
+        if not (aside / MANIFEST).is_file() and checkpoints.is_own(aside, trainer.run):
+            checkpoints.remove(aside)
         raise UserError(
             f"cannot write the trained model to {output_dir}: {checkpoints.disk_fault(error)}; make room, or make it "
             "writable, and run the same command again: it goes on from the last checkpoint"
@@ -83,33 +102,53 @@ def write_output(trainer: TreeTrainer, total_steps: int) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _refuse_weights(output_dir: Path) -> None:
-    """Refuses weights that no start of the run has written; what lies beside them is the run's, as its checkpoints."""
-    weights = {file.name for pattern in _WEIGHTS for file in output_dir.glob(pattern)}
-    _refuse(output_dir, weights - _own_names(output_dir))
+def _result_files(output_dir: Path) -> set[str]:
+    """The names of the files in the output directory that a result could write over, or be mixed with."""
+    return {file.name for pattern in (*_WEIGHTS, *_BESIDE) for file in output_dir.glob(pattern)}
 
 
-def _refuse(output_dir: Path, names: set[str]) -> None:
-    if names:
+def _refuse(output_dir: Path, names: set[str], even_own: bool = False) -> None:
+    """Refuses files in the output directory, but for those that are as a start of the run has written them."""
+    manifests = _own_manifests(output_dir)
+    found = {name for name in names if (output_dir / name).exists()}
+    if not even_own:
+        found = {name for name in found if not (name == MANIFEST or _is_written(output_dir, name, manifests))}
+    if found:
         raise UserError(
-            f"{output_dir} holds {listed(sorted(names), 3)}, which this run would write over; give another --output_dir"
+            f"{output_dir} holds {listed(sorted(found), 3)}, which this run would write over; "
+            "give another --output_dir, or move it away"
         )
 
 
-def _own_names(output_dir: Path) -> set[str]:
-    """The names in the output directory that an earlier start of a run has written: its manifest lists them.
+def _own_manifests(output_dir: Path) -> list[Manifest]:
+    """What says which files in the output directory a start of a run has written.
 
-    That lies aside where the run was killed while it moved its result.
+    Where it was killed while it moved its result, that of the result lies aside, and beside it that of the result in
+    whose place it comes.
     """
-    manifests = [read_manifest(folder / MANIFEST) for folder in (output_dir, output_dir / _ASIDE)]
-    return {name for manifest in manifests if manifest is not None for name in manifest.files or {}}
+    files = (output_dir / MANIFEST, output_dir / _ASIDE / MANIFEST, output_dir / _ASIDE / UNFINISHED)
+    return [manifest for manifest in map(read_manifest, files) if manifest is not None and manifest.files is not None]
+
+
+def _is_written(output_dir: Path, name: str, manifests: list[Manifest]) -> bool:
+    return any(_has_size(output_dir / name, manifest.files.get(name)) for manifest in manifests)
+
+
+def _has_size(file: Path, size: int | None) -> bool:
+    return file.is_file() and file.stat().st_size == size
 
 
 def _move(aside: Path, output_dir: Path) -> None:
-    files = sorted(aside.iterdir(), key=lambda file: file.name == MANIFEST)
-    for name in _own_names(output_dir) - {file.name for file in files}:
-        (output_dir / name).unlink(missing_ok=True)  # while the manifest still says whose they are
-    (output_dir / MANIFEST).unlink(missing_ok=True)
-    for file in files:
+    if (output_dir / MANIFEST).is_file():
+        # What it lists is replaced now; until that is done, it tells that from somebody else's.
+        (output_dir / MANIFEST).replace(aside / UNFINISHED)
+    new = read_manifest(aside / MANIFEST)
+    for manifest in _own_manifests(output_dir):
+        for name in manifest.files.keys() - new.files.keys():
+            if _has_size(output_dir / name, manifest.files[name]):
+                (output_dir / name).unlink()
+    files = [file for file in aside.iterdir() if file.name != UNFINISHED]
+    for file in sorted(files, key=lambda file: file.name == MANIFEST):
         file.replace(output_dir / file.name)
+    (aside / UNFINISHED).unlink(missing_ok=True)
     aside.rmdir()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from data_utils.errors import UserError, Where
 from mmrole.training.batches import TreeBatch, collate
@@ -53,7 +53,8 @@ class Plan:
 class TrainingSteps(Dataset):
     """The steps of a run, numbered through all epochs: `steps[number]` is the same on every call.
 
-    It raises UserError if an image that was there has gone, or has been exchanged since.
+    It raises UserError if an image that was there has gone, or has been exchanged since; a worker of a DataLoader
+    returns it instead, for `checked`: torch would raise it with the worker's traceback for a text.
     """
 
     def __init__(self, samples: Sequence[EncodedSample], places: Sequence[Where], groups: Groups, plan: Plan) -> None:
@@ -67,7 +68,15 @@ class TrainingSteps(Dataset):
     def __len__(self) -> int:
         return self.steps_per_epoch
 
-    def __getitem__(self, number: int) -> StepBatches:
+    def __getitem__(self, number: int) -> StepBatches | UserError:
+        try:
+            return self._batches(number)
+        except UserError as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+    def _batches(self, number: int) -> StepBatches:
         epoch, place = divmod(number, self.steps_per_epoch)
         step = self._plan(epoch)[place]
         bins = step.bins[self.plan.rank]
@@ -139,3 +148,10 @@ def only(items: list[StepBatches]) -> StepBatches:
     """The one item of a DataLoader's batch: a step is batched already."""
     (item,) = items
     return item
+
+
+def checked(step: StepBatches | UserError) -> StepBatches:
+    """A step that a DataLoader gives; raises what its worker found wrong."""
+    if isinstance(step, UserError):
+        raise step
+    return step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +29,7 @@ from mmrole.training.progress import Progress
 from mmrole.training.resuming import AskedSettings, AskedSteps, innermost, load_weights
 from mmrole.training.run_description import RunDescription
 from mmrole.training.states import reading
-from mmrole.training.steps import EpochSampler, StepBatches, TrainingSteps, only
+from mmrole.training.steps import EpochSampler, StepBatches, TrainingSteps, checked, only
 
 
 class TreeTrainer(Trainer):
@@ -87,6 +88,10 @@ class TreeTrainer(Trainer):
             prefetch_factor=self.args.dataloader_prefetch_factor,
             multiprocessing_context=self.args.dataloader_multiprocessing_context,
         )
+
+    def get_batch_samples(self, epoch_iterator: Iterator[StepBatches | UserError], *args: Any, **kwargs: Any) -> Any:
+        """As transformers' own, and raises what a worker found wrong."""
+        return super().get_batch_samples(map(checked, epoch_iterator), *args, **kwargs)
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """Samples, not steps."""

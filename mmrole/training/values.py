@@ -13,7 +13,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from data_utils.errors import UserError
+from data_utils.errors import UserError, shown
 
 
 class Range(NamedTuple):
@@ -99,6 +99,7 @@ def check_values(training: TrainingArguments) -> None:
     Raises:
         UserError: a value cannot work, or has no effect beside the others.
     """
+    _check_output_name(training.output_dir)
     for name in training._VALID_DICT_FIELDS:
         if name != "deepspeed":
             _check_object(name, getattr(training, name))
@@ -119,6 +120,18 @@ def check_values(training: TrainingArguments) -> None:
     if training.local_rank not in (-1, int(os.environ.get("LOCAL_RANK", "-1"))):
         raise UserError(f"--local_rank {training.local_rank} is not what LOCAL_RANK says; leave it to torchrun")
     _check_loader(training)
+
+
+def _check_output_name(output_dir: str) -> None:
+    if not output_dir:
+        raise UserError("--output_dir is empty; give a directory")
+    try:
+        output_dir.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"--output_dir {shown(output_dir)}: the name is not UTF-8, and weights in it could not be loaded again; "
+            "give another --output_dir"
+        ) from None
 
 
 def _check_object(name: str, value: object) -> None:

@@ -192,6 +192,34 @@ def test_folders_of_somebody_else_are_left_alone(start, tmp_path):
         start("--max_steps", 1, name="other")
 
 
+def test_killed_while_the_result_is_moved(start, capsys):
+    flags = ("--save_strategy", "no", "--max_steps", 1)
+    run = start(*flags)
+    whole = {file.name: file.read_bytes() for file in run.output_dir.iterdir() if file.is_file()}
+    aside = run.output_dir / ".output"
+    aside.mkdir()
+    for name in ("complete.json", "model.safetensors"):
+        (run.output_dir / name).rename(aside / name)
+    (run.output_dir / "model.safetensors").write_text("mine")
+    assert "holds model.safetensors, which this run would write over" in refused(start, *flags)
+    (run.output_dir / "model.safetensors").unlink()
+    start(*flags)
+    assert "all 1 steps are done already" in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in run.output_dir.iterdir() if file.is_file()} == whole
+    assert not aside.exists()
+
+
+def test_what_was_written_into_a_result_is_not_written_over(start):
+    adapter = ("--use_lora", True)
+    run = start("--max_steps", 1, *adapter)
+    assert not (run.output_dir / "README.md").exists()
+    (run.output_dir / "README.md").write_text("mine")
+    start("--max_steps", 2, *adapter)
+    assert (run.output_dir / "README.md").read_text() == "mine"
+    (run.output_dir / "tokenizer_config.json").write_text("{}")
+    assert "holds tokenizer_config.json, which this run would write over" in refused(start, *adapter)
+
+
 def test_adapters_go_on_as_if_never_stopped(start):
     flags = ("--use_lora", True, "--save_steps", 1)
     whole = start("--max_steps", 2, *flags, name="whole")

@@ -74,6 +74,13 @@ def test_what_a_kill_leaves_is_written_anew(tmp_path):
     (halfway / MANIFEST).rename(halfway / UNFINISHED)  # a removal begins so
     assert checkpoints.fault(halfway) == "it was not written to the end"
     assert checkpoints.is_own(halfway, RUN)
+    begun = tmp_path / "checkpoint-4"
+    begun.mkdir()
+    (begun / f".{UNFINISHED}.partial").write_text("{")
+    checkpoints.check_free(tmp_path, RUN, done=3, total=4)
+    complete(begun)
+    assert checkpoints.fault(begun) is None
+    assert not list(begun.glob(".*"))
 
 
 @pytest.mark.parametrize("make", [foreign, lambda path: path.write_text("mine"), lambda path: path.symlink_to("gone")])

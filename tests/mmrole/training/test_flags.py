@@ -128,6 +128,8 @@ def test_a_number_that_cannot_work_is_refused(flag, value):
     [
         ("--save_strategy best", "--save_strategy best is not supported"),
         ("--optim lomo", "--optim lomo is not supported"),
+        ("--output_dir \udcff", "--output_dir '\\udcff': the name is not UTF-8"),
+        ("--output_dir=", "--output_dir is empty"),
         ("--report_to nobody", "--report_to nobody: "),
         ("--fp16 True", "--fp16 True needs a GPU"),
         ("--ddp_backend nccl", "--ddp_backend nccl needs a GPU"),

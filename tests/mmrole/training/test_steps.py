@@ -4,11 +4,12 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from torch.utils.data import DataLoader
 
 from data_utils.errors import UserError
 from mmrole.training.encoding import SampleEncoder
 from mmrole.training.planning import group_samples
-from mmrole.training.steps import Plan, TrainingSteps
+from mmrole.training.steps import Plan, TrainingSteps, checked, only
 
 PLAN = Plan(samples_per_step=8, rank=0, world_size=1, max_batch_tokens=4000, seed=0, prompt_tree=True, image_size=224)
 
@@ -53,3 +54,11 @@ def test_an_image_that_was_exchanged_is_named(steps, tmp_path):
     shutil.copy(tmp_path / "images/1.png", tmp_path / "images/0.png")
     with pytest.raises(UserError, match=r"images/0\.png is not what it was when the run began"):
         [steps[number] for number in range(3)]
+
+
+def test_a_worker_names_an_image_in_a_line(steps, tmp_path):
+    (tmp_path / "images/0.png").unlink()
+    loader = DataLoader(steps, batch_size=1, collate_fn=only, num_workers=1)
+    with pytest.raises(UserError, match=r"images/0\.png") as error:
+        list(map(checked, loader))
+    assert "\n" not in str(error.value)
