@@ -1,20 +1,12 @@
-"""Fetches files of the model hub, through huggingface_hub: its endpoint, token, headers, cache and client.
+"""The model hub, through huggingface_hub: its endpoint, token, headers, cache and client."""
 
-The client of huggingface_hub keeps no part of a file that was interrupted. Here a file grows in place, and a killed
-download of a shard of two gigabytes goes on where it was: the client's own transfer function is given the offset.
-"""
-
-import contextlib
-import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from data_utils.download.layout import safe_path
-from data_utils.download.placing import SHA256_DIGITS, checksum, is_checksum, not_writable
+from data_utils.download.placing import SHA256_DIGITS, checksum, is_checksum
 from data_utils.download.web import Failure, first_line, is_transient, retry_after
-from data_utils.errors import UserError
 from data_utils.files import read_json
 
 
@@ -112,111 +104,6 @@ def list_cached(repository: Repository) -> Snapshot | None:
     if repository.type == "model" and not _has_weights(Path(folder)):
         return None
     return Snapshot(repository, Path(folder).name, files, offline=True)
-
-
-def fetch(snapshot: Snapshot, file: HubFile, partial: Path, count: Callable[[int], None]) -> None:
-    """Completes `partial`, which may hold the beginning of the file, and verifies its checksum.
-
-    Args:
-        snapshot: of the repository.
-        file: one of its files.
-        partial: is kept when the transfer is interrupted, and emptied when its checksum is wrong.
-        count: is told of bytes as they come, and of the negative number of those that have to come again.
-
-    Raises:
-        Failure: no connection, an error of the hub, or content that is not what the hub says it is.
-        UserError: the disk is full, or cannot be written.
-    """
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "ab") as raw:
-            content = _Growing(raw, file.size, count)
-            try:
-                if content.size < file.size:
-                    _complete(snapshot, file, content)
-            except BaseException:
-                count(-content.size)  # the next try counts what is there
-                raise
-            os.fsync(raw.fileno())
-            if checksum(partial, len(file.oid)) == file.oid:
-                return
-            content.restart()
-    except OSError as error:
-        raise not_writable(partial, error) from error
-    if file.cached is None:
-        raise Failure("the content does not match its checksum", transient=True)
-    fetch(snapshot, file._replace(cached=None), partial, count)
-
-
-class _Growing:
-    """A file that is appended to, and tells how much: what the client's transfer function needs of a file."""
-
-    def __init__(self, file: BinaryIO, size: int, count: Callable[[int], None]) -> None:
-        self._file, self._most, self._count = file, size, count
-        self.size = os.fstat(file.fileno()).st_size
-        count(self.size)
-        if self.size > size:
-            self.restart()
-
-    def write(self, data: bytes) -> int:
-        if self.size + len(data) > self._most:  # a body without an end would fill the disk
-            self.restart()
-            raise Failure(f"more than the {self._most:,} bytes that the hub lists", transient=True)
-        try:
-            self._file.write(data)
-            self._file.flush()
-        except OSError as error:  # to be told from the client's errors, some of which are OSErrors
-            raise not_writable(Path(self._file.name), error) from error
-        self.size += len(data)
-        self._count(len(data))
-        return len(data)
-
-    def tell(self) -> int:
-        return self.size
-
-    def seek(self, offset: int) -> int:
-        """Nothing to do: writing appends. The client rewinds to 0, and truncates, where a server ignores the offset."""
-        return offset
-
-    def truncate(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Empties the file."""
-        self._file.truncate(0)
-        self._count(-self.size)
-        self.size = 0
-
-
-def _complete(snapshot: Snapshot, file: HubFile, content: _Growing) -> None:
-    """Adds what is missing of a file, from the cache or the hub."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
-    if file.cached is not None:
-        content.restart()
-        with (
-            contextlib.suppress(OSError, Failure),
-            open(file.cached, "rb") as copy,
-        ):  # the checksum tells whether it worked
-            shutil.copyfileobj(copy, content, 1 << 20)
-        return
-    if snapshot.offline:
-        raise Failure("not in the hub's cache, or damaged there, and HF_HUB_OFFLINE is set")
-    repository = snapshot.repository
-    try:
-        http_get(
-            hf_hub_url(repository.id, file.path, repo_type=repository.type, revision=snapshot.commit),
-            content,
-            resume_size=content.size,
-            headers=build_hf_headers() | {"Accept-Encoding": "identity"},  # an offset into a compressed stream is none
-            expected_size=file.size,
-        )
-    except (UserError, Failure):
-        raise
-    except Exception as error:
-        raise failure(error) from error
 
 
 def failure(error: Exception) -> Failure:

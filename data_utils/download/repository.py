@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.download import archives, hub, listing
+from data_utils.download import archives, hub, listing, transfer
 from data_utils.download.hub import HubFile, Repository, Snapshot
 from data_utils.download.layout import TOP_FOLDERS, in_layout, safe_path
 from data_utils.download.outcome import Outcome, Progress, fetch_all, kept_text, size_text
@@ -145,7 +145,7 @@ def carry_out(plan: Plan, outcome: Outcome, patience: Patience, workers: int, ov
     def fetch(name: str) -> int:
         file, target = wanted[name].file, wanted[name].target
         part = staging / _part(file)
-        retrying(lambda: hub.fetch(snapshot, file, part, progress.add_bytes), patience, pace)
+        retrying(lambda: transfer.fetch(snapshot, file, part, progress.add_bytes), patience, pace)
         with placing:  # one archive at a time: each finds the room that the one before has left
             if target is None:
                 unpack(part, file, record, outcome, overwrite)

@@ -1,6 +1,7 @@
 """Fixtures of the download's tests: real HTTP servers that misbehave on demand, a hub, pictures, the command."""
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -126,6 +127,17 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[: len(content) // 2])
         elif fault == "huge":
             self.send_partly(content, 10**10, len(content))
+        elif fault == "gzip":  # though it was asked not to
+            self.send_body(200, gzip.compress(content), {"Content-Encoding": "gzip"})
+        elif fault == "br":
+            self.send_body(200, content, {"Content-Encoding": "br"})
+        elif fault == "other part":
+            self.send_body(206, content[1:], {"Content-Range": f"bytes 1-{len(content) - 1}/{len(content)}"})
+        elif fault.startswith("endless "):
+            self.send_response(int(fault.split()[1]))
+            self.end_headers()
+            while not self.server.stopping.is_set():  # until the client has gone
+                self.wfile.write(bytes(1 << 20))
         elif fault == "damage":
             self.send_body(200, content[:-1] + bytes([content[-1] ^ 1]))
         elif fault.startswith("redirect "):

@@ -5,12 +5,13 @@ import io
 import json
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from data_utils.download import archives, listing, room
+from data_utils.download import archives, listing, room, transfer
 from data_utils.download import hub as client
 from data_utils.download.hub import REPOSITORIES
 from data_utils.download.web import Failure, Patience, get, retry_after, size_of
@@ -142,6 +143,49 @@ def test_a_file_without_an_end_does_not_fill_the_disk(hub, root, fetch, tmp_path
     assert done.returncode == 1
     assert "more than the 2,000 bytes that the hub lists: model.bin" in done.stdout
     assert sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) < 100_000
+
+
+MODEL = {"model.bin": b"x" * 2000, "config.json": b"{}"}
+MODEL_PATH = f"/{AGENT}/resolve/{FIRST}/model.bin"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("endless 404", "HTTP 404"),
+        ("endless 500", "HTTP 500"),
+        ("endless 200", "more than the 2,000 bytes"),
+        ("br", "compresses what must not be compressed (br)"),
+        ("other part", "HTTP 206"),
+        ("204", "HTTP 204"),
+        ("truncate", "1,000 of 2,000 bytes received"),
+    ],
+)
+def test_answers_that_are_no_file(hub, root, fetch, fault, words):
+    hub.put(AGENT, "model", MODEL, FIRST)
+    hub.faults[MODEL_PATH] = [fault]
+    done = fetch()
+    assert done.returncode == 1, done.stderr
+    assert words in done.stdout
+    assert done.stderr == ""
+    assert fetch().returncode == 0
+    assert (root / "model_weights/MMRole-Agent/model.bin").read_bytes() == MODEL["model.bin"]
+
+
+def test_what_comes_compressed_is_unpacked_no_further_than_it_may_be_large(hub, root, monkeypatch):
+    monkeypatch.setattr(client, "endpoint", lambda: hub.url)
+    hub.put(AGENT, "model", MODEL, FIRST)
+    hub.faults[MODEL_PATH] = ["gzip", "gzip"]
+    snapshot = listing.list_files(REPOSITORIES["agent"], Patience())
+    file = next(file for file in snapshot.files if file.size == 2000)
+    transfer.fetch(snapshot, file, root / "x.part", lambda count: None)
+    assert (root / "x.part").read_bytes() == MODEL["model.bin"]
+    hub.files[MODEL_PATH] = bytes(200_000_000)
+    tracemalloc.start()
+    with pytest.raises(Failure, match="more than the 2,000 bytes"):
+        transfer.fetch(snapshot, file, root / "y.part", lambda count: None)
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
 
 
 NAMES = ["download.json", "Download.JSON", "../x.bin", "x/../../y.bin", "a\0b", "~/.bashrc", "/".join(["x" * 200] * 6)]
