@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import json
 import re
 from types import SimpleNamespace
 from typing import Any
 
-from torch import optim
+from torch import nn, optim, zeros
 from transformers import TrainingArguments
 
-from data_utils.errors import UserError
+from data_utils.errors import UserError, shown
 from data_utils.files import read_json
 from mmrole.training.flags import changed
 
 _BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
+_OBJECTS = (
+    *("optimizer", "optimizer.params", "scheduler", "scheduler.params", "bf16", "fp16", "zero_optimization"),
+    *("zero_optimization.offload_optimizer", "zero_optimization.offload_param"),
+)
 
 
 def read_config(given: dict[str, Any] | str) -> dict[str, Any]:
@@ -27,14 +32,30 @@ def read_config(given: dict[str, Any] | str) -> dict[str, Any]:
     """
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("--deepspeed: deepspeed is not installed; pip install deepspeed, or leave it out")
-    if isinstance(given, dict):
-        return given
-    if not given.lstrip().startswith("{"):
-        return read_json(given, dict)
+    if isinstance(given, str) and not given.lstrip().startswith("{"):
+        return _checked_form(read_json(given, dict), given)
     try:
-        return json.loads(given)
-    except ValueError as error:
-        raise UserError(f"--deepspeed {given}: {error}; give a file, or a JSON object") from None
+        config = json.loads(given) if isinstance(given, str) else given
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--deepspeed {shown(given)}: {error}; give a file, or a JSON object") from None
+    return _checked_form(config, "--deepspeed")
+
+
+def _checked_form(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """The configuration; refuses what transformers would take apart without looking."""
+    for path in _OBJECTS:
+        section, _, inner = path.partition(".")
+        outer, key = (config.get(section, {}), inner) if inner else (config, section)
+        if key in outer and not isinstance(outer[key], dict):
+            raise UserError(f"{name}: {path} must be an object, not {shown(outer[key])}; correct it, or leave it out")
+    for section in ("optimizer", "scheduler"):
+        kind = config.get(section, {"type": ""}).get("type")
+        if not isinstance(kind, str):
+            raise UserError(f"{name}: {section}.type must be a name, not {shown(kind)}; correct it")
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    if type(stage) is not int or stage not in range(4):
+        raise UserError(f"{name}: zero_optimization.stage must be 0, 1, 2 or 3, not {shown(stage)}; correct it")
+    return config
 
 
 def check_mismatches(training: TrainingArguments) -> None:
@@ -96,6 +117,7 @@ def check_config(training: TrainingArguments, hidden_size: int, total_steps: int
     try:
         DeepSpeedConfig(filled.config)
         _check_types(filled.config)
+        check_parameters(filled.config)
     except Exception as error:  # whatever its many readers raise
         raise UserError(f"{_name(training)}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
@@ -110,6 +132,27 @@ def _check_types(config: dict[str, Any]) -> None:
         raise ValueError(f"there is no optimizer {optimizer}")
     if schedule is not None and not hasattr(lr_schedules, schedule) and not hasattr(optim.lr_scheduler, schedule):
         raise ValueError(f"there is no scheduler {schedule}")
+
+
+def check_parameters(config: dict[str, Any]) -> None:
+    """Raises an error of any kind for parameters that the optimizer or the schedule does not take."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+    from deepspeed.runtime import lr_schedules
+
+    tried = optim.AdamW([nn.Parameter(zeros(1))])
+    if "optimizer" in config and config["optimizer"]["type"].lower() in ("adam", "adamw"):
+        params = dict(config["optimizer"].get("params", {}))
+        params.pop("adam_w_mode", None)
+        if params.pop("torch_adam", False):
+            optim.AdamW(tried.param_groups[0]["params"], **params)
+        else:
+            known = {name for kind in (DeepSpeedCPUAdam, FusedAdam) for name in inspect.signature(kind).parameters}
+            if unknown := sorted(params.keys() - known):
+                raise ValueError(f"optimizer.params: {config['optimizer']['type']} takes no {unknown[0]}")
+    if "scheduler" in config:
+        kind = config["scheduler"]["type"]
+        build = getattr(lr_schedules, kind, None) or getattr(optim.lr_scheduler, kind)
+        build(tried, **config["scheduler"].get("params", {}))
 
 
 def _name(training: TrainingArguments) -> str:

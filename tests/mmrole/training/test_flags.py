@@ -12,6 +12,7 @@ import transformers
 
 from data_utils.errors import UserError
 from mmrole.training.arguments import TrainingArguments, parse_arguments
+from mmrole.training.deepspeed_config import check_parameters
 from mmrole.training.flags import IGNORED, OBEYED, REFUSED
 
 OTHER_VALUES = {
@@ -184,6 +185,15 @@ DEEPSPEED = {
     "other rate": ({"optimizer": ADAMW}, "optimizer.params.lr=0.1, but --learning_rate="),
     "other precision": ({"bf16": {"enabled": True}}, "bf16.enabled=True, but --bf16=False"),
     "fixed batch": ({"train_micro_batch_size_per_gpu": 8}, 'set train_micro_batch_size_per_gpu to "auto"'),
+    "list for an object": ({"optimizer": []}, "optimizer must be an object, not []"),
+    "null for an object": ({"scheduler": None}, "scheduler must be an object, not None"),
+    "number for an object": ({"zero_optimization": 2}, "zero_optimization must be an object, not 2"),
+    "text for an object": (
+        {"zero_optimization": {"offload_param": "cpu"}},
+        "offload_param must be an object",
+    ),
+    "number for a name": ({"optimizer": {"type": 3}}, "optimizer.type must be a name, not 3"),
+    "other stage": ({"zero_optimization": {"stage": "three"}}, "stage must be 0, 1, 2 or 3, not 'three'"),
     "own optimizer": ({"optimizer": {"type": "AdamW", "params": {}}}, "--optim has no effect"),
 }
 
@@ -207,7 +217,7 @@ for file in sys.argv[1:]:
     for name, (text, _) in DEEPSPEED.items():
         files.append(tmp_path / f"{name}.json")
         stage = {"zero_optimization": {"stage": 2}}
-        files[-1].write_text(json.dumps(text | stage) if isinstance(text, dict) else text)
+        files[-1].write_text(json.dumps(stage | text) if isinstance(text, dict) else text)
     given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29688"}
     ran = subprocess.run(
         [sys.executable, "-c", script, *files, tmp_path / "none.json"],
@@ -221,3 +231,18 @@ for file in sys.argv[1:]:
     assert str(tmp_path / "none.json") in said, ran.stderr
     for name, (_, words) in DEEPSPEED.items():
         assert words in said.get(str(tmp_path / f"{name}.json"), ran.stderr), name
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"optimizer": {"type": "AdamW", "params": {"beta": 0.9}}}, "AdamW takes no beta"),
+        ({"optimizer": {"type": "AdamW", "params": {"beta": 0.9, "torch_adam": True}}}, "'beta'"),
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup": 3}}}, "'warmup'"),
+        ({"scheduler": {"type": "WarmupDecayLR"}}, "'total_num_steps'"),
+    ],
+)
+def test_parameters_that_deepspeed_does_not_take_are_named(section, words):
+    pytest.importorskip("deepspeed")
+    with pytest.raises((TypeError, ValueError), match=words):
+        check_parameters(section)
