@@ -178,10 +178,10 @@ def _prepare(arguments: Arguments) -> Prepared:
     data, training = arguments.data, arguments.training
     is_first = training.process_index == 0
     checkpoint = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
-    tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
-    samples, eval_samples = _read(data, decode_images=is_first)  # each image is decoded once
     if is_first:
         check_checkpoint(checkpoint)
+    tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
+    samples, eval_samples = _read(data, decode_images=is_first)  # each image is decoded once
     image_size = read_config(checkpoint.base).visual["image_size"]
     plan = Plan(
         samples_per_step=training.samples_per_step,

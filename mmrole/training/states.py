@@ -83,7 +83,10 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def _check_progress(file: Path, step: int) -> None:
-    fields = read_json(file, dict)
+    try:
+        fields = read_json(file, dict)
+    except UserError as error:
+        raise UserError(f"{error}; {_AGAIN}") from None
     try:
         state = TrainerState(**fields)
         for name, usual in vars(TrainerState(train_batch_size=1, epoch=0.0)).items():

@@ -125,6 +125,9 @@ def test_what_is_missing_is_named_in_a_line(train, tmp_path, tiny):
     broken = shutil.copytree(tiny, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"")
     assert "model.safetensors" in refused(train, "--model_name_or_path", broken)
+    words = shutil.copytree(tiny, tmp_path / "words")
+    (words / "qwen.tiktoken").write_bytes((tiny / "qwen.tiktoken").read_bytes()[:-3] + b"\n\n")
+    assert "qwen.tiktoken: line" in refused(train, "--model_name_or_path", words)
 
 
 def test_what_libraries_would_refuse_is_said_before_the_model_loads(train, tmp_path, monkeypatch):
