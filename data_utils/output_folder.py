@@ -43,10 +43,10 @@ def refuse_existing(folder: str | os.PathLike, names: Iterable[str], command: Ma
 
 
 def is_new(folder: str | os.PathLike, command: Mapping[str, Any]) -> bool:
-    """Whether a folder is not there, or holds only what an interrupted run of the same command has left."""
+    """Whether a folder is not there, or empty, or holds only what an interrupted run of the same command has left."""
     if not os.path.lexists(folder) or _was_interrupted(folder, command):
         return True
-    return os.path.isdir(folder) and os.listdir(folder) == [PARTIAL]
+    return os.path.isdir(folder) and os.listdir(folder) in ([], [PARTIAL])
 
 
 @contextlib.contextmanager

@@ -123,10 +123,10 @@ def test_only_the_same_command_goes_on(tmp_path: Path):
 
 def test_a_new_folder(tmp_path: Path):
     assert is_new(tmp_path / "out", COMMAND)
-    assert not is_new(tmp_path, COMMAND)
+    assert is_new(tmp_path, COMMAND)  # as a kill leaves it that comes before the first file
     (tmp_path / PARTIAL).mkdir()
     assert is_new(tmp_path, COMMAND)
-    (tmp_path / "notes.txt").touch()
+    (tmp_path / "mine.txt").touch()
     assert not is_new(tmp_path, COMMAND)
 
 
