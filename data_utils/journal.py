@@ -123,7 +123,7 @@ class Journal:
                     if overwrite:
                         remove_folder(folder)
                     elif state(output) is State.FINISHED:
-                        raise UserError(f"{output} exists already; --overwrite starts anew")
+                        raise UserError(f"{output} is finished already; without --overwrite it is left as it is")
                 folder.mkdir(exist_ok=True)
                 journal = cls(output, path, lock, world_size == 1)
                 opened.callback(os.close, journal._descriptor)

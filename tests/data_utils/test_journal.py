@@ -99,7 +99,7 @@ def test_states_of_an_output(tmp_path: Path):
     Journal.open(output, FINGERPRINT).remove()
     assert state(output) is State.FINISHED
     assert list(output.parent.iterdir()) == [output]
-    with pytest.raises(UserError, match=r"x\.json exists already; --overwrite starts anew"):
+    with pytest.raises(UserError, match=r"x\.json is finished already; without --overwrite it is left as it is"):
         Journal.open(output, FINGERPRINT)
 
 
