@@ -137,6 +137,7 @@ def train(arguments: Arguments, start: Start) -> None:
         kept, _ = checkpoints.find_newest(Path(training.output_dir))
         say(training, f"interrupted: the same command {f'goes on from {kept}' if kept else 'starts again'}")
         raise SystemExit(130) from None
+    trainer.remove_surplus()  # a kill after the last checkpoint may have left some
     write_output(trainer, start.total_steps)
     if start.lock is not None:
         os.close(start.lock)

@@ -286,10 +286,15 @@ class TreeTrainer(Trainer):
                 (folder / "training_args.bin").unlink(missing_ok=True)
                 self.tokenizer.save_pretrained(folder)
                 checkpoints.seal(folder, self.run)
-                checkpoints.remove_surplus(folder.parent, self.run, self._save_total_limit)
+                self.remove_surplus()
             self.accelerator.wait_for_everyone()
         except Exception as error:
             self._give_up(folder, error)
+
+    def remove_surplus(self) -> None:
+        """Removes the older checkpoints that --save_total_limit leaves no room for, in the process that saves."""
+        if self.args.should_save:
+            checkpoints.remove_surplus(Path(self.args.output_dir), self.run, self._save_total_limit)
 
     def _claim(self, folder: Path) -> None:
         try:

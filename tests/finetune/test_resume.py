@@ -120,7 +120,8 @@ def test_killed_between_the_last_checkpoint_and_the_result(start, data_file, sam
     flags = ("--max_steps", 2, "--save_steps", 1, "--eval_strategy", "epoch", "--eval_data_path", data_file)
     whole = start(*flags)
     without_result(whole, "killed")
-    killed = start(*flags, name="killed")
+    killed = start(*flags, "--save_total_limit", 1, name="killed")
+    assert [folder.name for folder in checkpoints.find_all(killed.output_dir)] == ["checkpoint-2"]
     assert not (killed.output_dir / "checkpoint-3").exists()
     for name in ("model.safetensors", "config.json"):
         assert (killed.output_dir / name).read_bytes() == (whole.output_dir / name).read_bytes()
