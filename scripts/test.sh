@@ -18,6 +18,6 @@ cd -- "$root"
 "$python" -m ruff format --check .
 if [ $# -eq 0 ]; then
     export OMP_NUM_THREADS=1 # for each worker: several threads of two workers would wait for one another
-    set -- --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+    set -- --numprocesses 2 --dist loadfile --no-loadscope-reorder
 fi
 exec "$python" -m pytest "$@"

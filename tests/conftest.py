@@ -23,16 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests marked long (minutes each)")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "xdist_group(name): tests that pytest-xdist, if it is there, gives one worker")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Several workers take whole files, for their fixtures; one worker all that train, which takes every core."""
-    for item in items:
-        trains = "finetune" in item.path.parts or item.path.name in ("test_zero3.py", "test_demo.py")
-        item.add_marker(pytest.mark.xdist_group("finetune" if trains else item.path.relative_to(ROOT).as_posix()))
+    """Leaves the long tests out, unless they are asked for."""
     if config.getoption("--long"):
         return
     for item in items:
