@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer
@@ -226,10 +227,13 @@ class TreeTrainer(Trainer):
         self._globalstep_last_logged = self.state.global_step
         self.log(logs, start_time)
 
-    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers' own, and notes what the command asks for, before a checkpoint's states are loaded."""
-        scheduler = super().create_scheduler(*args, **kwargs)
-        self._asked = AskedSettings.of(self.optimizer)
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+        """As transformers' own, and notes what the command asks for, before a checkpoint's states are loaded.
+
+        DeepSpeed gives the optimizer while `self.optimizer` is still a stand-in.
+        """
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        self._asked = AskedSettings.of(self.optimizer if optimizer is None else optimizer)
         return scheduler
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: Any) -> Any:

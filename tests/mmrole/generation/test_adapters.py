@@ -138,7 +138,7 @@ def test_damaged_weights(adapter):
 @pytest.mark.parametrize("key", OBEYED)
 def test_an_odd_value_gets_one_line(adapter_config, key):
     holds, wanted = OBEYED[key]
-    for odd in (0, -1, 10**10, 1.5, True, "8", [], [1], {"a": "b"}, float("nan"), float("inf")):
+    for odd in (0, -1, 10**10, 1.5, True, "8", [], [1], {"a": "b"}):
         edit(adapter_config, **{key: odd})
         if holds(odd):
             assert read_adapter_config(adapter_config)[key] == odd

@@ -104,7 +104,7 @@ def test_a_name_that_nobody_knows_is_refused(read):
     read({"tempreature": None})
 
 
-@pytest.mark.parametrize("odd", [-1, 0, True, "8", [], {}, float("nan"), float("inf"), 10**400], ids=str)
+@pytest.mark.parametrize("odd", [-1, 0, True, "8", [], {}, 10**400], ids=str)
 @pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "do_sample"])
 def test_odd_values_get_one_line(read, name, odd):
     if (name, odd) in (("top_k", 0), ("top_k", 10**400), ("max_new_tokens", 10**400), ("do_sample", True)):
@@ -112,6 +112,12 @@ def test_odd_values_get_one_line(read, name, odd):
     with pytest.raises(UserError, match=f"generation_config.json: {name} must be") as error:
         read({"do_sample": True} | {name: odd})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_no_number_of_json_is_refused(read, number):
+    with pytest.raises(UserError, match=r"generation_config.json cannot be read as JSON: \w+ is no number of JSON"):
+        read({"do_sample": True, "temperature": number})
 
 
 def test_a_total_length_is_refused_where_it_counts(read):
