@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_utils.prompts import DIMENSIONS, HUMAN_PARTNER, HUMAN_SPEAKER, METRICS, role_play_prompt
-from data_utils.records import Sample
 from mmrole.scoring.measures import WEIGHTED
 from mmrole.scoring.page import write_page
-from mmrole.scoring.page_samples import read_dialogue
 from mmrole.scoring.report import PaperRow, make_report
 from mmrole.scoring.reviews import read_models
 
@@ -191,49 +189,6 @@ def test_no_text_ends_its_script_element(tmp_path_factory, texts):
     assert [tag for tag, _ in elements.tags].count("script") == 4 + 2 * len(texts)
     answers = [elements.json(f"answers-{number}")[0] for number in range(len(texts))]
     assert answers == [item["conversations"][1]["answer"] for item in records]
-
-
-LINES = st.text("abc [:]。\n.", min_size=1).filter(lambda text: text.strip() and "\n[" not in text and text[0] != "[")
-
-
-@given(st.lists(LINES, max_size=4), st.one_of(st.none(), LINES), st.sampled_from([HUMAN_PARTNER, "The Mate (2nd)"]))
-def test_a_dialogue_is_read_back_from_its_prompt(utterances, last, partner):
-    partner_speaks = HUMAN_SPEAKER if partner == HUMAN_PARTNER else partner
-    history = [(("Captain", partner_speaks)[index % 2], text) for index, text in enumerate(utterances)]
-    profiles = {"Captain": "A captain.\n\n\nOf a ship.", partner: "A mate."}
-    arguments = {"role": "Captain", "series": "Ships", "other_role": partner, "profiles": profiles}
-    prompt = role_play_prompt(**arguments, history=history if last else [], last_utterance=last)
-    sample = Sample.from_json(record(1, other_role=partner, conversations=_turns(prompt)))
-    assert read_dialogue(sample) == ((history if last else []), last)
-
-
-def test_a_prompt_of_another_form_is_shown_whole():
-    sample = Sample.from_json(record(1, conversations=_turns("What is that?\n\n\nSay it.")))
-    assert read_dialogue(sample) == ([], "What is that?\n\n\nSay it.")
-
-
-def _turns(prompt):
-    return [{"from": "user", "value": prompt}, {"from": "assistant", "value": "A ship."}]
-
-
-def test_the_published_dialogues_are_read(shared):
-    """Against the dialogue files: the utterances before the target, the last one apart."""
-    dialogues = {}
-    for path in (shared / "mmrole/dialogues/in-distribution").rglob("*.json"):
-        for dialogue in json.loads(path.read_text("utf-8")):
-            dialogues[dialogue["id"]] = [turn["value"] for turn in dialogue["conversations"]]
-    checked = 0
-    for path in (shared / "mmrole/eval/in-test_answers/mmrole-agent").glob("*.json"):
-        for obj in json.loads(path.read_text("utf-8")):
-            dialogue, _, index = obj["id"].rpartition("_")
-            if dialogue not in dialogues:
-                continue
-            before = dialogues[dialogue][: int(index)]
-            found = read_dialogue(Sample.from_json(obj))
-            assert [text for _, text in found.history] == before[:-1]
-            assert found.last == (before[-1] if before else None)
-            checked += 1
-    assert checked > 100
 
 
 # In a browser
