@@ -62,10 +62,13 @@ class QWenPreTrainedModel(PreTrainedModel):
         from_files = pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None
         if from_files:
             check_checkpoint(cls, pretrained_model_name_or_path, **kwargs)
-        if pretrained_model_name_or_path is not None:
-            _leave_adapters_alone(Path(pretrained_model_name_or_path), kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        source = pretrained_model_name_or_path
+        if source is not None and (alone := _without_adapters(Path(source), kwargs)) is not None:
+            source = alone
+        model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        if source is not pretrained_model_name_or_path:
+            model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         if from_files:
             check_loaded(pretrained_model_name_or_path, info)
         for module in model.modules():
@@ -96,16 +99,26 @@ class QWenPreTrainedModel(PreTrainedModel):
                 init.copy_(parameter, value) if isinstance(value, Tensor) else init.normal_(parameter, std=value)
 
 
-def _leave_adapters_alone(directory: Path, kwargs: dict[str, Any]) -> None:
-    """Keeps transformers from attaching an adapter that lies in the directory of a whole model.
+def _without_adapters(directory: Path, kwargs: dict[str, Any]) -> Path | None:
+    """Another name of a whole model's directory, under which transformers finds no adapter that lies there.
 
-    One that the auto classes have come from, in a directory of its own, is left to them.
+    Args:
+        directory: of the model.
+        kwargs: of `from_pretrained`; they get what belongs to the name.
+
+    Returns:
+        None if there is no adapter, or the one that the auto classes have come from, in a directory of its own.
     """
-    config_file = Path(kwargs.get("subfolder", ""), "config.json")
+    folder = directory / (kwargs.get("subfolder") or "")
     adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path", directory)
-    if (directory / config_file).is_file() and Path(adapter) == directory:
-        # It is looked for in this folder; below a file there is none.
-        kwargs["adapter_kwargs"] = {"subfolder": str(config_file)}
+    beside = any((place / "adapter_config.json").exists() for place in (directory, folder))
+    if not beside or not (folder / "config.json").is_file() or Path(adapter) != directory:
+        return None
+    # Some versions look for an adapter in the directory itself, others in the subfolder; below a file there is none.
+    root = Path(folder.absolute().anchor)
+    kwargs["subfolder"] = str(folder.absolute().relative_to(root))
+    kwargs["adapter_kwargs"] = {"subfolder": str(folder.absolute().relative_to(root) / "config.json")}
+    return root
 
 
 class QWenModel(QWenPreTrainedModel):

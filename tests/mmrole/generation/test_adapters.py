@@ -214,6 +214,7 @@ def test_a_whole_model_is_used_alone_whatever_lies_beside_it(adapter, base, tmp_
     expected = load_file(base / "model.safetensors")
     assert loaded.state_dict().keys() == expected.keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in loaded.state_dict().items())
+    assert loaded.name_or_path == loaded.config.name_or_path == str(both)
     edit(both, base_model_name_or_path=str(both))
     with pytest.raises(UserError, match=r"has no weights|names itself as the base"):
         find_checkpoint(both, use_lora=True)
