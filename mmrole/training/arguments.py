@@ -177,6 +177,14 @@ class TrainingArguments(transformers.TrainingArguments):
         """Seed of the order of the samples."""
         return self.seed if self.data_seed is None else self.data_seed
 
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """As transformers' own, but never 0 for a schedule of DeepSpeed's, which refuses it and makes the same of 1.
+
+        Newer versions of transformers see to it themselves.
+        """
+        steps = super().get_warmup_steps(num_training_steps)
+        return max(1, steps) if self.deepspeed and "scheduler" in self.hf_deepspeed_config.config else steps
+
 
 class Arguments(NamedTuple):
     """A command line."""

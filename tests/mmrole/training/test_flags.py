@@ -194,6 +194,13 @@ DEEPSPEED = {
     ),
     "number for a name": ({"optimizer": {"type": 3}}, "optimizer.type must be a name, not 3"),
     "other stage": ({"zero_optimization": {"stage": "three"}}, "stage must be 0, 1, 2 or 3, not 'three'"),
+    "no warm-up": (
+        {
+            "train_micro_batch_size_per_gpu": "auto",
+            "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}},
+        },
+        "'params': {'warmup_num_steps': 1}",
+    ),
     "own optimizer": ({"optimizer": {"type": "AdamW", "params": {}}}, "--optim has no effect"),
 }
 
@@ -205,11 +212,15 @@ def test_a_deepspeed_configuration_is_checked_against_the_flags(repository, tmp_
 import sys
 from data_utils.errors import UserError
 from mmrole.training.arguments import parse_arguments
+from mmrole.training.deepspeed_config import check_config
 for file in sys.argv[1:]:
     optim = ["--optim", "adafactor"] if "own" in file else []
     flags = "--model_name_or_path m --data_path d --report_to none --deepspeed".split()
     try:
-        parse_arguments([*flags, file, *optim])
+        training = parse_arguments([*flags, file, *optim]).training
+        check_config(training, hidden_size=64, total_steps=9)
+        training.hf_deepspeed_config.trainer_config_finalize(training, None, 9)
+        print(file, training.hf_deepspeed_config.config["scheduler"], sep="\\t")
     except UserError as error:
         print(file, error, sep="\\t")
 """
