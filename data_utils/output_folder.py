@@ -35,11 +35,24 @@ def refuse_existing(folder: str | os.PathLike, names: Iterable[str], command: Ma
     Raises:
         UserError: one of them is there.
     """
-    if command.get("overwrite") or _was_interrupted(folder, command):
-        return
-    for name in names:
-        if os.path.lexists(place := Path(folder) / name):
-            raise UserError(f"{place} exists already; give another --output_dir, or --overwrite")
+    try:
+        _refuse_existing(folder, names, command)
+    except UserError:
+        remove_leftover(folder)
+        raise
+
+
+def remove_leftover(folder: str | os.PathLike) -> None:
+    """Takes away what a kill has left beside whole files; not what another process is writing, or can complete."""
+    partial = Path(os.path.realpath(folder)) / PARTIAL
+    with contextlib.suppress(OSError):
+        lock = open_locked(partial / "lock", os.O_RDWR) if partial.is_dir() else None
+        if lock is not None:
+            try:
+                if not (partial / "placing.json").exists():
+                    _remove(partial)
+            finally:
+                os.close(lock)
 
 
 def is_new(folder: str | os.PathLike, command: Mapping[str, Any]) -> bool:
@@ -78,7 +91,7 @@ def filling(
         placed_in_part = (partial / "placing.json").exists()
         try:
             yield partial / "files"
-            refuse_existing(folder, _written(partial), command)
+            _refuse_existing(folder, _written(partial), command)
             write_json(partial / "placing.json", {"command": _as_json(command)})
             placed_in_part = True
             _place(partial, target, last, stale)
@@ -95,6 +108,14 @@ def filling(
         if made:
             with contextlib.suppress(OSError):  # unless it was filled
                 target.rmdir()
+
+
+def _refuse_existing(folder: str | os.PathLike, names: Iterable[str], command: Mapping[str, Any]) -> None:
+    if command.get("overwrite") or _was_interrupted(folder, command):
+        return
+    for name in names:
+        if os.path.lexists(place := Path(folder) / name):
+            raise UserError(f"{place} exists already; give another --output_dir, or --overwrite")
 
 
 def _start(partial: Path) -> int | None:

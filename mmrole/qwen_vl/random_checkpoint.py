@@ -14,7 +14,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from transformers import GenerationConfig
 
 from data_utils.disk import set_usual_mode
-from data_utils.output_folder import filling, is_new
+from data_utils.output_folder import filling, is_new, remove_leftover
 from mmrole.qwen_vl.bpe import IM_END, IMG_START, SPECIAL_TOKENS, write_ranks
 from mmrole.qwen_vl.causal_lm import QWenLMHeadModel
 from mmrole.qwen_vl.configuration import QWenConfig
@@ -131,6 +131,7 @@ def refuse_existing(directory: Path, command: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{directory} holds a LoRA adapter, which is never replaced; give another directory.")
     files = _checkpoint_files(directory)
     if files and not command.get("overwrite") and not is_new(directory, command):
+        remove_leftover(directory)
         raise CheckpointError(f"{directory} already holds a checkpoint ({files[0].name}); --overwrite replaces it.")
 
 
