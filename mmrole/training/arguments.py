@@ -18,6 +18,7 @@ from transformers import HfArgumentParser
 from data_utils.errors import UserError
 from mmrole.training import deepspeed_config, extensions, flags, values
 from mmrole.training.old_flags import translate
+from mmrole.training.reporters import check_reporters
 
 
 @dataclass
@@ -165,7 +166,7 @@ class TrainingArguments(transformers.TrainingArguments):
                 f"note: one of {self.n_gpu} GPUs is used; torchrun --nproc_per_node {self.n_gpu} uses them all"
             )
             self._n_gpu = 1  # transformers would copy the model in one process, and split a step's batches in vain
-        values.check_reporters(self)
+        check_reporters(self)
 
     @property
     def samples_per_step(self) -> int:

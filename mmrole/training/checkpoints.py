@@ -10,24 +10,20 @@ with those of another run, is somebody else's, and is never touched.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shutil
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
-
-from safetensors import SafetensorError
+from typing import NamedTuple, NoReturn
 
 from data_utils.disk import set_usual_mode, sync_folder
-from data_utils.errors import UserError, reason, shown
+from data_utils.errors import UserError, shown
 from data_utils.files import partial_file, read_json, write_json
+from mmrole.training.disk_faults import disk_fault, is_of_the_disk
 from mmrole.training.run_description import RunDescription, difference
 
 MANIFEST = "complete.json"
 UNFINISHED = "unfinished.json"
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
-_DISK_WORDS = ("PytorchStreamWriter", "No space left", "Disk quota", "unexpected pos", "I/O error")
 _NAME = re.compile(r"checkpoint-([0-9]{1,15})")
 _ELSEWHERE = "give another --output_dir, or move it away"
 _FOREIGN = f"was not written by this run, or holds files that it has not written; {_ELSEWHERE}"
@@ -244,25 +240,18 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def is_of_the_disk(error: Exception, folder: Path) -> bool:
-    """Whether a failed save into a folder is the disk's fault: full, read-only, broken.
-
-    Also where another process has met the fault first, and has removed the folder.
-    """
-    if not folder.exists() and (isinstance(error, FileNotFoundError) or "does not exist" in str(error)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno in _DISK
-    # torch and safetensors report what the system says as errors of their own.
-    return isinstance(error, SafetensorError | UserError) or any(words in str(error) for words in _DISK_WORDS)
-
-
-def disk_fault(error: Exception) -> str:
-    """What the disk's fault is, in the system's words where they are known."""
-    if isinstance(error, OSError):
-        return reason(error)
-    text = " ".join(str(error).split())[:200]
-    return text if isinstance(error, UserError) or "No space left" in text else f"the disk is full or broken ({text})"
+def give_up(folder: Path, run: RunDescription, error: Exception) -> NoReturn:
+    """Ends a run that cannot write a checkpoint: in a line, where it is the disk's fault."""
+    if not is_of_the_disk(error, folder):
+        raise error
+    if is_own(folder, run):
+        remove(folder)
+    kept, _ = find_newest(folder.parent)
+    rest = "there is no earlier one" if kept is None else f"{kept} is whole"
+    raise UserError(
+        f"cannot write {folder}: {disk_fault(error)}; {rest}: make room, or make it writable, and run the same command "
+        "again"
+    ) from error
 
 
 def _named(output_dir: Path) -> list[Path]:

@@ -1,9 +1,7 @@
-"""What libraries would refuse once the model is loaded, tried before: optimizer, schedule, adapters, log."""
+"""What libraries would refuse once the model is loaded, tried before: optimizer, schedule, adapters."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +9,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.optimization import get_scheduler
 
-from data_utils.errors import UserError, reason
+from data_utils.errors import UserError
 from mmrole.qwen_vl import QWenConfig
 from mmrole.training.adapters import check_adapters
 from mmrole.training.arguments import Arguments, TrainingArguments
@@ -39,27 +37,6 @@ def check_settings(arguments: Arguments, config: QWenConfig, total_steps: int) -
     )
     if training.use_lora:
         check_adapters(config, arguments.lora)
-    if training.process_index == 0:
-        check_log_folder(training)
-
-
-def check_log_folder(training: TrainingArguments) -> None:
-    """Makes the folder of TensorBoard's log.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    if "tensorboard" not in training.report_to:
-        return
-    given = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    folder = Path(training.output_dir) / "runs" if given is None else Path(given).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(None, "Permission denied")
-    except OSError as error:
-        remedy = "give --report_to none" if given is None else "set another TENSORBOARD_LOGGING_DIR"
-        raise UserError(f"cannot write TensorBoard's log to {folder}: {reason(error)}; {remedy}") from None
 
 
 def check_optimizer(training: TrainingArguments, total_steps: int, *, own_optimizer: bool, own_schedule: bool) -> None:

@@ -31,6 +31,7 @@ from mmrole.training.encoding import EncodedSample, SampleEncoder
 from mmrole.training.output import check_output_dir, finish_move, is_finished, write_output
 from mmrole.training.planning import group_samples
 from mmrole.training.processes import first_alone, from_first, lock_output_dir, quiet_where_others_fail, said_once, say
+from mmrole.training.reporters import prepare_reporters
 from mmrole.training.run_description import RunDescription, describe_run
 from mmrole.training.samples import TrainingSample, read_samples
 from mmrole.training.steps import Plan, TrainingSteps
@@ -112,6 +113,7 @@ def begin(arguments: Arguments) -> Start | None:
     checkpoints.check_free(output_dir, run, done, total)
     if resumed is not None:
         first_alone(training, lambda: states.check(resumed, done) if training.process_index == 0 else None)
+    first_alone(training, lambda: prepare_reporters(training) if training.process_index == 0 else None)
     say(training, prepared.summary(training, total))
     if resumed is not None:
         say(training, f"going on from {resumed}: {done:,} of {total:,} steps are done")

@@ -7,6 +7,7 @@ from pathlib import Path
 from data_utils.errors import UserError, listed
 from mmrole.training import checkpoints
 from mmrole.training.checkpoints import MANIFEST, UNFINISHED, Manifest, read_manifest
+from mmrole.training.disk_faults import disk_fault, is_of_the_disk
 from mmrole.training.run_description import RunDescription, difference
 from mmrole.training.trainer import TreeTrainer
 
@@ -91,12 +92,12 @@ def write_output(trainer: TreeTrainer, total_steps: int) -> None:
             checkpoints.seal(aside, trainer.run | {"steps": total_steps})
             _move(aside, output_dir)
     except Exception as error:
-        if not checkpoints.is_of_the_disk(error, aside):
+        if not is_of_the_disk(error, aside):
             raise
         if not (aside / MANIFEST).is_file() and checkpoints.is_own(aside, trainer.run):
             checkpoints.remove(aside)
         raise UserError(
-            f"cannot write the trained model to {output_dir}: {checkpoints.disk_fault(error)}; make room, or make it "
+            f"cannot write the trained model to {output_dir}: {disk_fault(error)}; make room, or make it "
             "writable, and run the same command again: it goes on from the last checkpoint"
         ) from error
     trainer.accelerator.wait_for_everyone()

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from data_utils.errors import UserError, Where
 from mmrole.training.batches import TreeBatch, collate
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.planning import Bin, Groups, Step, plan_epoch
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 class StepBatches(NamedTuple):
@@ -142,6 +145,21 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         start = self._global_step() // self._steps_per_epoch * self._steps_per_epoch
         return iter(range(start, start + self._steps_per_epoch))
+
+
+def make_loader(steps: TrainingSteps, training: TrainingArguments, global_step: Callable[[], int]) -> DataLoader:
+    """Loads the steps of the epoch that the run is in."""
+    return DataLoader(
+        steps,
+        batch_size=1,
+        sampler=EpochSampler(steps.steps_per_epoch, global_step),
+        collate_fn=only,
+        num_workers=training.dataloader_num_workers,
+        pin_memory=training.dataloader_pin_memory and training.device.type == "cuda",
+        persistent_workers=training.dataloader_persistent_workers,
+        prefetch_factor=training.dataloader_prefetch_factor,
+        multiprocessing_context=training.dataloader_multiprocessing_context,
+    )
 
 
 def only(items: list[StepBatches]) -> StepBatches:

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,10 +27,11 @@ from mmrole.training.figures import LateCheck, StepFigures
 from mmrole.training.loss import LossSum, tree_loss
 from mmrole.training.planning import Bin
 from mmrole.training.progress import Progress
+from mmrole.training.reporters import say_faults_in_a_line
 from mmrole.training.resuming import AskedSettings, AskedSteps, innermost, load_weights
 from mmrole.training.run_description import RunDescription
 from mmrole.training.states import reading
-from mmrole.training.steps import EpochSampler, StepBatches, TrainingSteps, checked, only
+from mmrole.training.steps import StepBatches, TrainingSteps, checked, make_loader, only
 
 
 class TreeTrainer(Trainer):
@@ -64,6 +65,7 @@ class TreeTrainer(Trainer):
         self.tokenizer, self.run = tokenizer, run
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
+        say_faults_in_a_line(self.callback_handler.callbacks, args)
         self.progress = Progress(len(steps.samples))
         for callback in (AskedSteps(steps.steps_per_epoch), self.progress):
             self.add_callback(callback)
@@ -77,18 +79,7 @@ class TreeTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The steps of the current epoch; not prepared by accelerate, since each process plans its own share."""
-        steps = self.train_dataset
-        return DataLoader(
-            steps,
-            batch_size=1,
-            sampler=EpochSampler(steps.steps_per_epoch, lambda: self.state.global_step),
-            collate_fn=only,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
-            persistent_workers=self.args.dataloader_persistent_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            multiprocessing_context=self.args.dataloader_multiprocessing_context,
-        )
+        return make_loader(self.train_dataset, self.args, lambda: self.state.global_step)
 
     def get_batch_samples(self, epoch_iterator: Iterator[StepBatches | UserError], *args: Any, **kwargs: Any) -> Any:
         """As transformers' own, and raises what a worker found wrong."""
@@ -293,7 +284,7 @@ class TreeTrainer(Trainer):
                 self.remove_surplus()
             self.accelerator.wait_for_everyone()
         except Exception as error:
-            self._give_up(folder, error)
+            checkpoints.give_up(folder, self.run, error)
 
     def remove_surplus(self) -> None:
         """Removes the older checkpoints that --save_total_limit leaves no room for, in the process that saves."""
@@ -304,17 +295,4 @@ class TreeTrainer(Trainer):
         try:
             checkpoints.claim(folder, self.run)
         except OSError as error:
-            self._give_up(folder, error)
-
-    def _give_up(self, folder: Path, error: Exception) -> NoReturn:
-        """Ends a run that cannot write a checkpoint: in a line, where it is the disk's fault."""
-        if not checkpoints.is_of_the_disk(error, folder):
-            raise error
-        if checkpoints.is_own(folder, self.run):
-            checkpoints.remove(folder)
-        kept, _ = checkpoints.find_newest(folder.parent)
-        rest = "there is no earlier one" if kept is None else f"{kept} is whole"
-        raise UserError(
-            f"cannot write {folder}: {checkpoints.disk_fault(error)}; {rest}: make room, or make it writable, and "
-            "run the same command again"
-        ) from error
+            checkpoints.give_up(folder, self.run, error)

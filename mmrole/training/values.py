@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
 
 from data_utils.errors import UserError, shown
 
@@ -61,10 +59,6 @@ _RANGES = {
     "lora_alpha": _POSITIVE,
     "lora_dropout": _SHARE,
 }
-
-# Packages behind names of --report_to that are told apart from others only by a traceback.
-_REPORTERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "comet_ml": "comet_ml"}
-_NAMING_RUNS = ("wandb", "mlflow", "comet_ml", "swanlab", "trackio")
 
 # They need more of a trainer than a call of their `step`.
 _MORE_THAN_STEP = ("galore", "apollo", "lomo", "adalomo", "schedule_free")
@@ -197,33 +191,6 @@ def check_device(training: TrainingArguments) -> None:
     place, number = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if place >= number:
         raise UserError(f"there is no GPU for process {place}: this machine has {number}; start {number} processes")
-
-
-def check_reporters(training: TrainingArguments) -> None:
-    """Checks that what --report_to names is there.
-
-    Raises:
-        UserError: a name is not known, its package is missing, or a flag is about none of them.
-    """
-    for name in training.report_to:
-        package = _REPORTERS.get(name)
-        if package is not None and importlib.util.find_spec(package) is None:
-            raise UserError(f"--report_to {name}: {package} is not installed; pip install {package}, or give none")
-        try:
-            for callback in get_reporting_integration_callbacks([name]):
-                callback()
-        except Exception as error:
-            raise UserError(f"--report_to {name}: {in_a_line(error)}") from None
-    for flag, reporters in {
-        "run_name": _NAMING_RUNS,
-        "trackio_space_id": ("trackio",),
-        "trackio_bucket_id": ("trackio",),
-        "trackio_static_space_id": ("trackio",),
-    }.items():
-        if getattr(training, flag, None) is not None and not set(reporters) & set(training.report_to):
-            raise UserError(f"--{flag} has no effect; add --report_to {' or '.join(reporters)}, or leave it out")
-    if training.project != "huggingface" and "trackio" not in training.report_to:
-        raise UserError("--project has no effect; add --report_to trackio, or leave it out")
 
 
 def in_a_line(error: Exception) -> str:
