@@ -87,7 +87,7 @@ def _in_a_line(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        words = in_a_line(error).rstrip(".")
         raise UserError(
-            f"--report_to {name}: {in_a_line(error).rstrip('.')}; put that right and run the same command again, or give "
-            "--report_to none"
+            f"--report_to {name}: {words}; put that right and run the same command again, or give --report_to none"
         ) from error
