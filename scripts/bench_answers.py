@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bench_machine import Costs, Machine
 
-    from mmrole.generation import ChatRequest
+    from mmrole.generation.requests import ChatRequest
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def make_requests(number: int, new_tokens: int) -> list[ChatRequest]:
     from bench_machine import length_profile
     from PIL import Image
 
-    from mmrole.generation import ChatRequest, GenerationSettings
+    from mmrole.generation.requests import ChatRequest, GenerationSettings
 
     profile = length_profile("answer_prompts")
     rng = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def compare(
     """Times both ways and prints the table."""
     from bench_machine import peak_bytes, reset_peak, timed
 
-    from mmrole.generation import Engine
+    from mmrole.generation.engine import Engine
 
     device, new_tokens = model.device, arguments.new_tokens
     tokenizer = byte_tokenizer()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from bench_machine import Costs, Machine
 
-    from mmrole.generation import ChatRequest
+    from mmrole.generation.requests import ChatRequest
 
 
 class ReviewTree(NamedTuple):
@@ -65,7 +65,7 @@ def make_requests(tree: ReviewTree, name: str) -> list[ChatRequest]:
     from bench_answers import byte_tokenizer
     from PIL import Image
 
-    from mmrole.generation import ChatRequest, GenerationSettings
+    from mmrole.generation.requests import ChatRequest, GenerationSettings
     from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
 
     system = "You are an evaluator."
@@ -94,7 +94,7 @@ def compare(
     from bench_answers import byte_tokenizer, generate_alone
     from bench_machine import peak_bytes, reset_peak, timed
 
-    from mmrole.generation import Engine
+    from mmrole.generation.engine import Engine
 
     device, tokenizer = model.device, byte_tokenizer()
     engine = Engine(model, tokenizer, arguments.max_batch_tokens)

@@ -1,8 +1,8 @@
 """A long job of a script: from its input files over requests, a backend and journals to the output files.
 
 What makes a program of its own is a `Program`; reading, checking, resuming, several processes, interruptions and
-reporting are the same for all, and are here. What is on disk at any moment: see `data_utils.journal`; beside a finished
-output lies `<output>.settings`, which says what it was made with.
+reporting are the same for all, and are here. What is on disk at any moment: see `data_utils.journal`; beside a
+finished output lies `<output>.settings`, which says what it was made with.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import pytest
 from transformers import GenerationConfig
 
 from data_utils.errors import UserError
-from mmrole.generation import GenerationSettings
 from mmrole.generation.checkpoints import Checkpoint
 from mmrole.generation.generation_config import (
     OBEYED,
@@ -19,6 +18,7 @@ from mmrole.generation.generation_config import (
     generation_settings,
     sampling_settings,
 )
+from mmrole.generation.requests import GenerationSettings
 
 GREEDY = {"do_sample": False, "temperature": 0.0, "top_p": 1.0, "top_k": 1}  # as ms-swift writes it
 
