@@ -11,8 +11,8 @@ import sys
 from collections.abc import Mapping
 
 try:
-    from data_utils.errors import run
     from data_utils.records import Sample
+    from mmrole.base.errors import run
     from mmrole.generation import job
     from mmrole.generation.image_file import ImageFile
     from mmrole.generation.options import add_arguments

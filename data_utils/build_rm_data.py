@@ -14,11 +14,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_utils.arguments import at_least, fraction
-from data_utils.errors import Problems, UserError, listed, run
-from data_utils.fields import Json
-from data_utils.files import read_records, sha256, write_json, write_json_list
-from data_utils.output_folder import filling, refuse_existing
 from data_utils.records import Review, Sample
 from data_utils.review_data import (
     FACETS,
@@ -33,6 +28,11 @@ from data_utils.review_data import (
     split_rows,
 )
 from data_utils.splits import find_test_files, read_test_samples
+from mmrole.base.arguments import at_least, fraction
+from mmrole.base.errors import Problems, UserError, listed, run
+from mmrole.base.fields import Json
+from mmrole.base.files import read_records, sha256, write_json, write_json_list
+from mmrole.base.output_folder import filling, refuse_existing
 
 TRAIN_FILE = "train/RM-train.json"
 VALIDATION_FILE = "validation/RM-validation.json"

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_utils.arguments import at_least
 from data_utils.checks.checker import Checker
 from data_utils.checks.context import Lengths
 from data_utils.checks.folders import missing_files
@@ -26,10 +25,11 @@ from data_utils.checks.loading import load
 from data_utils.checks.problems import ERROR, WARNING, Place
 from data_utils.checks.repairs import repair
 from data_utils.checks.report import Report, as_json, as_text
-from data_utils.errors import UserError, run
-from data_utils.files import replacing, write_json
-from data_utils.output_folder import filling, is_new
-from data_utils.paths import open_regular
+from mmrole.base.arguments import at_least
+from mmrole.base.errors import UserError, run
+from mmrole.base.files import replacing, write_json
+from mmrole.base.output_folder import filling, is_new
+from mmrole.base.paths import open_regular
 
 
 def main(argv: Sequence[str] | None = None) -> int:

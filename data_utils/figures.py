@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from data_utils.dialogues import TYPES
-from data_utils.figure_style import FIGURE_STYLE
-from data_utils.files import replacing
 from data_utils.statistics import SPLITS, Group, Groups, has_tokens, has_trees
-from data_utils.tables import Table
+from mmrole.base.figure_style import FIGURE_STYLE
+from mmrole.base.files import replacing
+from mmrole.base.tables import Table
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 _COLOURS = dict(zip(TYPES, ("#E69F00", "#0072B2", "#009E73"), strict=True))

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from data_utils.errors import Problems, UserError, Where, reason, shown
-from data_utils.paths import resolve_below
+from mmrole.base.errors import Problems, UserError, Where, reason, shown
+from mmrole.base.paths import resolve_below
 
 if TYPE_CHECKING:
     from PIL import Image

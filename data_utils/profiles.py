@@ -7,10 +7,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from data_utils.dialogues import DISTRIBUTIONS
-from data_utils.errors import Problems, RecordError, UserError, Where, shown
-from data_utils.fields import read_text
-from data_utils.files import read_json
 from data_utils.prompts import HYPOTHETICAL_SERIES
+from mmrole.base.errors import Problems, RecordError, UserError, Where, shown
+from mmrole.base.fields import read_text
+from mmrole.base.files import read_json
 
 CATEGORIES = ("fictional", "historical and public", "hypothetical")
 """The paper's kinds of character."""

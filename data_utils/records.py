@@ -7,8 +7,8 @@ fields included. Its attributes are what the project uses of it.
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
-from data_utils.errors import RecordError, Where, shown
-from data_utils.fields import Json, JsonRecord, read_object, read_optional, read_text
+from mmrole.base.errors import RecordError, Where, shown
+from mmrole.base.fields import Json, JsonRecord, read_object, read_optional, read_text
 
 HIGHEST_SCORE = 10
 

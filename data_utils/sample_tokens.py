@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_utils.errors import UserError
-from data_utils.fields import Json
+from mmrole.base.errors import UserError
+from mmrole.base.fields import Json
 from mmrole.prompt_tree import TokenSequence
 from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, encode_message
 from mmrole.qwen_vl.errors import CheckpointError

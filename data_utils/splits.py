@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from data_utils.dataset import Dataset, PlacedDialogue
 from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES, Dialogue
-from data_utils.errors import Problems, UserError
-from data_utils.files import read_records
-from data_utils.paths import files_below
 from data_utils.records import Sample
+from mmrole.base.errors import Problems, UserError
+from mmrole.base.files import read_records
+from mmrole.base.paths import files_below
 
 
 class Target(NamedTuple):

@@ -11,7 +11,7 @@ from data_utils.dataset import Dataset, make_sample
 from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES
 from data_utils.profiles import CATEGORIES, category
 from data_utils.splits import Split
-from data_utils.tables import Table
+from mmrole.base.tables import Table
 from mmrole.prompt_tree import build_tree
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 try:
     from data_utils.dialogues import TYPES
-    from data_utils.errors import Problems, UserError, run
-    from data_utils.files import replacing
+    from mmrole.base.errors import Problems, UserError, run
+    from mmrole.base.files import replacing
     from mmrole.scoring.results import Result, compute_result
     from mmrole.scoring.reviews import ReviewFile, answers_beside, read_review_file
 except ModuleNotFoundError as error:

@@ -10,8 +10,8 @@ import argparse
 import sys
 
 try:
-    from data_utils.arguments import at_least
-    from data_utils.errors import run
+    from mmrole.base.arguments import at_least
+    from mmrole.base.errors import run
     from mmrole.generation import job
     from mmrole.generation.options import add_arguments
     from mmrole.scoring.review_program import review_program

@@ -27,7 +27,7 @@ NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_coun
 }
 
 launch=("$PYTHON")
-[ "$NPROC" -eq 1 ] || launch+=(-m mmrole.launch --standalone --nproc_per_node "$NPROC")
+[ "$NPROC" -eq 1 ] || launch+=(-m mmrole.base.launch --standalone --nproc_per_node "$NPROC")
 
 # Reviews one of the two test sets; answers may lack one of them, and without either the first call says what to do.
 review() {

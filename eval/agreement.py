@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    from data_utils.arguments import at_least
-    from data_utils.errors import UserError, run
-    from data_utils.files import replacing
+    from mmrole.base.arguments import at_least
+    from mmrole.base.errors import UserError, run
+    from mmrole.base.files import replacing
     from mmrole.generation.options import DTYPES, add_arguments
     from mmrole.scoring.agreement import (
         agreement_csv,

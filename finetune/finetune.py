@@ -10,7 +10,7 @@ Killed or interrupted, the same command goes on from the last complete checkpoin
 import sys
 
 try:
-    from data_utils.errors import run
+    from mmrole.base.errors import run
     from mmrole.training.finetuning import main
     from mmrole.training.processes import ending_at_once
 except ModuleNotFoundError as error:

@@ -43,7 +43,7 @@ processes=$((GPUS_PER_NODE * NNODES))
     fail "GLOBAL_BATCH=$GLOBAL_BATCH cannot be shared out evenly by $processes processes; set another GLOBAL_BATCH"
 
 launch() {
-    exec "$PYTHON" -m mmrole.launch \
+    exec "$PYTHON" -m mmrole.base.launch \
         --nproc_per_node "$GPUS_PER_NODE" --nnodes "$NNODES" --node_rank "$NODE_RANK" \
         --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" finetune/finetune.py \
         --model_name_or_path "$MODEL" --data_path "$DATA" --output_dir "$OUTPUT_DIR" \

@@ -159,6 +159,6 @@ def byte_tokenizer() -> object:
 
 
 if __name__ == "__main__":
-    from data_utils.errors import run
+    from mmrole.base.errors import run
 
     run(main)

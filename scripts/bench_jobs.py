@@ -24,7 +24,7 @@ from typing import NamedTuple
 import psutil
 from PIL import Image
 
-from data_utils.journal_lines import encode_line
+from mmrole.base.journal_lines import encode_line
 from mmrole.generation import job
 from mmrole.generation.backend import EngineBackend, Generate, find_engine
 from mmrole.generation.image_file import ImageFile

@@ -165,6 +165,6 @@ def least_seconds(trees: list[ReviewTree], costs: Costs, machine: Machine) -> fl
 
 
 if __name__ == "__main__":
-    from data_utils.errors import run
+    from mmrole.base.errors import run
 
     run(main)

@@ -208,6 +208,6 @@ def report(rows: list[Row], machine: Machine) -> None:
 
 
 if __name__ == "__main__":
-    from data_utils.errors import run
+    from mmrole.base.errors import run
 
     run(main)

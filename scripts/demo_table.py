@@ -16,8 +16,8 @@ from typing import Any
 
 try:
     from data_utils.dialogues import DISTRIBUTIONS
-    from data_utils.errors import run
     from data_utils.prompts import METRICS
+    from mmrole.base.errors import run
     from mmrole.demo import findings
     from mmrole.demo.characters import Character
     from mmrole.demo.controls import PROBES

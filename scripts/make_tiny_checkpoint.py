@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status (2: a mistake in the arguments)."""
     arguments = parse_arguments(argv)
     try:
-        from data_utils.errors import UserError
+        from mmrole.base.errors import UserError
         from mmrole.qwen_vl import CheckpointError
     except ModuleNotFoundError as error:
         return _fail(f"{error.name} is not installed; run: bash scripts/setup.sh (then use .venv/bin/python)")

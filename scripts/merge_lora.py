@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 try:
-    from data_utils.errors import UserError, run
+    from mmrole.base.errors import UserError, run
     from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
     from mmrole.generation.generation_config import FILE_NAME
     from mmrole.generation.requests import GenerationSettings

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    from data_utils.errors import UserError, run
-    from data_utils.files import replacing
+    from mmrole.base.errors import UserError, run
+    from mmrole.base.files import replacing
     from mmrole.generation.options import DTYPES, at_least
     from mmrole.scoring.agreement import match, measure_agreement, read_reviews
     from mmrole.scoring.release import AnswerCheck, ReviewCheck, read_answer_pairs, release_page

@@ -19,8 +19,8 @@ from data_utils.checks.samples import check_sample, check_training_sample, missi
 from data_utils.checks.shape import check_shape
 from data_utils.dataset import IMAGE_FOLDER
 from data_utils.dialogues import Dialogue, Still, is_overlooked
-from data_utils.errors import RecordError, Where
 from data_utils.records import Answer, Review, Sample, TrainSample
+from mmrole.base.errors import RecordError, Where
 
 Json = Any
 

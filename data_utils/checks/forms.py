@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_utils.dialogues import DISTRIBUTIONS
-from data_utils.errors import UserError
-from data_utils.paths import files_below
 from data_utils.pictures import begins_with_picture
 from data_utils.profiles import DETAILED_FIELDS, META_FIELDS
+from mmrole.base.errors import UserError
+from mmrole.base.paths import files_below
 
 Json = Any
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from data_utils.checks.forms import Form, form_of_path, recognise
 from data_utils.checks.problems import Fix, Place, Problem
-from data_utils.errors import UserError
-from data_utils.files import read_json, read_json_lines, read_text
+from mmrole.base.errors import UserError
+from mmrole.base.files import read_json, read_json_lines, read_text
 
 Json = Any
 

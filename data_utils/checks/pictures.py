@@ -10,10 +10,10 @@ from data_utils.checks.context import Source, Surroundings
 from data_utils.checks.problems import Fix, Path, Place, Problem
 from data_utils.checks.texts import path_name
 from data_utils.dataset import IMAGE_FOLDER
-from data_utils.errors import Problems, shown
 from data_utils.images import has_more_than_bytes, path_fault, resolve_image, select_images
 from data_utils.pictures import Conversation, Picture, below_folder
 from data_utils.records import TrainSample
+from mmrole.base.errors import Problems, shown
 
 Json = Any
 

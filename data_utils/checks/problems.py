@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from data_utils.errors import shown
+from mmrole.base.errors import shown
 
 ERROR, WARNING = "error", "warning"
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from data_utils.checks.checker import FileReport
 from data_utils.checks.problems import ERROR, KINDS, WARNING, Problem
-from data_utils.errors import in_one_line
+from mmrole.base.errors import in_one_line
 
 
 class Report(NamedTuple):

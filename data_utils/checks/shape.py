@@ -6,7 +6,7 @@ from typing import Any
 
 from data_utils.checks.forms import SAMPLES, TURN_NAMES, Form
 from data_utils.checks.problems import Fix, Place, Problem
-from data_utils.errors import shown
+from mmrole.base.errors import shown
 
 Json = Any
 

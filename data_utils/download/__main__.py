@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_utils.arguments import at_least
 from data_utils.download import coco, hub, repository
 from data_utils.download.hub import REPOSITORIES, Repository
 from data_utils.download.outcome import Outcome, size_text
 from data_utils.download.web import Pace, Patience
-from data_utils.errors import UserError, listed, run
+from mmrole.base.arguments import at_least
+from mmrole.base.errors import UserError, listed, run
 
 ALL = ("data", "images", "agent", "rm", "base")
 RATE = 20.0

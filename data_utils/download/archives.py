@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 from data_utils.download.layout import safe_path
 from data_utils.download.placing import not_writable
 from data_utils.download.web import Failure
-from data_utils.errors import shown
+from mmrole.base.errors import shown
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 

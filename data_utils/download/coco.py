@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from data_utils.download.outcome import Outcome, Progress, fetch_all, size_text
 from data_utils.download.placing import alone
 from data_utils.download.web import LARGEST, Failure, Pace, Patience, get, retrying, size_of
-from data_utils.errors import UserError, reason, shown
-from data_utils.files import replacing
-from data_utils.paths import files_below, open_regular
+from mmrole.base.errors import UserError, reason, shown
+from mmrole.base.files import replacing
+from mmrole.base.paths import files_below, open_regular
 
 COCO_URL = "http://images.cocodataset.org/train2017"
 """Serves single files. Over https its certificate is that of the storage behind it, under another name."""

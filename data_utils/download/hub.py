@@ -7,7 +7,7 @@ from typing import NamedTuple
 from data_utils.download.layout import safe_path
 from data_utils.download.placing import SHA256_DIGITS, checksum, is_checksum
 from data_utils.download.web import Failure, first_line, is_transient, retry_after
-from data_utils.files import read_json
+from mmrole.base.files import read_json
 
 
 class Repository(NamedTuple):

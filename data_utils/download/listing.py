@@ -12,7 +12,7 @@ from data_utils.download import hub
 from data_utils.download.hub import HubFile, Repository, Snapshot
 from data_utils.download.placing import SHA1_DIGITS, SHA256_DIGITS, is_checksum
 from data_utils.download.web import LARGEST, SLOWEST, Failure, Patience
-from data_utils.errors import UserError, shown
+from mmrole.base.errors import UserError, shown
 
 LARGEST_FILE = 1 << 62
 """Bytes. A number of hundreds of digits cannot even be counted with."""

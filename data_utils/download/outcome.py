@@ -12,7 +12,7 @@ from typing import Self
 from tqdm import tqdm
 
 from data_utils.download.web import Failure, Pace
-from data_utils.errors import listed
+from mmrole.base.errors import listed
 
 _IN_A_ROW = 50
 """So many failed files one after the other mean that the server or the address is the trouble, not the files."""

@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_utils.disk import open_locked, sync_folder
-from data_utils.errors import UserError, reason
-from data_utils.files import replacing
+from mmrole.base.disk import open_locked, sync_folder
+from mmrole.base.errors import UserError, reason
+from mmrole.base.files import replacing
 
 SHA256_DIGITS, SHA1_DIGITS = 64, 40
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from data_utils.download.layout import safe_path
 from data_utils.download.placing import checksum, is_checksum
-from data_utils.errors import UserError, reason
-from data_utils.files import read_json, write_json
+from mmrole.base.errors import UserError, reason
+from mmrole.base.files import read_json, write_json
 
 
 class State(Enum):

@@ -15,7 +15,7 @@ from data_utils.download.record import Record, State
 from data_utils.download.room import check_room
 from data_utils.download.unpacking import unpack
 from data_utils.download.web import Failure, Pace, Patience, retrying
-from data_utils.errors import UserError, listed
+from mmrole.base.errors import UserError, listed
 
 RECORD = "download.json"
 STAGING = ".download"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_utils.download.outcome import size_text
-from data_utils.errors import UserError, reason
+from mmrole.base.errors import UserError, reason
 
 _BLOCK = 4096
 

@@ -17,7 +17,7 @@ from data_utils.download import hub
 from data_utils.download.hub import HubFile, Snapshot
 from data_utils.download.placing import checksum, not_writable
 from data_utils.download.web import Failure, first_line
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 
 _PIECE = 1 << 20
 _PAUSE = 1.0

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from data_utils.disk import sync_folder
 from data_utils.download import archives
 from data_utils.download.hub import HubFile
 from data_utils.download.layout import TOP_FOLDERS, member_in_layout
@@ -15,7 +14,8 @@ from data_utils.download.placing import put
 from data_utils.download.record import Record, State
 from data_utils.download.room import describe_room
 from data_utils.download.web import Failure
-from data_utils.errors import listed
+from mmrole.base.disk import sync_folder
+from mmrole.base.errors import listed
 
 _SHOWN = 10
 

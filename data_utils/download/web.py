@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
-from data_utils.errors import shown
+from mmrole.base.errors import shown
 
 T = TypeVar("T")
 

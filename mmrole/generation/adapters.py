@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_utils.errors import UserError, shown
-from data_utils.files import read_json
+from mmrole.base.errors import UserError, shown
+from mmrole.base.files import read_json
 
 if TYPE_CHECKING:
     from peft import LoraConfig

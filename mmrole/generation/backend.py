@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.generation.context import Context
 from mmrole.generation.loading import Model, check_checkpoint, find_model, load
 from mmrole.generation.processes import Processes

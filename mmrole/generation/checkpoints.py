@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_utils.errors import UserError
-from data_utils.files import read_json
+from mmrole.base.errors import UserError
+from mmrole.base.file_hashes import hash_files
+from mmrole.base.files import read_json
 from mmrole.generation.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config, weights_file
-from mmrole.generation.file_hashes import hash_files
 
 PUBLISHED = {"MMRole-Agent": "agent", "MMRole-Eval_RM": "rm", "Qwen-VL-Chat": "base"}
 """Directory names of the published checkpoints, and what `scripts/download.sh` calls them."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import UserError, shown
-from data_utils.files import read_json
+from mmrole.base.errors import UserError, shown
+from mmrole.base.files import read_json
 from mmrole.generation.checkpoints import Checkpoint
 from mmrole.generation.requests import GenerationSettings
 

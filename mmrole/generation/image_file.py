@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from data_utils.errors import UserError
-from data_utils.files import sha256
+from mmrole.base.errors import UserError
+from mmrole.base.files import sha256
 
 if TYPE_CHECKING:
     from data_utils.pillow import Image

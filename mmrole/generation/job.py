@@ -1,7 +1,7 @@
 """A long job of a script: from its input files over requests, a backend and journals to the output files.
 
 What makes a program of its own is a `Program`; reading, checking, resuming, several processes, interruptions and
-reporting are the same for all, and are here. What is on disk at any moment: see `data_utils.journal`; beside a
+reporting are the same for all, and are here. What is on disk at any moment: see `mmrole.base.journal`; beside a
 finished output lies `<output>.settings`, which says what it was made with.
 """
 
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data_utils.errors import UserError
-from data_utils.journal import Journal, State, state
-from data_utils.journal_files import remove_leftovers
+from mmrole.base.errors import UserError
+from mmrole.base.journal import Journal, State, state
+from mmrole.base.journal_files import remove_leftovers
 from mmrole.generation.backend import Backend, find_engine
 from mmrole.generation.inputs import InputFile, find_images, find_inputs, read_inputs
 from mmrole.generation.options import TEST_FILES

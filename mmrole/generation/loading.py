@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from data_utils.errors import UserError
 from data_utils.images import PIXELS
+from mmrole.base.errors import UserError
 from mmrole.generation.adapters import check_adapter, lora_config
 from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
 from mmrole.generation.context import Context

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_utils.errors import UserError, shown
-from data_utils.files import read_json
+from mmrole.base.errors import UserError, shown
+from mmrole.base.files import read_json
 
 # Beside these lie quantized weights, whatever config.json says.
 QUANTIZED = ("quantize_config.json", "quant_config.json")

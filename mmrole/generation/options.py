@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_utils.arguments import at_least
+from mmrole.base.arguments import at_least
 
 DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 TEST_FILES = ("comment_test.json", "human-role_test.json", "inter-role_test.json")

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import Problems, UserError
-from data_utils.files import read_json, write_json, write_json_list
-from data_utils.journal import State, state
-from data_utils.journal_lines import differences
+from mmrole.base.errors import Problems, UserError
+from mmrole.base.files import read_json, write_json, write_json_list
+from mmrole.base.journal import State, state
+from mmrole.base.journal_lines import differences
 from mmrole.generation.image_file import ImageFile
 from mmrole.generation.inputs import InputFile
 from mmrole.generation.requests import ChatReply

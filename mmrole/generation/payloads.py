@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from data_utils.errors import shown
+from mmrole.base.errors import shown
 from mmrole.generation.requests import ChatReply, ChatRequest
 
 Json = Any

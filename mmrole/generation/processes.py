@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from data_utils.errors import UserError
-from mmrole.process_environment import check_process_environment
+from mmrole.base.errors import UserError
+from mmrole.base.process_environment import check_process_environment
 
 if TYPE_CHECKING:
     from torch.distributed import Store

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_utils.errors import Problems, UserError, shown
-from data_utils.journal import Journal
 from data_utils.records import Sample
+from mmrole.base.errors import Problems, UserError, shown
+from mmrole.base.journal import Journal
 from mmrole.generation.context import Context
 from mmrole.generation.image_file import ImageFile
 from mmrole.generation.inputs import InputFile

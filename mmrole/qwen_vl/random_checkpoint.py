@@ -13,8 +13,8 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from transformers import GenerationConfig
 
-from data_utils.disk import set_usual_mode
-from data_utils.output_folder import filling, is_new, remove_leftover
+from mmrole.base.disk import set_usual_mode
+from mmrole.base.output_folder import filling, is_new, remove_leftover
 from mmrole.qwen_vl.bpe import IM_END, IMG_START, SPECIAL_TOKENS, write_ranks
 from mmrole.qwen_vl.causal_lm import QWenLMHeadModel
 from mmrole.qwen_vl.configuration import QWenConfig
@@ -125,7 +125,7 @@ def refuse_existing(directory: Path, command: Mapping[str, Any]) -> None:
 
     Args:
         directory: of the checkpoint.
-        command: the flags of the command that will write it, for `data_utils.output_folder`.
+        command: the flags of the command that will write it, for `mmrole.base.output_folder`.
     """
     if any(file for pattern in _ADAPTER_FILES for file in directory.glob(pattern)):
         raise CheckpointError(f"{directory} holds a LoRA adapter, which is never replaced; give another directory.")
@@ -153,7 +153,7 @@ def write_checkpoint(
         ranks: the vocabulary, token bytes to rank.
         weights_format: "safetensors" or "bin" (what the published checkpoints have).
         max_shard_size: such as "5GB"; a larger model becomes several shards with an index.
-        command: the flags of the command, for `data_utils.output_folder`. With `overwrite` a checkpoint that lies
+        command: the flags of the command, for `mmrole.base.output_folder`. With `overwrite` a checkpoint that lies
             there is replaced; other files in the directory stay.
         generation_config: a file to copy in place of the settings that the model has; if it does not exist, none is
             written.

@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from data_utils.fields import Json
-from data_utils.files import replacing
+from mmrole.base.fields import Json
+from mmrole.base.files import replacing
 from mmrole.scoring.page_data import image_data, report_data
 from mmrole.scoring.page_samples import answer_data, find_samples, review_data, sample_data
 from mmrole.scoring.report import Report

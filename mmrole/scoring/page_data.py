@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_utils.fields import Json
 from data_utils.images import ImagePathError, open_image, resolve_image
 from data_utils.prompts import DIMENSIONS, METRICS
+from mmrole.base.fields import Json
 from mmrole.scoring.coverage import Coverage
 from mmrole.scoring.measures import FACETS, POOLED, WEIGHTED, Scores
 from mmrole.scoring.report import ModelReport, Report

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from data_utils.fields import Json
 from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, METRICS
 from data_utils.records import MetricReview, Review, Sample
+from mmrole.base.fields import Json
 from mmrole.scoring.page_data import plain_number
 from mmrole.scoring.report import Report
 from mmrole.scoring.reviews import ModelReviews

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from data_utils.errors import shown
-from data_utils.files import read_json
+from mmrole.base.errors import shown
+from mmrole.base.files import read_json
 from mmrole.scoring.reviews import ReviewFile
 
 _OF_THE_INPUT = ("input", "images")

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import shown
 from data_utils.prompts import METRICS, REVIEW_SYSTEM, review_prompt
 from data_utils.records import Answer, MetricReview
+from mmrole.base.errors import shown
 from mmrole.generation.image_file import ImageFile
 from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.generation.tasks import Program

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.errors import Problems, UserError, Where
-from data_utils.fields import Json
-from data_utils.files import read_records
 from data_utils.profiles import category
 from data_utils.prompts import METRICS, language
 from data_utils.records import MetricReview, Review, Sample
 from data_utils.splits import find_test_files
+from mmrole.base.errors import Problems, UserError, Where
+from mmrole.base.fields import Json
+from mmrole.base.files import read_records
 
 IN_TEST, OUT_TEST = "In-Test", "Out-Test"
 SPLITS = (IN_TEST, OUT_TEST)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from data_utils.prompts import METRICS
-from data_utils.tables import spreadsheet_text
+from mmrole.base.tables import spreadsheet_text
 from mmrole.scoring.measures import MEASURES, OVERALL
 from mmrole.scoring.report import ModelReport, Report
 from mmrole.scoring.reviews import SPLITS

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.initialization import no_init_weights
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel
 from mmrole.training.arguments import LoraArguments, TrainingArguments
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import transformers
 from transformers import HfArgumentParser
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.training import deepspeed_config, extensions, flags, values
 from mmrole.training.old_flags import translate
 from mmrole.training.reporters import check_reporters

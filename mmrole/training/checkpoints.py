@@ -16,9 +16,9 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
 
-from data_utils.disk import set_usual_mode, sync_folder
-from data_utils.errors import UserError, shown
-from data_utils.files import partial_file, read_json, write_json
+from mmrole.base.disk import set_usual_mode, sync_folder
+from mmrole.base.errors import UserError, shown
+from mmrole.base.files import partial_file, read_json, write_json
 from mmrole.training.disk_faults import disk_fault, is_of_the_disk
 from mmrole.training.run_description import RunDescription, difference
 

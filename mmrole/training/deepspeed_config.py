@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn, optim, zeros
 from transformers import TrainingArguments
 
-from data_utils.errors import UserError, shown
-from data_utils.files import read_json
+from mmrole.base.errors import UserError, shown
+from mmrole.base.files import read_json
 from mmrole.training.flags import changed
 
 _BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")

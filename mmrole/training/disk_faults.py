@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from data_utils.errors import UserError, reason
+from mmrole.base.errors import UserError, reason
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 _DISK_WORDS = ("PytorchStreamWriter", "No space left", "Disk quota", "unexpected pos", "I/O error")

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.optimization import get_scheduler
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.qwen_vl import QWenConfig
 from mmrole.training.adapters import check_adapters
 from mmrole.training.arguments import Arguments, TrainingArguments

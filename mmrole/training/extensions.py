@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 
 _ON_CPU = "deepspeed_shm_comm"  # of its communication between processes on the CPU
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_utils.errors import UserError, listed
+from mmrole.base.errors import UserError, listed
 from mmrole.training.planning import Bin
 from mmrole.training.steps import TrainingSteps
 

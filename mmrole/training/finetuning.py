@@ -17,10 +17,10 @@ from tqdm import tqdm
 from transformers import set_seed
 from transformers.utils import logging
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
+from mmrole.base.process_environment import check_process_environment
 from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
 from mmrole.generation.loading import check_checkpoint
-from mmrole.process_environment import check_process_environment
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.checkpoint import read_config
 from mmrole.training import checkpoints, extensions, states

@@ -9,7 +9,7 @@ import dataclasses
 
 import transformers
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 
 _SAMPLES = "a step's samples and their packing are the plan's (--seed, --max_batch_tokens)"
 _LOSS = "the loss is the mean cross entropy over the loss positions of the whole step"

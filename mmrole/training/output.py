@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_utils.errors import UserError, listed
+from mmrole.base.errors import UserError, listed
 from mmrole.training import checkpoints
 from mmrole.training.checkpoints import MANIFEST, UNFINISHED, Manifest, read_manifest
 from mmrole.training.disk_faults import disk_fault, is_of_the_disk

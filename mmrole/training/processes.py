@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from data_utils.disk import open_locked
-from data_utils.errors import UserError, reason
+from mmrole.base.disk import open_locked
+from mmrole.base.errors import UserError, reason
 from mmrole.training.arguments import TrainingArguments
 
 T = TypeVar("T")

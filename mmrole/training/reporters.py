@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from data_utils.errors import UserError, reason
+from mmrole.base.errors import UserError, reason
 from mmrole.training.values import in_a_line
 
 # Packages behind names of --report_to that are told apart from others only by a traceback.

@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from data_utils.errors import UserError, listed
-from data_utils.files import read_json
+from mmrole.base.errors import UserError, listed
+from mmrole.base.files import read_json
 
 _ADAPTER = "adapter_model.safetensors"
 

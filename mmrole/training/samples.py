@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.errors import Problems, UserError, Where, shown
-from data_utils.files import read_records
 from data_utils.images import ImagePathError, resolve_image, select_images
 from data_utils.pictures import Conversation, Picture, PicturedTurn, below_folder, read_conversation
 from data_utils.records import TrainSample
+from mmrole.base.errors import Problems, UserError, Where, shown
+from mmrole.base.files import read_records
 
 
 class ShownImage(NamedTuple):

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals as generators_states
 
-from data_utils.errors import UserError, shown
-from data_utils.files import read_json
+from mmrole.base.errors import UserError, shown
+from mmrole.base.files import read_json
 
 _WEIGHTS_ONLY, _NOT_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _PICKLES = (".pt", ".pth", ".bin")

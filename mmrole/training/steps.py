@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from data_utils.errors import UserError, Where
+from mmrole.base.errors import UserError, Where
 from mmrole.training.batches import TreeBatch, collate
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.planning import Bin, Groups, Step, plan_epoch

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.training import checkpoints
 from mmrole.training.arguments import TrainingArguments

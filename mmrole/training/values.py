@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import TrainingArguments
 
-from data_utils.errors import UserError, shown
+from mmrole.base.errors import UserError, shown
 
 
 class Range(NamedTuple):

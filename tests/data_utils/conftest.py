@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_utils.files import write_json
+from mmrole.base.files import write_json
 
 # Gives a script its disk: the variable `folder`, and make_room(), after which there is space again.
 LIMITED = """

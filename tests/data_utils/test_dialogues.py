@@ -8,9 +8,9 @@ import pytest
 
 from data_utils.dataset import read_dataset
 from data_utils.dialogues import Dialogue, Still, dialogue_files, overlooked_files
-from data_utils.errors import RecordError, UserError
-from data_utils.files import read_json, read_records, write_json
 from data_utils.profiles import category, read_characters, read_profiles, read_roles
+from mmrole.base.errors import RecordError, UserError
+from mmrole.base.files import read_json, read_records, write_json
 
 DIALOGUE = {
     "id": "Ana_human-role-dialogue_COCO_0",

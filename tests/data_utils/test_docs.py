@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.files import read_records
 from data_utils.records import Sample, TrainSample
+from mmrole.base.files import read_records
 
 
 @pytest.fixture

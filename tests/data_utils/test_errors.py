@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.errors import Problems, UserError, listed, run, shown
+from mmrole.base.errors import Problems, UserError, listed, run, shown
 
 
 def exit_of(main, capsys: pytest.CaptureFixture) -> tuple[int | None, str]:
@@ -36,7 +36,7 @@ def test_other_endings(capsys: pytest.CaptureFixture):
 
 
 def test_a_closed_pipe_is_no_traceback(repository: Path):
-    code = "from data_utils.errors import run\nrun(lambda: [print('x' * 999) for _ in range(999)] and None)"
+    code = "from mmrole.base.errors import run\nrun(lambda: [print('x' * 999) for _ in range(999)] and None)"
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -73,7 +73,7 @@ def test_names_are_listed_up_to_a_number():
 
 
 def test_any_text_can_be_printed_in_any_encoding(repository: Path):
-    code = "from data_utils.errors import run\nrun(lambda: print('孙 \\udcff'))"
+    code = "from mmrole.base.errors import run\nrun(lambda: print('孙 \\udcff'))"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, env=environment, capture_output=True)
     assert (done.stdout, done.stderr) == (b"\\u5b59 \\udcff\n", b"")
@@ -92,7 +92,7 @@ def test_names_of_files_are_utf8_in_any_locale(repository: Path, tmp_path: Path)
     (tmp_path / "西游记").mkdir()
     (tmp_path / "西游记/孙悟空.txt").write_text("Monkey", "utf-8")
     (tmp_path / "script.py").write_text(
-        "import sys\nfrom pathlib import Path\nfrom data_utils.errors import run\n"
+        "import sys\nfrom pathlib import Path\nfrom mmrole.base.errors import run\n"
         "run(lambda: print(Path(sys.argv[1]).read_text(), input(), Path('西游记').is_dir()))\n",
         "utf-8",
     )

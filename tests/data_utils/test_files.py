@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils.errors import Problems, UserError
-from data_utils.files import read_json, read_records, replacing, sha256, write_json, write_json_list
 from data_utils.records import Sample, TrainSample
+from mmrole.base.errors import Problems, UserError
+from mmrole.base.files import read_json, read_records, replacing, sha256, write_json, write_json_list
 
 # Text with every kind of character but pairs of surrogates, which JSON joins.
 TEXT = st.text(st.characters(exclude_categories=[])).filter(
@@ -180,8 +180,8 @@ def test_a_place_that_cannot_be_written(tmp_path: Path):
 
 def test_a_full_disk_keeps_the_old_file(on_small_disk):
     result = on_small_disk("""
-from data_utils.errors import UserError
-from data_utils.files import read_json, write_json
+from mmrole.base.errors import UserError
+from mmrole.base.files import read_json, write_json
 path = folder / "x.json"
 write_json(path, ["old"])
 for size in (100_000, 10_000_000):  # fails when the file is closed, and while it is written
@@ -204,7 +204,7 @@ assert read_json(path) == ["new" * 20_000]
 
 WRITER = """
 import sys
-from data_utils.files import replacing
+from mmrole.base.files import replacing
 with replacing(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()
@@ -231,8 +231,8 @@ def test_a_killed_writer_leaves_the_old_file_and_does_not_block_the_next(tmp_pat
 
 RIVAL = """
 import sys
-from data_utils.errors import UserError
-from data_utils.files import write_json
+from mmrole.base.errors import UserError
+from mmrole.base.files import write_json
 done = 0
 while done < 100:
     try:

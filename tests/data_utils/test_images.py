@@ -13,8 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from data_utils.errors import Problems, UserError
-from data_utils.files import read_records, write_json
 from data_utils.images import (
     ImagePathError,
     MissingImageError,
@@ -25,6 +23,8 @@ from data_utils.images import (
     select_images,
 )
 from data_utils.records import Answer, Sample
+from mmrole.base.errors import Problems, UserError
+from mmrole.base.files import read_records, write_json
 
 
 @pytest.fixture

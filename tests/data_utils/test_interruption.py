@@ -20,7 +20,7 @@ COMMANDS = [
     *([f"scripts/bench_{name}.py"] for name in ("answers", "review", "training")),
     ["scripts/compare_losses.py", "--data_path", "x", "--image_dir", "x", "--vocabulary", "x"],
     ["scripts/make_tiny_checkpoint.py", "--output_dir", "x"],
-    ["-m", "mmrole.launch", "--help"],
+    ["-m", "mmrole.base.launch", "--help"],
 ]
 
 
@@ -42,8 +42,8 @@ import os, signal, sys
 
 class Interrupter:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("data_utils", "mmrole") and "data_utils.interruption" in sys.modules:
-            if name != "data_utils.errors":
+        if name.partition(".")[0] in ("data_utils", "mmrole") and "mmrole.base.interruption" in sys.modules:
+            if name != "mmrole.base.errors":
                 sys.meta_path.remove(self)
                 os.kill(os.getpid(), signal.SIGINT)
 
@@ -71,7 +71,7 @@ def test_at_some_moment(wait, repository):
 @pytest.mark.parametrize(
     "error", ["ImportError('numpy failed to import')", "SystemError('initialization raised')", "KeyboardInterrupt"]
 )
-@pytest.mark.parametrize("where", ["{}", "from data_utils.errors import run\nrun(fail)"])
+@pytest.mark.parametrize("where", ["{}", "from mmrole.base.errors import run\nrun(fail)"])
 def test_what_an_import_makes_of_it(error, where, repository):
     code = (
         f"import data_utils\ndef fail():\n    try: raise KeyboardInterrupt\n    except BaseException: raise {error}\n"
@@ -95,7 +95,7 @@ def test_again_while_the_interpreter_ends(first, repository):
     code = f"""
 import atexit, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
-from data_utils.errors import run
+from mmrole.base.errors import run
 pool = ThreadPoolExecutor(1)
 atexit.register(time.sleep, 60)
 def main():

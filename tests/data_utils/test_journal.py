@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_utils.errors import UserError
-from data_utils.journal import Journal, State, state
+from mmrole.base.errors import UserError
+from mmrole.base.journal import Journal, State, state
 
 FINGERPRINT = {"model": "tiny", "max_new_tokens": 512, "input": "e3b0c442"}
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=20)
@@ -198,8 +198,8 @@ def test_a_record_in_two_journals_is_refused(tmp_path: Path):
 
 def test_a_full_disk_is_a_clear_line_and_loses_nothing(on_small_disk):
     result = on_small_disk("""
-from data_utils.errors import UserError
-from data_utils.journal import Journal
+from mmrole.base.errors import UserError
+from mmrole.base.journal import Journal
 output = folder / "x.json"
 journal = Journal.open(output, {})
 for number in range(10_000):
@@ -228,7 +228,7 @@ print(count)
 
 WORKER = """
 import sys, time
-from data_utils.journal import Journal
+from mmrole.base.journal import Journal
 output, rank, world_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 journal = Journal.open(output, {"model": "tiny"}, rank, world_size)
 print("open", flush=True)
@@ -309,8 +309,8 @@ def test_two_runs_on_one_output_are_refused_until_the_first_is_dead(tmp_path: Pa
 
 RIVAL = """
 import os, random, sys
-from data_utils.errors import UserError
-from data_utils.journal import Journal
+from mmrole.base.errors import UserError
+from mmrole.base.journal import Journal
 output, seed, turns = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 choose = random.Random(seed)
 print("ready", flush=True)
@@ -392,7 +392,7 @@ def test_a_job_whose_folder_another_has_taken_writes_nothing(tmp_path: Path, rep
 
 def refusal_elsewhere(output: Path) -> str:
     """What another process says that starts the output anew."""
-    code = "import sys; from data_utils.journal import Journal; Journal.open(sys.argv[1], {}, overwrite=True)"
+    code = "import sys; from mmrole.base.journal import Journal; Journal.open(sys.argv[1], {}, overwrite=True)"
     command = [sys.executable, "-c", code, str(output)]
     return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True).stderr
 
@@ -400,7 +400,7 @@ def refusal_elsewhere(output: Path) -> str:
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path, repository: Path):
     code = """
 import os, sys, time
-from data_utils.journal import Journal
+from mmrole.base.journal import Journal
 journal = Journal.open(sys.argv[1], {})
 if os.fork() == 0:
     time.sleep(60)

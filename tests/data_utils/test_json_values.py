@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_utils.files import read_json
-from data_utils.json_values import read_values
+from mmrole.base.files import read_json
+from mmrole.base.json_values import read_values
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.errors import UserError
-from data_utils.output_folder import PARTIAL, filling, is_new, refuse_existing
+from mmrole.base.errors import UserError
+from mmrole.base.output_folder import PARTIAL, filling, is_new, refuse_existing
 
 FILES = {"train/train.json": "[1]", "test/a.json": "[2]", "info.json": "{}"}
 COMMAND = {"output_dir": Path("out"), "seed": 7, "overwrite": False}
@@ -17,7 +17,7 @@ COMMAND = {"output_dir": Path("out"), "seed": 7, "overwrite": False}
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from data_utils.output_folder import filling, refuse_existing
+from mmrole.base.output_folder import filling, refuse_existing
 
 folder, calls = Path(sys.argv[1]), int(sys.argv[2])
 def counted(event, arguments):
@@ -41,7 +41,7 @@ with filling(folder, command, last="info.json", stale=["test/old.json"]) as part
 # Refuses the folder of argv[1], in which another process is writing.
 KEEP = """
 import sys
-from data_utils.output_folder import remove_leftover
+from mmrole.base.output_folder import remove_leftover
 remove_leftover(sys.argv[1])
 """
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.errors import UserError
-from data_utils.paths import files_below, files_in, open_regular, resolve_below
+from mmrole.base.errors import UserError
+from mmrole.base.paths import files_below, files_in, open_regular, resolve_below
 
 
 def make(root: Path, *names: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.training import checkpoints
 from mmrole.training.arguments import parse_arguments

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.training import checkpoints
 from mmrole.training.finetuning import main
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mmrole.launch import main
+from mmrole.base.launch import main
 
 PROGRAM = """
 import os, signal, sys, time
@@ -21,7 +21,7 @@ def launch(folder, end, *, waits=True, flags=("--standalone",)):
     """Two processes; the second ends so, the first waits for longer than the test."""
     program = folder / "program.py"
     program.write_text(PROGRAM.format(end=end, waits=waits))
-    command = [sys.executable, "-m", "mmrole.launch", "--nproc_per_node", "2", *flags, str(program)]
+    command = [sys.executable, "-m", "mmrole.base.launch", "--nproc_per_node", "2", *flags, str(program)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=50, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )

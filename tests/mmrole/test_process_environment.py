@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_utils.errors import UserError
-from mmrole.process_environment import check_process_environment
+from mmrole.base.errors import UserError
+from mmrole.base.process_environment import check_process_environment
 
 NAMES = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
 

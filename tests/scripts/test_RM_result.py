@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.errors import UserError
 from data_utils.prompts import METRICS
+from mmrole.base.errors import UserError
 
 TYPES = ("comment", "human-role", "inter-role")
 

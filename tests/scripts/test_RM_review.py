@@ -15,10 +15,10 @@ import psutil
 import pytest
 import torch
 
-from data_utils.errors import UserError
-from data_utils.files import read_records
 from data_utils.prompts import METRICS, review_prompt
 from data_utils.records import Answer, Review
+from mmrole.base.errors import UserError
+from mmrole.base.files import read_records
 from mmrole.generation.options import TEST_FILES
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.bpe import IM_END, SPECIAL_TOKENS

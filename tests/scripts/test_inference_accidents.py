@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.generation import job as jobs
 from mmrole.generation.backend import EngineBackend, find_engine
 from mmrole.generation.context import Context

@@ -192,7 +192,7 @@ def test_interrupted_and_terminated(steady, expected, repository):
 
 def test_a_failure_in_the_very_end_costs_nothing(steady, expected, monkeypatch):
     """The output cannot be written at first: every answer is in the journal, and no model is loaded again."""
-    code = "import sys, data_utils.files as f\nwith f.replacing(sys.argv[1]): print(flush=True); input()"
+    code = "import sys, mmrole.base.files as f\nwith f.replacing(sys.argv[1]): print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code, steady.output], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

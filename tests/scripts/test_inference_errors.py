@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.errors import UserError
-from data_utils.files import sha256
-from data_utils.journal import Journal, State, state
+from mmrole.base.errors import UserError
+from mmrole.base.files import sha256
+from mmrole.base.journal import Journal, State, state
 from mmrole.generation.loading import load
 from mmrole.generation.options import TEST_FILES
 
@@ -431,7 +431,7 @@ def test_overwriting_replaces_a_journal_and_says_how_to_go_on(job, capsys):
 
 def test_two_runs_at_once(job, refused):
     job.write([job.sample(0)])
-    holder = "import sys, data_utils.journal as j; held = j.Journal.open(sys.argv[1], {}); print(flush=True); input()"
+    holder = "import sys, mmrole.base.journal as j; held = j.Journal.open(sys.argv[1], {}); print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", holder, job.output], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

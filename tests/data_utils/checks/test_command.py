@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from data_utils import check
-from data_utils.errors import UserError
-from data_utils.files import read_json, write_json
+from mmrole.base.errors import UserError
+from mmrole.base.files import read_json, write_json
 
 COMMENT = "dialogues/in-distribution/comment/Ada_Nova_COCO.json"
 ANSWERS = "eval/in-test_answers/some-model/human-role_test.json"
@@ -314,7 +314,7 @@ def test_a_full_disk_ends_repairs_with_one_line(on_small_disk):
     code = """
 import json
 from data_utils import check
-from data_utils.errors import run
+from mmrole.base.errors import run
 turns = [{"role": "human", "value": "a"}, {"role": "Ada", "value": "b "}] * 500
 record = {"id": "Ada_human-role-dialogue_COCO_0", "image": "COCO/1.jpg", "conversations": turns}
 (folder / "mine.json").write_text(json.dumps([record]))

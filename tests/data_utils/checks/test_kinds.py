@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_utils import check
 from data_utils.checks.problems import ERROR, KINDS
-from data_utils.files import read_json, write_json
+from mmrole.base.files import read_json, write_json
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
 
 DIALOGUES = "dialogues/in-distribution"

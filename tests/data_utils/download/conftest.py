@@ -22,8 +22,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from PIL import Image
 
-from data_utils import errors
 from data_utils.download.__main__ import main
+from mmrole.base import errors
 
 
 class Request(NamedTuple):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from data_utils.download.coco import NoNamesError, image_fault, needed_images
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 
 QUICK = ("--retry_wait", "0.01", "--timeout", "2", "--rate", "0")
 
@@ -268,7 +268,7 @@ def test_a_full_disk_is_one_line(site, tmp_path_factory, on_small_disk):
     elsewhere = tmp_path_factory.mktemp("data")  # not on the small disk
     write_dialogues(elsewhere, [*range(8)])
     code = f"""
-from data_utils.errors import run
+from mmrole.base.errors import run
 from data_utils.download.__main__ import main
 run(lambda: main(["images", "--data_root", str(folder), "--coco_url", "{site.url}/train2017",
     "--names_from", "{elsewhere}/dialogues", "--rate", "0"]))

@@ -17,7 +17,7 @@ import pytest
 from data_utils.download.__main__ import main
 from data_utils.download.hub import REPOSITORIES
 from data_utils.download.outcome import size_text
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 
 COMMIT = 40 * "a"
 

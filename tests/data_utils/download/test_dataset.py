@@ -14,7 +14,7 @@ import pytest
 
 from data_utils.download import archives
 from data_utils.download.web import Failure
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 
 DATA = "YanqiDai/MMRole_dataset"
 FIRST, SECOND = 40 * "1", 40 * "2"

@@ -15,7 +15,7 @@ from data_utils.download import archives, listing, room, transfer
 from data_utils.download import hub as client
 from data_utils.download.hub import REPOSITORIES
 from data_utils.download.web import Failure, Patience, get, retry_after, size_of
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 
 AGENT, DATA = "YanqiDai/MMRole-Agent", "YanqiDai/MMRole_dataset"
 FIRST = 40 * "1"
@@ -330,7 +330,7 @@ def unpacking(url: str, first: str = "") -> str:
     return f"""
 import os
 os.environ["HF_ENDPOINT"] = "{url}"
-from data_utils.errors import run
+from mmrole.base.errors import run
 from data_utils.download import room
 from data_utils.download.__main__ import main
 {first}

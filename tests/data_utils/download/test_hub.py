@@ -319,7 +319,7 @@ def test_a_full_disk(agent, folder, on_small_disk):
     code = f"""
 import os
 os.environ["HF_ENDPOINT"] = "{agent.url}"
-from data_utils.errors import run
+from mmrole.base.errors import run
 from data_utils.download import repository
 from data_utils.download.__main__ import main
 repository.check_room = lambda folder, size: None  # another program takes the room meanwhile

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.generation.adapters import OBEYED, WITHOUT_EFFECT, read_adapter_config
 from mmrole.generation.checkpoints import find_checkpoint
 from mmrole.generation.loading import Model, check_checkpoint, load

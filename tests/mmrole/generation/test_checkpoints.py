@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from data_utils.errors import UserError
-from mmrole.generation import file_hashes
+from mmrole.base import file_hashes
+from mmrole.base.errors import UserError
 from mmrole.generation.checkpoints import Checkpoint, find_checkpoint
 
 MEBIBYTE = 1 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import GenerationConfig
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.generation.checkpoints import Checkpoint
 from mmrole.generation.generation_config import (
     OBEYED,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.generation.checkpoints import Checkpoint, find_checkpoint
 from mmrole.generation.loading import check_checkpoint
 from mmrole.generation.model_files import QUANTIZED, WITH_ADDED_TOKENS

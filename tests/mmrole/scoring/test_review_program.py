@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils.files import read_records, write_json
 from data_utils.prompts import METRICS
 from data_utils.records import Answer
+from mmrole.base.files import read_records, write_json
 from mmrole.generation.context import Context
 from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.qwen_vl import QWenTokenizer

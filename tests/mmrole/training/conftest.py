@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_utils.errors import Where
+from mmrole.base.errors import Where
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 from mmrole.qwen_vl.bpe import write_ranks
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.training import checkpoints
 from mmrole.training.checkpoints import MANIFEST, UNFINISHED
 from mmrole.training.run_description import difference

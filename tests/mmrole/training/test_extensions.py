@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.training import extensions
 
 

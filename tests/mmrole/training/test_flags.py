@@ -10,7 +10,7 @@ import sys
 import pytest
 import transformers
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.training.arguments import TrainingArguments, parse_arguments
 from mmrole.training.deepspeed_config import check_parameters
 from mmrole.training.flags import IGNORED, OBEYED, REFUSED
@@ -210,7 +210,7 @@ def test_a_deepspeed_configuration_is_checked_against_the_flags(repository, tmp_
     pytest.importorskip("deepspeed")
     script = """
 import sys
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.training.arguments import parse_arguments
 from mmrole.training.deepspeed_config import check_config
 for file in sys.argv[1:]:

@@ -6,7 +6,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.training.arguments import parse_arguments
 from mmrole.training.reporters import prepare_reporters, say_faults_in_a_line
 

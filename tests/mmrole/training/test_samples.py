@@ -8,7 +8,7 @@ import pytest
 
 from data_utils.checks.checker import Checker
 from data_utils.checks.forms import Form
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.training.samples import ShownImage, TrainingTurn, read_samples
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import TrainerState
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.training.states import check, tensors_only
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from torch.utils.data import DataLoader
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.training.encoding import SampleEncoder
 from mmrole.training.planning import group_samples
 from mmrole.training.steps import Plan, TrainingSteps, checked, only

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
-from data_utils.errors import UserError
+from mmrole.base.errors import UserError
 from mmrole.training.arguments import parse_arguments
 from mmrole.training.figures import LateCheck
 from mmrole.training.planning import group_samples

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from data_utils.disk import lock_bytes, open_locked
+from mmrole.base.disk import lock_bytes, open_locked
 
 
 class JobLock:

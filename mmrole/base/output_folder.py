@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_utils.disk import open_locked, sync_folder
-from data_utils.errors import UserError, reason
-from data_utils.files import read_json, write_json
+from mmrole.base.disk import open_locked, sync_folder
+from mmrole.base.errors import UserError, reason
+from mmrole.base.files import read_json, write_json
 
 PARTIAL = ".mmrole-partial"
 """Name of the subfolder in which files are written before they are placed."""

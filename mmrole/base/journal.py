@@ -36,11 +36,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from data_utils.disk import sync_folder
-from data_utils.errors import UserError, reason, shown
-from data_utils.job_lock import JobLock
-from data_utils.journal_files import folder_of, journals_in, lock_file_of, open_file, read_file, remove_folder
-from data_utils.journal_lines import FORMAT, Payloads, encode_line, read_lines
+from mmrole.base.disk import sync_folder
+from mmrole.base.errors import UserError, reason, shown
+from mmrole.base.job_lock import JobLock
+from mmrole.base.journal_files import folder_of, journals_in, lock_file_of, open_file, read_file, remove_folder
+from mmrole.base.journal_lines import FORMAT, Payloads, encode_line, read_lines
 
 Json = Any
 

@@ -1,7 +1,7 @@
 """Finds and opens files in people's folders: what is hidden is passed over, and a link leads no further than it points.
 
 Paths are looked at as they are: what the system refuses (closed folders, names that are too long) raises its OSError,
-of which `data_utils.errors.run` makes one line.
+of which `mmrole.base.errors.run` makes one line.
 """
 
 import os
@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
-from data_utils.errors import UserError, reason
+from mmrole.base.errors import UserError, reason
 
 
 def files_in(folder: str | os.PathLike, pattern: str = "*") -> list[Path]:

@@ -1,6 +1,6 @@
 """torchrun without its tracebacks: when a process fails, what it said is the last that is said.
 
-    python -m mmrole.launch --nproc_per_node 2 finetune/finetune.py …      # the flags of torchrun
+    python -m mmrole.base.launch --nproc_per_node 2 finetune/finetune.py …      # the flags of torchrun
 
 Ends with the status of the process that failed first, so that a person's mistake is 2 here as well.
 """

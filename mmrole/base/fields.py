@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from data_utils.errors import RecordError, Where, shown
+from mmrole.base.errors import RecordError, Where, shown
 
 Json = dict[str, Any]
 

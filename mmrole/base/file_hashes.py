@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_utils.errors import UserError, reason
+from mmrole.base.errors import UserError, reason
 
 # Up to this size a file is simply read again.
 _LARGE = 64 << 20

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol, Self, TypeVar
 
-from data_utils.disk import open_locked, sync_folder
-from data_utils.errors import Problems, RecordError, UserError, Where, reason, shown
-from data_utils.json_values import first_character, read_values
-from data_utils.paths import open_regular
+from mmrole.base.disk import open_locked, sync_folder
+from mmrole.base.errors import Problems, RecordError, UserError, Where, reason, shown
+from mmrole.base.json_values import first_character, read_values
+from mmrole.base.paths import open_regular
 
 Json = Any
 

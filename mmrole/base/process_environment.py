@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from data_utils.errors import UserError, shown
+from mmrole.base.errors import UserError, shown
 
 _REMEDY = "torchrun sets them: start the script with it, or unset them"
 _NUMBERS = {

@@ -5,9 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
-from data_utils.disk import sync_folder
-from data_utils.errors import UserError, reason
-from data_utils.job_lock import JobLock
+from mmrole.base.disk import sync_folder
+from mmrole.base.errors import UserError, reason
+from mmrole.base.job_lock import JobLock
 
 
 def folder_of(output: str | os.PathLike) -> Path:

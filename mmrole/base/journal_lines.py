@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import UserError, shown
+from mmrole.base.errors import UserError, shown
 
 Json = Any
 

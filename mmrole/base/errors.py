@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
-from data_utils.interruption import STATUS, end_quietly, was_interrupted
+from mmrole.base.interruption import STATUS, end_quietly, was_interrupted
 
 _SHOWN_PROBLEMS = 10
 _SHOWN_CHARACTERS = 80

@@ -1,0 +1,1 @@
+"""What knows nothing of MMRole: errors, files, journals, JSON, arguments, tables, launching processes."""
