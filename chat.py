@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 try:
-    from data_utils.images import ImagePathError, open_photo
-    from data_utils.profiles import Character, read_characters
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, listed, run
     from mmrole.base.terminal import find_file, keep_any_bytes, readable
+    from mmrole.data.images import ImagePathError, open_photo
+    from mmrole.data.profiles import Character, read_characters
     from mmrole.generation.loading import check_checkpoint, find_model, load
     from mmrole.generation.options import DTYPES
     from mmrole.generation.web_guard import forget_settings

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_utils.dataset import Dataset, as_training, make_sample, read_dataset
-from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES, overlooked_files
-from data_utils.records import Sample
-from data_utils.splits import Split, draw_split, find_test_files, read_test_samples, split_by_ids
 from mmrole.base.errors import UserError, listed, run
 from mmrole.base.fields import Json
 from mmrole.base.files import sha256, write_json, write_json_list
 from mmrole.base.output_folder import filling, refuse_existing
+from mmrole.data.dataset import Dataset, as_training, make_sample, read_dataset
+from mmrole.data.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES, overlooked_files
+from mmrole.data.records import Sample
+from mmrole.data.splits import Split, draw_split, find_test_files, read_test_samples, split_by_ids
 
 TRAIN_FILE = "train/train.json"
 TEST_FILES = {

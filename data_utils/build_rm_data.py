@@ -14,8 +14,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_utils.records import Review, Sample
-from data_utils.review_data import (
+from mmrole.base.arguments import at_least, fraction
+from mmrole.base.errors import Problems, UserError, listed, run
+from mmrole.base.fields import Json
+from mmrole.base.files import read_records, sha256, write_json, write_json_list
+from mmrole.base.output_folder import filling, refuse_existing
+from mmrole.data.records import Review, Sample
+from mmrole.data.review_data import (
     FACETS,
     SPLIT_UNITS,
     ReviewedAnswer,
@@ -27,12 +32,7 @@ from data_utils.review_data import (
     shared,
     split_rows,
 )
-from data_utils.splits import find_test_files, read_test_samples
-from mmrole.base.arguments import at_least, fraction
-from mmrole.base.errors import Problems, UserError, listed, run
-from mmrole.base.fields import Json
-from mmrole.base.files import read_records, sha256, write_json, write_json_list
-from mmrole.base.output_folder import filling, refuse_existing
+from mmrole.data.splits import find_test_files, read_test_samples
 
 TRAIN_FILE = "train/RM-train.json"
 VALIDATION_FILE = "validation/RM-validation.json"

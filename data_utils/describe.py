@@ -11,15 +11,15 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_utils.dataset import read_dataset
-from data_utils.profiles import CATEGORIES
-from data_utils.splits import draw_split, find_test_files, read_test_samples, split_by_ids
 from data_utils.statistics import character_table, has_trees, image_table, measure, sample_table, tree_table
 from mmrole.base.arguments import at_least
 from mmrole.base.errors import UserError, run
 from mmrole.base.files import replacing
 from mmrole.base.output_folder import filling, refuse_existing
 from mmrole.base.tables import Table
+from mmrole.data.dataset import read_dataset
+from mmrole.data.profiles import CATEGORIES
+from mmrole.data.splits import draw_split, find_test_files, read_test_samples, split_by_ids
 
 TABLES_FILE = "statistics.md"
 

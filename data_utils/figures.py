@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from data_utils.dialogues import TYPES
 from data_utils.statistics import SPLITS, Group, Groups, has_tokens, has_trees
 from mmrole.base.figure_style import FIGURE_STYLE
 from mmrole.base.files import replacing
 from mmrole.base.tables import Table
+from mmrole.data.dialogues import TYPES
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 _COLOURS = dict(zip(TYPES, ("#E69F00", "#0072B2", "#009E73"), strict=True))

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
-from data_utils.dataset import Dataset, make_sample
-from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES
-from data_utils.profiles import CATEGORIES, category
-from data_utils.splits import Split
 from mmrole.base.tables import Table
+from mmrole.data.dataset import Dataset, make_sample
+from mmrole.data.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES
+from mmrole.data.profiles import CATEGORIES, category
+from mmrole.data.splits import Split
 from mmrole.prompt_tree import build_tree
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    from data_utils.dialogues import TYPES
     from mmrole.base.errors import Problems, UserError, run
     from mmrole.base.files import replacing
+    from mmrole.data.dialogues import TYPES
     from mmrole.scoring.results import Result, compute_result
     from mmrole.scoring.reviews import ReviewFile, answers_beside, read_review_file
 except ModuleNotFoundError as error:

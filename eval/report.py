@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    from data_utils.profiles import CATEGORIES
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, listed, run
     from mmrole.base.files import replacing
     from mmrole.base.output_folder import filling, refuse_existing
+    from mmrole.data.profiles import CATEGORIES
     from mmrole.scoring.coverage import describe_gaps
     from mmrole.scoring.measures import OVERALL
     from mmrole.scoring.paper import PAPER_ROWS

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bench_machine import Costs, Machine
 
-    from mmrole.generation.requests import ChatRequest
+    from mmrole.data.requests import ChatRequest
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def make_requests(number: int, new_tokens: int) -> list[ChatRequest]:
     from bench_machine import length_profile
     from PIL import Image
 
-    from mmrole.generation.requests import ChatRequest, GenerationSettings
+    from mmrole.data.requests import ChatRequest, GenerationSettings
 
     profile = length_profile("answer_prompts")
     rng = np.random.default_rng(0)

@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_utils.dialogues import TYPES
-from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, METRICS, role_play_prompt
+from mmrole.data.dialogues import TYPES
+from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, METRICS, role_play_prompt
 
 PER_FILE = {"in-test": 72, "out-test": 26}
 """Answers of one type of dialogue, of which there are three: 294 in all."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from bench_machine import Costs, Machine
 
-    from mmrole.generation.requests import ChatRequest
+    from mmrole.data.requests import ChatRequest
 
 
 class ReviewTree(NamedTuple):
@@ -65,7 +65,7 @@ def make_requests(tree: ReviewTree, name: str) -> list[ChatRequest]:
     from bench_answers import byte_tokenizer
     from PIL import Image
 
-    from mmrole.generation.requests import ChatRequest, GenerationSettings
+    from mmrole.data.requests import ChatRequest, GenerationSettings
     from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
 
     system = "You are an evaluator."

@@ -49,9 +49,9 @@ def read(data_path: str, image_dir: str, vocabulary: str) -> tuple[list[EncodedS
     import random
     from pathlib import Path
 
-    from data_utils.prompts import split_pictures
-    from data_utils.records import TrainSample
     from mmrole.base.files import read_records
+    from mmrole.data.prompts import split_pictures
+    from mmrole.data.records import TrainSample
     from mmrole.qwen_vl import QWenTokenizer
     from mmrole.training.encoding import SampleEncoder
     from mmrole.training.samples import ShownImage, TrainingSample, TrainingTurn

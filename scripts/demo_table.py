@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from data_utils.dialogues import DISTRIBUTIONS
-    from data_utils.prompts import METRICS
     from mmrole.base.errors import run
+    from mmrole.data.dialogues import DISTRIBUTIONS
+    from mmrole.data.prompts import METRICS
     from mmrole.demo import findings
     from mmrole.demo.characters import Character
     from mmrole.demo.controls import PROBES

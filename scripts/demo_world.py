@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 
 try:
-    from data_utils.dialogues import DISTRIBUTIONS, ID_NAMES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
-    from data_utils.prompts import METRICS, REVIEW_SYSTEM, ROLE_PLAY_SYSTEM, review_prompt
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, run
     from mmrole.base.files import read_json, write_json
+    from mmrole.data.dialogues import DISTRIBUTIONS, ID_NAMES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
+    from mmrole.data.prompts import METRICS, REVIEW_SYSTEM, ROLE_PLAY_SYSTEM, review_prompt
     from mmrole.demo import controls, lessons
     from mmrole.demo.faults import KINDS
     from mmrole.demo.world import make_world, read_world

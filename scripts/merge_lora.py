@@ -11,9 +11,9 @@ from pathlib import Path
 
 try:
     from mmrole.base.errors import UserError, run
+    from mmrole.data.requests import GenerationSettings
     from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
     from mmrole.generation.generation_config import FILE_NAME
-    from mmrole.generation.requests import GenerationSettings
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)

@@ -9,8 +9,8 @@ from data_utils.checks.forms import Form, form_of_path
 from data_utils.checks.names import unknown_role
 from data_utils.checks.problems import Fix, Place, Problem
 from data_utils.checks.texts import check_text
-from data_utils.profiles import DETAILED_FIELDS, META_FIELDS
 from mmrole.base.errors import shown
+from mmrole.data.profiles import DETAILED_FIELDS, META_FIELDS
 
 Json = Any
 

@@ -17,10 +17,10 @@ from data_utils.checks.problems import Place, Problem
 from data_utils.checks.reviews import check_results, check_review, check_rm_sample
 from data_utils.checks.samples import check_sample, check_training_sample, missing_samples
 from data_utils.checks.shape import check_shape
-from data_utils.dataset import IMAGE_FOLDER
-from data_utils.dialogues import Dialogue, Still, is_overlooked
-from data_utils.records import Answer, Review, Sample, TrainSample
 from mmrole.base.errors import RecordError, Where
+from mmrole.data.dataset import IMAGE_FOLDER
+from mmrole.data.dialogues import Dialogue, Still, is_overlooked
+from mmrole.data.records import Answer, Review, Sample, TrainSample
 
 Json = Any
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_utils.checks.forms import Form
-from data_utils.dialogues import DISTRIBUTIONS, SOURCES, TYPES
-from data_utils.pictures import Picture
-from data_utils.profiles import file_name, profile_folder
-from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_json
+from mmrole.data.dialogues import DISTRIBUTIONS, SOURCES, TYPES
+from mmrole.data.pictures import Picture
+from mmrole.data.profiles import file_name, profile_folder
+from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER
 
 Json = Any
 

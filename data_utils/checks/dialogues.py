@@ -8,10 +8,10 @@ from data_utils.checks.names import check_partner, unknown_role
 from data_utils.checks.problems import REMOVED, Fix, Place, Problem
 from data_utils.checks.shape import INFO
 from data_utils.checks.texts import check_ends, check_reply, check_text
-from data_utils.dialogues import ID_NAMES, SOURCES, Dialogue, Still
-from data_utils.profiles import file_name
-from data_utils.prompts import HUMAN_SPEAKER
 from mmrole.base.errors import shown
+from mmrole.data.dialogues import ID_NAMES, SOURCES, Dialogue, Still
+from mmrole.data.profiles import file_name
+from mmrole.data.prompts import HUMAN_SPEAKER
 
 
 def check_dialogue(record: Dialogue, place: Place, source: Source) -> Iterator[Problem]:

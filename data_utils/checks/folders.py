@@ -6,7 +6,7 @@ from pathlib import Path
 from data_utils.checks.checker import Checker
 from data_utils.checks.forms import SAMPLES, Form
 from data_utils.checks.problems import Place, Problem
-from data_utils.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
+from mmrole.data.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
 
 _DISTRIBUTIONS = {"in": IN_DISTRIBUTION, "out": OUT_OF_DISTRIBUTION}
 

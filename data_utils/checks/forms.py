@@ -7,11 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_utils.dialogues import DISTRIBUTIONS
-from data_utils.pictures import begins_with_picture
-from data_utils.profiles import DETAILED_FIELDS, META_FIELDS
 from mmrole.base.errors import UserError
 from mmrole.base.paths import files_below
+from mmrole.data.dialogues import DISTRIBUTIONS
+from mmrole.data.pictures import begins_with_picture
+from mmrole.data.profiles import DETAILED_FIELDS, META_FIELDS
 
 Json = Any
 

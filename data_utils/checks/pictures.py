@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from data_utils.checks.context import Source, Surroundings
 from data_utils.checks.problems import Fix, Path, Place, Problem
 from data_utils.checks.texts import path_name
-from data_utils.dataset import IMAGE_FOLDER
-from data_utils.images import has_more_than_bytes, path_fault, resolve_image, select_images
-from data_utils.pictures import Conversation, Picture, below_folder
-from data_utils.records import TrainSample
 from mmrole.base.errors import Problems, shown
+from mmrole.data.dataset import IMAGE_FOLDER
+from mmrole.data.images import has_more_than_bytes, path_fault, resolve_image, select_images
+from mmrole.data.pictures import Conversation, Picture, below_folder
+from mmrole.data.records import TrainSample
 
 Json = Any
 

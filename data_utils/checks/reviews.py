@@ -11,10 +11,10 @@ from data_utils.checks.pictures import ImageUse
 from data_utils.checks.problems import Fix, Place, Problem
 from data_utils.checks.samples import check_conversation, check_sample
 from data_utils.checks.texts import check_text
-from data_utils.pictures import read_conversation
-from data_utils.prompts import METRICS
-from data_utils.records import Review, TrainSample
 from mmrole.base.errors import shown
+from mmrole.data.pictures import read_conversation
+from mmrole.data.prompts import METRICS
+from mmrole.data.records import Review, TrainSample
 
 _PAIR = re.compile(r"\[Scores\]:\s*\(?\s*(\d+(?:\.\d+)?)\s*[,，]\s*(\d+(?:\.\d+)?)\s*\)?")
 _NUMBER = re.compile(r"\d+(\.\d+)?(e-?\d+)?")

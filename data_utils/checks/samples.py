@@ -9,10 +9,10 @@ from data_utils.checks.names import check_names
 from data_utils.checks.pictures import ImageUse, check_pictures
 from data_utils.checks.problems import Fix, Path, Place, Problem
 from data_utils.checks.texts import bare, check_reply, check_text
-from data_utils.pictures import Conversation, Picture, read_conversation
-from data_utils.prompts import ROLE_PLAY_SYSTEM, language, role_play_prompt
-from data_utils.records import Answer, Sample, TrainSample
 from mmrole.base.errors import shown
+from mmrole.data.pictures import Conversation, Picture, read_conversation
+from mmrole.data.prompts import ROLE_PLAY_SYSTEM, language, role_play_prompt
+from mmrole.data.records import Answer, Sample, TrainSample
 
 QUESTION, REFERENCE, ANSWER = (("conversations", *path) for path in ((0, "value"), (1, "value"), (1, "answer")))
 """Where the texts of a test sample are."""

@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection, Iterator
 
 from data_utils.checks.problems import Fix, Path, Place, Problem
-from data_utils.prompts import language
 from mmrole.base.errors import shown
+from mmrole.data.prompts import language
 
 _LETTERS_OF_A_HAN_CHARACTER = 3  # about as much text
 _JUDGED_LETTERS = 12  # fewer can be a name, or a cry

@@ -24,7 +24,7 @@ _OPENING = {"{": dict, "[": list}
 
 
 class Record(Protocol):
-    """What `read_records` reads: the classes of `data_utils.records`."""
+    """What `read_records` reads: the classes of `mmrole.data.records`."""
 
     UNIQUE_IDS: ClassVar[bool]
     id: str | None
@@ -108,7 +108,7 @@ def read_records(
 
     Args:
         path: a JSON file with a list of objects.
-        record_type: a class of `data_utils.records`.
+        record_type: a class of `mmrole.data.records`.
         problems: receives the faulty records, which are left out of the result. Without it they raise an error.
 
     Raises:

@@ -6,8 +6,8 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from data_utils.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
-from data_utils.prompts import HYPOTHETICAL_SERIES, language
+from mmrole.data.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
+from mmrole.data.prompts import HYPOTHETICAL_SERIES, language
 
 CHINESE = "中国唐代"
 SERIES = ("Lantern Bay", "the Copper Age", HYPOTHETICAL_SERIES, CHINESE)

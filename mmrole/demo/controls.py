@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from data_utils.dialogues import OUT_OF_DISTRIBUTION
-from data_utils.prompts import picture_markup, split_pictures
+from mmrole.data.dialogues import OUT_OF_DISTRIBUTION
+from mmrole.data.prompts import picture_markup, split_pictures
 from mmrole.demo.faults import KINDS, faulty
 from mmrole.demo.teacher import find, review
 from mmrole.demo.world import World

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
-from data_utils.prompts import METRICS
 from mmrole.base.files import read_json
+from mmrole.data.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
+from mmrole.data.prompts import METRICS
 from mmrole.demo.characters import Character
 from mmrole.demo.controls import impersonated
 from mmrole.demo.drawings import COLOURS, COUNTS, PLACES, SHAPES

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data_utils.prompts import HUMAN_PARTNER, METRICS, picture_markup, review_prompt, role_play_prompt
+from mmrole.data.prompts import HUMAN_PARTNER, METRICS, picture_markup, review_prompt, role_play_prompt
 from mmrole.demo.characters import CHINESE, CROWD_SERIES, Character, make_stranger
 from mmrole.demo.drawings import Scene, draw, draw_scene
 from mmrole.demo.faults import KINDS, faulty

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from data_utils.prompts import METRICS
+from mmrole.data.prompts import METRICS
 from mmrole.demo.characters import Character
 from mmrole.demo.drawings import COLOURS
 from mmrole.demo.grammar import CHINESE_WORDS

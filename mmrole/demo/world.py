@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data_utils.dialogues import DISTRIBUTIONS, ID_NAMES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
-from data_utils.profiles import file_name, profile_folder
 from mmrole.base.files import read_json, write_json
+from mmrole.data.dialogues import DISTRIBUTIONS, ID_NAMES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
+from mmrole.data.profiles import file_name, profile_folder
 from mmrole.demo.characters import Character, make_characters
 from mmrole.demo.drawings import Scene, draw, draw_scene
 from mmrole.demo.grammar import TOPICS, opening, questions, reply

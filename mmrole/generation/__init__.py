@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
+from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 
 if TYPE_CHECKING:
     from mmrole.generation.engine import Engine

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mmrole.generation.requests import ChatRequest
+from mmrole.data.requests import ChatRequest
 
 if TYPE_CHECKING:
     from mmrole.qwen_vl import QWenTokenizer

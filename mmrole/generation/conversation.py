@@ -14,10 +14,10 @@ from PIL import Image
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from data_utils.profiles import Character
-from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, ROLE_PLAY_SYSTEM, role_play_prompt
 from mmrole.base.errors import UserError
-from mmrole.generation.requests import GenerationSettings
+from mmrole.data.profiles import Character
+from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, ROLE_PLAY_SYSTEM, role_play_prompt
+from mmrole.data.requests import GenerationSettings
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 from mmrole.qwen_vl.chat_format import ChatTurn
 from mmrole.qwen_vl.processing import Chat, QWenProcessor

@@ -12,8 +12,8 @@ from typing import Any
 
 from mmrole.base.errors import UserError, shown
 from mmrole.base.files import read_json
+from mmrole.data.requests import GenerationSettings
 from mmrole.generation.checkpoints import Checkpoint
-from mmrole.generation.requests import GenerationSettings
 
 FILE_NAME = "generation_config.json"
 

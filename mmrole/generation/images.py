@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrole.generation.image_file import ImageFile
+from mmrole.data.image_file import ImageFile
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.image_processing import preprocess
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE

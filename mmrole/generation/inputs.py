@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_utils.images import Selection, resolve_image, select_images
-from data_utils.records import Sample
 from mmrole.base.errors import Problems, UserError, shown
 from mmrole.base.files import read_records, sha256
-from mmrole.generation.image_file import ImageFile
+from mmrole.data.image_file import ImageFile
+from mmrole.data.images import Selection, resolve_image, select_images
+from mmrole.data.records import Sample
 
 _LISTED = 10
 

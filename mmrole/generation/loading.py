@@ -11,14 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from data_utils.images import PIXELS
 from mmrole.base.errors import UserError
+from mmrole.data.images import PIXELS
+from mmrole.data.requests import GenerationSettings
 from mmrole.generation.adapters import check_adapter, lora_config
 from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
 from mmrole.generation.context import Context
 from mmrole.generation.generation_config import check_stop_tokens, generation_settings, sampling_settings
 from mmrole.generation.model_files import check_model_files
-from mmrole.generation.requests import GenerationSettings
 
 if TYPE_CHECKING:
     import torch

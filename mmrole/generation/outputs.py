@@ -12,9 +12,9 @@ from mmrole.base.errors import Problems, UserError
 from mmrole.base.files import read_json, write_json, write_json_list
 from mmrole.base.journal import State, state
 from mmrole.base.journal_lines import differences
-from mmrole.generation.image_file import ImageFile
+from mmrole.data.image_file import ImageFile
+from mmrole.data.requests import ChatReply
 from mmrole.generation.inputs import InputFile
-from mmrole.generation.requests import ChatReply
 from mmrole.generation.tasks import Task
 
 Json = dict[str, Any]

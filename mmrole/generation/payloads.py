@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmrole.base.errors import shown
-from mmrole.generation.requests import ChatReply, ChatRequest
+from mmrole.data.requests import ChatReply, ChatRequest
 
 Json = Any
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mmrole.generation.requests import ChatRequest
+from mmrole.data.requests import ChatRequest
 from mmrole.prompt_tree import PromptTree, TokenSequence, build_tree, group_by_prefix
 from mmrole.qwen_vl.rotary import ntk_alpha
 

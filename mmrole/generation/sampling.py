@@ -16,7 +16,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from mmrole.generation.requests import GenerationSettings
+from mmrole.data.requests import GenerationSettings
 
 
 class Candidates(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from mmrole.generation.requests import ChatRequest
+from mmrole.data.requests import ChatRequest
 
 # In characters: requests with the same image and opening stay together; a reply, with its image, costs about as much as
 # a prompt of this length.

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_utils.records import Sample
 from mmrole.base.errors import Problems, UserError, shown
 from mmrole.base.journal import Journal
+from mmrole.data.image_file import ImageFile
+from mmrole.data.records import Sample
+from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.generation.context import Context
-from mmrole.generation.image_file import ImageFile
 from mmrole.generation.inputs import InputFile
 from mmrole.generation.payloads import decode_reply, encode_reply
 from mmrole.generation.processes import Processes
-from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
 
 Json = dict[str, Any]
 

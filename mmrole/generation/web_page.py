@@ -16,10 +16,10 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from data_utils.images import ImagePathError, open_photo
-from data_utils.profiles import Character
-from data_utils.prompts import HUMAN_SPEAKER
 from mmrole.base.errors import UserError
+from mmrole.data.images import ImagePathError, open_photo
+from mmrole.data.profiles import Character
+from mmrole.data.prompts import HUMAN_SPEAKER
 from mmrole.generation.conversation import Conversation, Speaker
 from mmrole.generation.web_guard import LARGEST_UPLOAD, ThisMachineOnly, forget_settings, private_uploads
 

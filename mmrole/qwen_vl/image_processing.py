@@ -10,7 +10,7 @@ import torch
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from data_utils.pillow import FORMATS, Image
+from mmrole.data.pillow import FORMATS, Image
 
 ImageSource = Image.Image | str | os.PathLike[str]
 
@@ -76,7 +76,7 @@ def preprocess(images: Sequence[ImageSource], size: int = 448) -> Tensor:
 
 
 def _stretched(image: Image.Image, size: int) -> Image.Image:
-    # Whoever changes what comes out here counts `data_utils.images.PIXELS` up.
+    # Whoever changes what comes out here counts `mmrole.data.images.PIXELS` up.
     # In one call Pillow 13 takes the height of some images first, which rounds otherwise than Pillow 9 to 12, and with
     # those the published models were trained.
     return image.resize((size, image.height), Image.Resampling.BICUBIC).resize((size, size), Image.Resampling.BICUBIC)

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_utils.pictures import read_conversation
-from data_utils.prompts import METRICS
-from data_utils.records import Review, TrainSample
-from data_utils.splits import find_test_files
 from mmrole.base.errors import Problems, Where, shown
 from mmrole.base.files import read_records
+from mmrole.data.pictures import read_conversation
+from mmrole.data.prompts import METRICS
+from mmrole.data.records import Review, TrainSample
+from mmrole.data.scores import parse_review
+from mmrole.data.splits import find_test_files
 from mmrole.scoring.reviews import pair_ratios, read_review_file
-from mmrole.scoring.scores import parse_review
 from mmrole.scoring.statistics import (
     DRAWS,
     Bootstrap,

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_utils.prompts import METRICS
-from data_utils.records import Review
 from mmrole.base.errors import shown
+from mmrole.data.prompts import METRICS
+from mmrole.data.records import Review
 from mmrole.scoring.reviews import ReviewFile, is_empty
 
 

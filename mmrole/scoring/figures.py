@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from data_utils.prompts import DIMENSIONS, METRICS
 from mmrole.base.figure_style import FIGURE_STYLE
 from mmrole.base.files import replacing
+from mmrole.data.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.figures_samples import GREY, draw_characters, draw_distributions, draw_length, short_name
 from mmrole.scoring.measures import OVERALL, WEIGHTED
 from mmrole.scoring.report import Report

@@ -9,7 +9,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from data_utils.prompts import METRICS
+from mmrole.data.prompts import METRICS
 from mmrole.scoring.measures import OVERALL, POOLED
 from mmrole.scoring.report import ModelReport, Report
 from mmrole.scoring.reviews import ModelReviews

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_utils.prompts import DIMENSIONS, METRICS
+from mmrole.data.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.reviews import IN_TEST, OUT_TEST, SPLITS, ModelReviews, pair_ratios
 from mmrole.scoring.statistics import (
     Bootstrap,

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_utils.images import ImagePathError, open_image, resolve_image
-from data_utils.prompts import DIMENSIONS, METRICS
 from mmrole.base.fields import Json
+from mmrole.data.images import ImagePathError, open_image, resolve_image
+from mmrole.data.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.coverage import Coverage
 from mmrole.scoring.measures import FACETS, POOLED, WEIGHTED, Scores
 from mmrole.scoring.report import ModelReport, Report

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, METRICS
-from data_utils.records import MetricReview, Review, Sample
 from mmrole.base.fields import Json
+from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, METRICS
+from mmrole.data.records import MetricReview, Review, Sample
 from mmrole.scoring.page_data import plain_number
 from mmrole.scoring.report import Report
 from mmrole.scoring.reviews import ModelReviews
@@ -91,7 +91,7 @@ def review_data(sample: PageSample) -> Json:
 
 
 def read_dialogue(sample: Sample) -> Dialogue:
-    """The conversation in a sample's prompt, undoing `data_utils.prompts.role_play_prompt`.
+    """The conversation in a sample's prompt, undoing `mmrole.data.prompts.role_play_prompt`.
 
     A prompt of another form is shown as it is: without history, and the whole of it as the last words.
     """

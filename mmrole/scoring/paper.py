@@ -4,7 +4,7 @@ Rows of both test sets are, to the printed digit in 92 of 99 cells, `measures.WE
 the published reward model; what another one says cannot be compared with them.
 """
 
-from data_utils.prompts import METRICS
+from mmrole.data.prompts import METRICS
 from mmrole.scoring.measures import OVERALL, WEIGHTED
 from mmrole.scoring.report import PaperRow
 from mmrole.scoring.reviews import IN_TEST, OUT_TEST

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_utils.records import Answer
-from data_utils.splits import find_test_files
 from mmrole.base.errors import Problems
 from mmrole.base.files import read_records
+from mmrole.data.records import Answer
+from mmrole.data.splits import find_test_files
 from mmrole.scoring.agreement import ALL_ANSWERS, Agreement, Key, Matched
 from mmrole.scoring.reviews import pair_ratios
 from mmrole.scoring.tables import escape_markdown, estimate

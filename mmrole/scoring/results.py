@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_utils.prompts import METRICS
+from mmrole.data.prompts import METRICS
 from mmrole.scoring.coverage import describe_gaps
 from mmrole.scoring.reviews import ModelReviews, ReviewFile
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_utils.prompts import METRICS, REVIEW_SYSTEM, review_prompt
-from data_utils.records import Answer, MetricReview
 from mmrole.base.errors import shown
-from mmrole.generation.image_file import ImageFile
-from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
+from mmrole.data.image_file import ImageFile
+from mmrole.data.prompts import METRICS, REVIEW_SYSTEM, review_prompt
+from mmrole.data.records import Answer, MetricReview
+from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
+from mmrole.data.scores import parse_review
 from mmrole.generation.tasks import Program
-from mmrole.scoring.scores import parse_review
 
 Json = dict[str, Any]
 

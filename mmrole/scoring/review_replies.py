@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from data_utils.dataset import IMAGE_FOLDER
-from data_utils.pictures import read_conversation
-from data_utils.prompts import REVIEW_SYSTEM
-from data_utils.records import TrainSample
 from mmrole.base.errors import RecordError, Where
-from mmrole.generation.image_file import ImageFile
-from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
+from mmrole.data.dataset import IMAGE_FOLDER
+from mmrole.data.image_file import ImageFile
+from mmrole.data.pictures import read_conversation
+from mmrole.data.prompts import REVIEW_SYSTEM
+from mmrole.data.records import TrainSample
+from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.generation.tasks import Program
 
 Json = dict[str, Any]

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.profiles import category
-from data_utils.prompts import METRICS, language
-from data_utils.records import MetricReview, Review, Sample
-from data_utils.splits import find_test_files
 from mmrole.base.errors import Problems, UserError, Where
 from mmrole.base.fields import Json
 from mmrole.base.files import read_records
+from mmrole.data.profiles import category
+from mmrole.data.prompts import METRICS, language
+from mmrole.data.records import MetricReview, Review, Sample
+from mmrole.data.splits import find_test_files
 
 IN_TEST, OUT_TEST = "In-Test", "Out-Test"
 SPLITS = (IN_TEST, OUT_TEST)
@@ -83,7 +83,7 @@ class ModelReviews:
     Attributes:
         model: the name.
         files: its files, In-Test first, in the order comment, human-role, inter-role.
-        categories: categories of series whose names tell them otherwise (`data_utils.profiles.category`).
+        categories: categories of series whose names tell them otherwise (`mmrole.data.profiles.category`).
     """
 
     model: str

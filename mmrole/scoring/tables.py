@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from data_utils.prompts import DIMENSIONS, METRICS
+from mmrole.data.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.coverage import Coverage
 from mmrole.scoring.measures import FACETS, OVERALL, POOLED, WEIGHTED, WEIGHTS
 from mmrole.scoring.pairs import Pair

@@ -5,8 +5,8 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 
-from data_utils.prompts import METRICS
 from mmrole.base.tables import spreadsheet_text
+from mmrole.data.prompts import METRICS
 from mmrole.scoring.measures import MEASURES, OVERALL
 from mmrole.scoring.report import ModelReport, Report
 from mmrole.scoring.reviews import SPLITS

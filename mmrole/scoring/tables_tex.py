@@ -3,7 +3,7 @@
 import math
 import re
 
-from data_utils.prompts import METRICS
+from mmrole.data.prompts import METRICS
 from mmrole.scoring.measures import OVERALL
 from mmrole.scoring.report import Report
 from mmrole.scoring.statistics import Estimate

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_utils.images import PIXELS
 from mmrole.base.files import sha256
+from mmrole.data.images import PIXELS
 from mmrole.training.arguments import Arguments, TrainingArguments, zero_stage
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.steps import TrainingSteps

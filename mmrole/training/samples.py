@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.images import ImagePathError, resolve_image, select_images
-from data_utils.pictures import Conversation, Picture, PicturedTurn, below_folder, read_conversation
-from data_utils.records import TrainSample
 from mmrole.base.errors import Problems, UserError, Where, shown
 from mmrole.base.files import read_records
+from mmrole.data.images import ImagePathError, resolve_image, select_images
+from mmrole.data.pictures import Conversation, Picture, PicturedTurn, below_folder, read_conversation
+from mmrole.data.records import TrainSample
 
 
 class ShownImage(NamedTuple):
@@ -68,7 +68,7 @@ def read_samples(
 ) -> list[TrainingSample]:
     """Reads a training file as published (`train_85k.json`, `RM-train_23k.json`) and checks it with its images.
 
-    What is a picture is told by `data_utils.pictures`. A path of markup is relative to the current folder, the
+    What is a picture is told by `mmrole.data.pictures`. A path of markup is relative to the current folder, the
     repository root, and must lie below `image_dir`; `images/…` always means `image_dir`, wherever that is. A path of a
     field is relative to `image_dir`, or else as in markup.
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils import build_dataset
-from data_utils.dataset import Dataset, PlacedDialogue
-from data_utils.dialogues import TYPES, Dialogue, DialogueFile
-from data_utils.profiles import Character
-from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER
-from data_utils.records import Sample, TrainSample
-from data_utils.splits import draw_split, find_test_files, read_test_samples, split_by_ids
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_json, read_records, write_json
+from mmrole.data.dataset import Dataset, PlacedDialogue
+from mmrole.data.dialogues import TYPES, Dialogue, DialogueFile
+from mmrole.data.profiles import Character
+from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER
+from mmrole.data.records import Sample, TrainSample
+from mmrole.data.splits import draw_split, find_test_files, read_test_samples, split_by_ids
 
 IN, OUT = "in-distribution", "out-of-distribution"
 

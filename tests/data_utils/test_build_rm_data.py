@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils import build_rm_data
-from data_utils.prompts import METRICS
-from data_utils.records import MetricReview, Review, Sample, TrainSample
-from data_utils.review_data import ReviewedAnswer, Row, balance, final_scores, make_rows, shared, split_rows
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_json, read_records, write_json
+from mmrole.data.prompts import METRICS
+from mmrole.data.records import MetricReview, Review, Sample, TrainSample
+from mmrole.data.review_data import ReviewedAnswer, Row, balance, final_scores, make_rows, shared, split_rows
 
 
 def build(*arguments: object) -> None:

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from data_utils import describe
-from data_utils.prompts import split_pictures
 from data_utils.sample_tokens import SampleEncoder, load_tokenizer
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_json, write_json
 from mmrole.base.tables import Table
+from mmrole.data.prompts import split_pictures
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.dataset import read_dataset
-from data_utils.dialogues import Dialogue, Still, dialogue_files, overlooked_files
-from data_utils.profiles import category, read_characters, read_profiles, read_roles
 from mmrole.base.errors import RecordError, UserError
 from mmrole.base.files import read_json, read_records, write_json
+from mmrole.data.dataset import read_dataset
+from mmrole.data.dialogues import Dialogue, Still, dialogue_files, overlooked_files
+from mmrole.data.profiles import category, read_characters, read_profiles, read_roles
 
 DIALOGUE = {
     "id": "Ana_human-role-dialogue_COCO_0",

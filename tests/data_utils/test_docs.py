@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.records import Sample, TrainSample
 from mmrole.base.files import read_records
+from mmrole.data.records import Sample, TrainSample
 
 
 @pytest.fixture

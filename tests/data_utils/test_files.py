@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils.records import Sample, TrainSample
 from mmrole.base.errors import Problems, UserError
 from mmrole.base.files import read_json, read_records, replacing, sha256, write_json, write_json_list
+from mmrole.data.records import Sample, TrainSample
 
 # Text with every kind of character but pairs of surrogates, which JSON joins.
 TEXT = st.text(st.characters(exclude_categories=[])).filter(

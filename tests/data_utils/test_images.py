@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from data_utils.images import (
+from mmrole.base.errors import Problems, UserError
+from mmrole.base.files import read_records, write_json
+from mmrole.data.images import (
     ImagePathError,
     MissingImageError,
     has_more_than_bytes,
@@ -22,9 +24,7 @@ from data_utils.images import (
     resolve_image,
     select_images,
 )
-from data_utils.records import Answer, Sample
-from mmrole.base.errors import Problems, UserError
-from mmrole.base.files import read_records, write_json
+from mmrole.data.records import Answer, Sample
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_pillow_says_nothing(tmp_path: Path, repository: Path):
     """Many pixels, and transparency in a palette, make it warn."""
     Image.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
     Image.new("P", (9, 9)).save(tmp_path / "palette.png", transparency=bytes(range(256)))
-    code = "import sys\nfrom data_utils.images import open_image\nfor path in sys.argv[1:]: open_image(path)"
+    code = "import sys\nfrom mmrole.data.images import open_image\nfor path in sys.argv[1:]: open_image(path)"
     command = [sys.executable, "-c", code, tmp_path / "large.png", tmp_path / "palette.png"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils.pictures import Picture, read_conversation
-from data_utils.prompts import picture_markup
-from data_utils.records import TrainSample
+from mmrole.data.pictures import Picture, read_conversation
+from mmrole.data.prompts import picture_markup
+from mmrole.data.records import TrainSample
 
 A, B = "images/a.jpg", "images/b.jpg"
 

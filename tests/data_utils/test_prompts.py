@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_utils import prompts
+from mmrole.data import prompts
 
 TYPES = ("comment", "human-role", "inter-role")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.prompts import METRICS
-from data_utils.records import Answer, MetricReview, Review, Sample, TrainSample
 from mmrole.base.errors import RecordError, Where
 from mmrole.base.files import read_records, write_json
+from mmrole.data.prompts import METRICS
+from mmrole.data.records import Answer, MetricReview, Review, Sample, TrainSample
 
 MODELS = ("gpt-4-turbo", "mmrole-agent", "qwen-vl-chat", "yi-vl-6b")
 TYPES = ("comment", "human-role", "inter-role")

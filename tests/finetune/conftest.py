@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from data_utils.dataset import as_training, make_sample, read_dataset
+from mmrole.data.dataset import as_training, make_sample, read_dataset
 from mmrole.qwen_vl.bpe import read_ranks
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 

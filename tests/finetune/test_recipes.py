@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.records import Review
-from data_utils.review_data import ReviewedAnswer, make_rows
 from mmrole.base.files import read_records
+from mmrole.data.records import Review
+from mmrole.data.review_data import ReviewedAnswer, make_rows
 
 TEST_FILE = "comment_test.json"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.prompts import METRICS
 from mmrole.base.errors import UserError
+from mmrole.data.prompts import METRICS
 
 TYPES = ("comment", "human-role", "inter-role")
 

@@ -15,17 +15,17 @@ import psutil
 import pytest
 import torch
 
-from data_utils.prompts import METRICS, review_prompt
-from data_utils.records import Answer, Review
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_records
+from mmrole.data.prompts import METRICS, review_prompt
+from mmrole.data.records import Answer, Review
+from mmrole.data.scores import parse_review
 from mmrole.generation.options import TEST_FILES
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.bpe import IM_END, SPECIAL_TOKENS
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 from mmrole.qwen_vl.vocabulary import train_vocabulary
 from mmrole.scoring.review_program import make_requests
-from mmrole.scoring.scores import parse_review
 
 SCORED = "[Scores]:(7,8)"
 GREEDY_TEXT = "x"

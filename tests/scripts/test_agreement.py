@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.prompts import METRICS
-from data_utils.records import Review
-from data_utils.review_data import ReviewedAnswer, make_rows
 from mmrole.base.errors import UserError
+from mmrole.data.prompts import METRICS
+from mmrole.data.records import Review
+from mmrole.data.review_data import ReviewedAnswer, make_rows
 
 EVALUATED = [(9.0, 8.0), (7.0, 9.0), (8.0, 8.0)]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.prompts import METRICS
 from mmrole.base.errors import UserError
+from mmrole.data.prompts import METRICS
 
 TABLES = ["distributions.csv", "leaderboard.csv", "leaderboard.md", "leaderboard.tex"]
 

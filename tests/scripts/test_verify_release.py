@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 
-from data_utils.prompts import METRICS
 from mmrole.base.errors import UserError
+from mmrole.data.prompts import METRICS
 from mmrole.generation.options import TEST_FILES
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint

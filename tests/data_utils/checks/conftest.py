@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from data_utils import build_dataset, build_rm_data
-from data_utils.prompts import METRICS
 from mmrole.base.files import read_json, write_json
+from mmrole.data.prompts import METRICS
 
 ROLES = {
     "Star Tales": ["Ada Nova", "Captain Rook"],

@@ -17,9 +17,9 @@ from data_utils.checks.copies import Copies
 from data_utils.checks.forms import Form, find_files
 from data_utils.checks.problems import KINDS, Place
 from data_utils.checks.repairs import repair
-from data_utils.dialogues import Dialogue, Still
-from data_utils.records import Answer, Review, Sample, TrainSample
 from mmrole.base.files import read_json, read_records, write_json
+from mmrole.data.dialogues import Dialogue, Still
+from mmrole.data.records import Answer, Review, Sample, TrainSample
 
 Json = Any
 

@@ -8,8 +8,8 @@ import pytest
 
 from data_utils import check
 from data_utils.checks.problems import KINDS
-from data_utils.prompts import HUMAN_PARTNER, role_play_prompt
 from mmrole.base.files import read_json, write_json
+from mmrole.data.prompts import HUMAN_PARTNER, role_play_prompt
 
 SAMPLE = "human-role_test.json"
 

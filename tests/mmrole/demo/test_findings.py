@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from data_utils.prompts import METRICS
+from mmrole.data.prompts import METRICS
 from mmrole.demo import controls, findings
 from mmrole.demo.characters import make_characters
 from mmrole.demo.drawings import Scene

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from data_utils.prompts import METRICS
-from data_utils.review_data import final_scores
+from mmrole.data.prompts import METRICS
+from mmrole.data.review_data import final_scores
 from mmrole.demo.characters import make_characters
 from mmrole.demo.drawings import Scene, draw_scene
 from mmrole.demo.faults import KINDS, faulty

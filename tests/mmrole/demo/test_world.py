@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_utils import build_dataset, check
-from data_utils.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
+from mmrole.data.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
 from mmrole.demo.characters import CHINESE, make_characters
 from mmrole.demo.controls import exchange_pictures
 from mmrole.demo.drawings import COLOURS, COUNTS, SIDE, Scene, draw

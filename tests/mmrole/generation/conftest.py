@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from mmrole.generation.requests import ChatRequest
+from mmrole.data.requests import ChatRequest
 from mmrole.generation.sampling import candidates, draw, warp
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 from mmrole.qwen_vl.bpe import write_ranks

@@ -5,11 +5,11 @@ import threading
 import pytest
 import torch
 
-from data_utils.profiles import Character
-from data_utils.prompts import HUMAN_PARTNER, ROLE_PLAY_SYSTEM, role_play_prompt
+from mmrole.data.profiles import Character
+from mmrole.data.prompts import HUMAN_PARTNER, ROLE_PLAY_SYSTEM, role_play_prompt
+from mmrole.data.requests import ChatRequest, GenerationSettings
 from mmrole.generation.conversation import Conversation, ReplyError, Speaker, TalkTooLongError
 from mmrole.generation.engine import Engine
-from mmrole.generation.requests import ChatRequest, GenerationSettings
 
 MIRA = Character("Mira", "Lantern Bay", "in-distribution", "Keeps the lamp.")
 GREEDY = GenerationSettings(max_new_tokens=12, do_sample=False)

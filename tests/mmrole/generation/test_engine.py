@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.generation.engine import Engine
 from mmrole.generation.images import ImageFeatures
-from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.generation.tree_memory import Lane, TreeMemory
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 

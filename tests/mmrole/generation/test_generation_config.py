@@ -8,6 +8,7 @@ import pytest
 from transformers import GenerationConfig
 
 from mmrole.base.errors import UserError
+from mmrole.data.requests import GenerationSettings
 from mmrole.generation.checkpoints import Checkpoint
 from mmrole.generation.generation_config import (
     OBEYED,
@@ -18,7 +19,6 @@ from mmrole.generation.generation_config import (
     generation_settings,
     sampling_settings,
 )
-from mmrole.generation.requests import GenerationSettings
 
 GREEDY = {"do_sample": False, "temperature": 0.0, "top_p": 1.0, "top_k": 1}  # as ms-swift writes it
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrole.generation.requests import ChatRequest
+from mmrole.data.requests import ChatRequest
 from mmrole.generation.sharing import share
 
 images = st.sampled_from([None, Path("a.jpg"), Path("b.jpg")])

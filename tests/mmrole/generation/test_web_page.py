@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_utils.profiles import Character
+from mmrole.data.profiles import Character
+from mmrole.data.requests import GenerationSettings
 from mmrole.generation.conversation import Speaker
-from mmrole.generation.requests import GenerationSettings
 
 gradio = pytest.importorskip("gradio", reason="gradio, which chat.py --web needs, is not installed")
 HOSTILE = (

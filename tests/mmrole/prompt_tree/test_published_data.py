@@ -9,7 +9,7 @@ import pytest
 import tiktoken
 from tiktoken.load import load_tiktoken_bpe
 
-from data_utils.prompts import HUMAN_PARTNER, METRICS, REVIEW_SYSTEM, review_prompt, role_play_prompt
+from mmrole.data.prompts import HUMAN_PARTNER, METRICS, REVIEW_SYSTEM, review_prompt, role_play_prompt
 from mmrole.prompt_tree import TokenSequence, build_tree, group_by_prefix
 
 # qwen_vl_spec.md, sections 4 and 5

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.prompts import METRICS
+from mmrole.data.prompts import METRICS
 from mmrole.scoring.reviews import ModelReviews, read_models
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils.prompts import METRICS
-from data_utils.records import Review
-from data_utils.review_data import ReviewedAnswer, make_rows
 from mmrole.base.errors import UserError
+from mmrole.data.prompts import METRICS
+from mmrole.data.records import Review
+from mmrole.data.review_data import ReviewedAnswer, make_rows
 from mmrole.scoring.agreement import (
     ALL_ANSWERS,
     ALL_REVIEWS,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_utils.prompts import DIMENSIONS, HUMAN_PARTNER, HUMAN_SPEAKER, METRICS, role_play_prompt
+from mmrole.data.prompts import DIMENSIONS, HUMAN_PARTNER, HUMAN_SPEAKER, METRICS, role_play_prompt
 from mmrole.scoring.measures import WEIGHTED
 from mmrole.scoring.page import write_page
 from mmrole.scoring.report import PaperRow, make_report

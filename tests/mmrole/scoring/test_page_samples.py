@@ -5,8 +5,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, role_play_prompt
-from data_utils.records import Sample
+from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, role_play_prompt
+from mmrole.data.records import Sample
 from mmrole.scoring.page_samples import read_dialogue
 
 LINES = st.text("abc [:]。\n.", min_size=1).filter(lambda text: text.strip() and "\n[" not in text and text[0] != "[")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_utils.prompts import DIMENSIONS, METRICS
+from mmrole.data.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.measures import MEASURES, MIN_IMAGES, OVERALL, POOLED, WEIGHTED
 from mmrole.scoring.paper import PAPER_ROWS
 from mmrole.scoring.report import Report, make_report

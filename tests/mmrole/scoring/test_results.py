@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.prompts import METRICS
+from mmrole.data.prompts import METRICS
 from mmrole.scoring.coverage import find_gaps, measure_coverage
 from mmrole.scoring.results import compute_result
 from mmrole.scoring.reviews import ModelReviews, read_review_file

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils.prompts import METRICS
-from data_utils.records import Answer
 from mmrole.base.files import read_records, write_json
+from mmrole.data.prompts import METRICS
+from mmrole.data.records import Answer
+from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.generation.context import Context
-from mmrole.generation.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
 from mmrole.scoring.review_program import describe_reviews, make_requests, make_retry, review_program

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_utils.prompts import METRICS
 from mmrole.base.errors import UserError
+from mmrole.data.prompts import METRICS
 from mmrole.scoring.reviews import ModelReviews, answers_beside, read_models, read_review_file
 
 

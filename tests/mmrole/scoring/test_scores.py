@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrole.scoring.scores import MARKER, find_scores, parse_review
+from mmrole.data.scores import MARKER, find_scores, parse_review
 
 NUMBERS = st.one_of(st.integers(0, 10), st.sampled_from([0.5, 7.25, 9.9]))
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_utils.pictures import read_conversation
-from data_utils.records import TrainSample
 from mmrole.base.errors import Where
+from mmrole.data.pictures import read_conversation
+from mmrole.data.records import TrainSample
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
 from mmrole.training.encoding import SampleEncoder

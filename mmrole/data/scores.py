@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from data_utils.records import MetricReview, score_fault
+from mmrole.data.records import MetricReview, score_fault
 
 MARKER = "[Scores]:"
 

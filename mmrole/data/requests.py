@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from mmrole.generation.image_file import ImageFile
+from mmrole.data.image_file import ImageFile
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from data_utils.dataset import IMAGE_FOLDER
-from data_utils.prompts import HUMAN_PARTNER, METRICS, REVIEW_SYSTEM, picture_markup, review_prompt
-from data_utils.records import MetricReview, Review, Sample
 from mmrole.base.fields import Json
+from mmrole.data.dataset import IMAGE_FOLDER
+from mmrole.data.prompts import HUMAN_PARTNER, METRICS, REVIEW_SYSTEM, picture_markup, review_prompt
+from mmrole.data.records import MetricReview, Review, Sample
 
 SPLIT_UNITS = ("answer", "prompt", "character")
 """What a split keeps together: one model's answer to a prompt, all answers to it, or all prompts of a character."""

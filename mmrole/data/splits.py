@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.dataset import Dataset, PlacedDialogue
-from data_utils.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES, Dialogue
-from data_utils.records import Sample
 from mmrole.base.errors import Problems, UserError
 from mmrole.base.files import read_records
 from mmrole.base.paths import files_below
+from mmrole.data.dataset import Dataset, PlacedDialogue
+from mmrole.data.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES, Dialogue
+from mmrole.data.records import Sample
 
 
 class Target(NamedTuple):

@@ -6,11 +6,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from data_utils.dialogues import DISTRIBUTIONS
-from data_utils.prompts import HYPOTHETICAL_SERIES
 from mmrole.base.errors import Problems, RecordError, UserError, Where, shown
 from mmrole.base.fields import read_text
 from mmrole.base.files import read_json
+from mmrole.data.dialogues import DISTRIBUTIONS
+from mmrole.data.prompts import HYPOTHETICAL_SERIES
 
 CATEGORIES = ("fictional", "historical and public", "hypothetical")
 """The paper's kinds of character."""

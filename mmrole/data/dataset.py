@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, Dialogue, DialogueFile, dialogue_files
-from data_utils.images import path_fault
-from data_utils.profiles import Character, read_characters
-from data_utils.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, ROLE_PLAY_SYSTEM, picture_markup, role_play_prompt
 from mmrole.base.errors import Problems, UserError, Where, shown
 from mmrole.base.fields import Json
 from mmrole.base.files import read_records
+from mmrole.data.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, Dialogue, DialogueFile, dialogue_files
+from mmrole.data.images import path_fault
+from mmrole.data.profiles import Character, read_characters
+from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, ROLE_PLAY_SYSTEM, picture_markup, role_play_prompt
 
 IMAGE_FOLDER = "images"
 """Where images lie relative to the repository root, as the markup of training files names them."""

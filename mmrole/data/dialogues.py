@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.prompts import HUMAN_SPEAKER
 from mmrole.base.errors import RecordError, Where, shown
 from mmrole.base.fields import Json, JsonRecord, read_object, read_optional, read_text
 from mmrole.base.paths import files_below, files_in
+from mmrole.data.prompts import HUMAN_SPEAKER
 
 TYPES = ("comment", "human-role", "inter-role")
 """The kinds of dialogue, in published order: a remark on an image, a talk with a person, a talk between characters."""

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.dataset import IMAGE_FOLDER
-from data_utils.records import TrainSample, Turn
+from mmrole.data.dataset import IMAGE_FOLDER
+from mmrole.data.records import TrainSample, Turn
 
 OTHER_MEDIA = ("video", "videos", "audio", "audios")
 """Fields of other tools' records for what is not trained on here."""

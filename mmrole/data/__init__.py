@@ -1,0 +1,1 @@
+"""Records, prompts, requests and replies, profiles, dialogues, images, splits and scores."""
