@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_utils.statistics import character_table, has_trees, image_table, measure, sample_table, tree_table
+from data_utils.description.statistics import character_table, has_trees, image_table, measure, sample_table, tree_table
 from mmrole.base.arguments import at_least
 from mmrole.base.errors import UserError, run
 from mmrole.base.files import replacing
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = read_dataset(arguments.data_root)
     encoder = None
     if arguments.tokenizer:
-        from data_utils.sample_tokens import SampleEncoder, load_tokenizer  # loads transformers
+        from data_utils.description.sample_tokens import SampleEncoder, load_tokenizer  # loads transformers
 
         encoder = SampleEncoder(load_tokenizer(arguments.tokenizer))
     ids = [sample.id for sample in published]
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with filling(output_dir, vars(arguments), last=TABLES_FILE) as folder:
         _write_tables(folder, tables, notes)
         if figures:
-            from data_utils.figures import draw_figures  # loads matplotlib
+            from data_utils.description.figures import draw_figures  # loads matplotlib
 
             draw_figures(folder, groups, characters, arguments.max_len)
     print(f"written to {output_dir}")

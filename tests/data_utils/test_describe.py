@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_utils import describe
-from data_utils.sample_tokens import SampleEncoder, load_tokenizer
+from data_utils.description.sample_tokens import SampleEncoder, load_tokenizer
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_json, write_json
 from mmrole.base.tables import Table

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.checks.lengths import load_lengths
-from data_utils.sample_tokens import SampleEncoder, load_tokenizer
+from data_utils.description.sample_tokens import SampleEncoder, load_tokenizer
 from mmrole.base.files import read_json
 from mmrole.data.pictures import Picture
 from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, encode_message

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from data_utils.statistics import SPLITS, Group, Groups, has_tokens, has_trees
+from data_utils.description.statistics import SPLITS, Group, Groups, has_tokens, has_trees
 from mmrole.base.figure_style import FIGURE_STYLE
 from mmrole.base.files import replacing
 from mmrole.base.tables import Table

@@ -15,7 +15,7 @@ from mmrole.data.splits import Split
 from mmrole.prompt_tree import build_tree
 
 if TYPE_CHECKING:
-    from data_utils.sample_tokens import SampleEncoder
+    from data_utils.description.sample_tokens import SampleEncoder
 
 SPLITS = ("training", "In-Test", "Out-Test")
 

@@ -1,0 +1,1 @@
+"""What describes a data set: statistics, figures, tokens of samples."""
