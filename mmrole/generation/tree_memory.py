@@ -14,10 +14,10 @@ from einops import rearrange
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from mmrole.prompt_tree.attention import BlockwiseAttention
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.attention import boolean_mask_for, eager_attention_forward
 from mmrole.qwen_vl.blocks import QWenAttention
-from mmrole.tree_attention import BlockwiseAttention
 
 # Most steps of decoding for which memory is taken at once: growing copies everything.
 STEPS_AHEAD = 128

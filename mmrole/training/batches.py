@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrole.prompt_tree import PromptTree, TokenSequence, build_tree, concatenate, group_by_prefix
+from mmrole.prompt_tree.attention import BlockwiseAttention
 from mmrole.prompt_tree.mask import block_mask, dense_mask
 from mmrole.prompt_tree.sequences import TEXT
 from mmrole.qwen_vl.image_processing import preprocess
@@ -18,7 +19,6 @@ from mmrole.qwen_vl.lm_head import LossPositions
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.planning import MIN_SHARED
-from mmrole.tree_attention import BlockwiseAttention
 
 
 @dataclass(frozen=True, eq=False)

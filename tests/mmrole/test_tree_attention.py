@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrole.prompt_tree import TokenSequence, build_tree
+from mmrole.prompt_tree.attention import BlockwiseAttention
 from mmrole.prompt_tree.mask import dense_mask
 from mmrole.qwen_vl.attention import eager_attention_forward
 from mmrole.qwen_vl.blocks import QWenAttention
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model
-from mmrole.tree_attention import BlockwiseAttention
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=30), min_size=1, max_size=8)
 
