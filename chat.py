@@ -25,9 +25,9 @@ try:
     from mmrole.base.terminal import find_file, keep_any_bytes, readable
     from mmrole.data.images import ImagePathError, open_photo
     from mmrole.data.profiles import Character, read_characters
-    from mmrole.generation.loading import check_checkpoint, find_model, load
     from mmrole.generation.options import DTYPES
     from mmrole.generation.web_guard import forget_settings
+    from mmrole.models.loading import check_checkpoint, find_model, load
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `mmrole.generation.loading` does
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `mmrole.models.loading` does
 
 import torch
 

@@ -12,8 +12,8 @@ from pathlib import Path
 try:
     from mmrole.base.errors import UserError, run
     from mmrole.data.requests import GenerationSettings
-    from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
-    from mmrole.generation.generation_config import FILE_NAME
+    from mmrole.models.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
+    from mmrole.models.generation_config import FILE_NAME
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     refuse_sources(arguments.output_dir, checkpoint)
     import torch
 
-    from mmrole.generation.loading import Model, check_checkpoint, load
+    from mmrole.models.loading import Model, check_checkpoint, load
     from mmrole.qwen_vl import CheckpointError
     from mmrole.qwen_vl.bpe import read_ranks
     from mmrole.qwen_vl.checkpoint import read_config

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from mmrole.base.errors import UserError
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
-from mmrole.generation.context import Context
-from mmrole.generation.loading import Model, check_checkpoint, find_model, load
 from mmrole.generation.processes import Processes
+from mmrole.models.context import Context
+from mmrole.models.loading import Model, check_checkpoint, find_model, load
 
 Generate = Callable[[Sequence[ChatRequest]], Iterator[ChatReply]]
 """Yields a reply to each request, in the order in which they are finished."""

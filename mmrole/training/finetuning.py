@@ -19,8 +19,8 @@ from transformers.utils import logging
 
 from mmrole.base.errors import UserError
 from mmrole.base.process_environment import check_process_environment
-from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
-from mmrole.generation.loading import check_checkpoint
+from mmrole.models.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
+from mmrole.models.loading import check_checkpoint
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.checkpoint import read_config
 from mmrole.training import checkpoints, extensions, states

@@ -12,8 +12,8 @@ from mmrole.base.errors import UserError
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.generation import job as jobs
 from mmrole.generation.backend import EngineBackend, find_engine
-from mmrole.generation.context import Context
 from mmrole.generation.options import TEST_FILES
+from mmrole.models.context import Context
 
 RECORDS = 4
 

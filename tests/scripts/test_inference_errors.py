@@ -12,8 +12,8 @@ import pytest
 from mmrole.base.errors import UserError
 from mmrole.base.files import sha256
 from mmrole.base.journal import Journal, State, state
-from mmrole.generation.loading import load
 from mmrole.generation.options import TEST_FILES
+from mmrole.models.loading import load
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from mmrole.base.errors import UserError
 from mmrole.data.requests import GenerationSettings
-from mmrole.generation.adapters import OBEYED, WITHOUT_EFFECT, read_adapter_config
-from mmrole.generation.checkpoints import find_checkpoint
-from mmrole.generation.loading import Model, check_checkpoint, load
+from mmrole.models.adapters import OBEYED, WITHOUT_EFFECT, read_adapter_config
+from mmrole.models.checkpoints import find_checkpoint
+from mmrole.models.loading import Model, check_checkpoint, load
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 from mmrole.qwen_vl.vocabulary import byte_vocabulary

@@ -7,7 +7,7 @@ import pytest
 
 from mmrole.base import file_hashes
 from mmrole.base.errors import UserError
-from mmrole.generation.checkpoints import Checkpoint, find_checkpoint
+from mmrole.models.checkpoints import Checkpoint, find_checkpoint
 
 MEBIBYTE = 1 << 20
 

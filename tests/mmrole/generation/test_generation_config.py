@@ -9,8 +9,8 @@ from transformers import GenerationConfig
 
 from mmrole.base.errors import UserError
 from mmrole.data.requests import GenerationSettings
-from mmrole.generation.checkpoints import Checkpoint
-from mmrole.generation.generation_config import (
+from mmrole.models.checkpoints import Checkpoint
+from mmrole.models.generation_config import (
     OBEYED,
     REFUSED_UNLESS_NEUTRAL,
     REFUSED_WHEN_SAMPLING,

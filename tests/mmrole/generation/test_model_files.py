@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mmrole.base.errors import UserError
-from mmrole.generation.checkpoints import Checkpoint, find_checkpoint
-from mmrole.generation.loading import check_checkpoint
-from mmrole.generation.model_files import QUANTIZED, WITH_ADDED_TOKENS
+from mmrole.models.checkpoints import Checkpoint, find_checkpoint
+from mmrole.models.loading import check_checkpoint
+from mmrole.models.model_files import QUANTIZED, WITH_ADDED_TOKENS
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
 

@@ -12,7 +12,7 @@ from mmrole.base.files import read_records, write_json
 from mmrole.data.prompts import METRICS
 from mmrole.data.records import Answer
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
-from mmrole.generation.context import Context
+from mmrole.models.context import Context
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
 from mmrole.scoring.review_program import describe_reviews, make_requests, make_retry, review_program

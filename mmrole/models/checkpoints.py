@@ -10,7 +10,7 @@ from pathlib import Path
 from mmrole.base.errors import UserError
 from mmrole.base.file_hashes import hash_files
 from mmrole.base.files import read_json
-from mmrole.generation.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config, weights_file
+from mmrole.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config, weights_file
 
 PUBLISHED = {"MMRole-Agent": "agent", "MMRole-Eval_RM": "rm", "Qwen-VL-Chat": "base"}
 """Directory names of the published checkpoints, and what `scripts/download.sh` calls them."""

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from mmrole.base.errors import UserError
 from mmrole.data.images import PIXELS
 from mmrole.data.requests import GenerationSettings
-from mmrole.generation.adapters import check_adapter, lora_config
-from mmrole.generation.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
-from mmrole.generation.context import Context
-from mmrole.generation.generation_config import check_stop_tokens, generation_settings, sampling_settings
-from mmrole.generation.model_files import check_model_files
+from mmrole.models.adapters import check_adapter, lora_config
+from mmrole.models.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
+from mmrole.models.context import Context
+from mmrole.models.generation_config import check_stop_tokens, generation_settings, sampling_settings
+from mmrole.models.model_files import check_model_files
 
 if TYPE_CHECKING:
     import torch

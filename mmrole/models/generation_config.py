@@ -13,7 +13,7 @@ from typing import Any
 from mmrole.base.errors import UserError, shown
 from mmrole.base.files import read_json
 from mmrole.data.requests import GenerationSettings
-from mmrole.generation.checkpoints import Checkpoint
+from mmrole.models.checkpoints import Checkpoint
 
 FILE_NAME = "generation_config.json"
 
