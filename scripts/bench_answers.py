@@ -73,7 +73,7 @@ def compare(
     """Times both ways and prints the table."""
     from bench_machine import peak_bytes, reset_peak, timed
 
-    from mmrole.generation.engine import Engine
+    from mmrole.engine.engine import Engine
 
     device, new_tokens = model.device, arguments.new_tokens
     tokenizer = byte_tokenizer()

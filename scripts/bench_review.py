@@ -94,7 +94,7 @@ def compare(
     from bench_answers import byte_tokenizer, generate_alone
     from bench_machine import peak_bytes, reset_peak, timed
 
-    from mmrole.generation.engine import Engine
+    from mmrole.engine.engine import Engine
 
     device, tokenizer = model.device, byte_tokenizer()
     engine = Engine(model, tokenizer, arguments.max_batch_tokens)

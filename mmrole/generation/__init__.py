@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 
 if TYPE_CHECKING:
-    from mmrole.generation.engine import Engine
+    from mmrole.engine.engine import Engine
 
 __all__ = ["ChatReply", "ChatRequest", "Engine", "GenerationSettings"]
 
@@ -13,7 +13,7 @@ __all__ = ["ChatReply", "ChatRequest", "Engine", "GenerationSettings"]
 def __getattr__(name: str) -> object:
     # The engine needs torch, which takes seconds to import: what comes before a model should not wait for it.
     if name == "Engine":
-        from mmrole.generation.engine import Engine
+        from mmrole.engine.engine import Engine
 
         return Engine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

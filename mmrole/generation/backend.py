@@ -79,7 +79,7 @@ class EngineBackend:
     def open(self) -> Iterator[Generate]:
         """Loads the checkpoint; what fails while it generates is a line that says what to do."""
         loaded, tokenizer = load(self.model, self.progress, self.made_with)
-        from mmrole.generation.engine import Engine
+        from mmrole.engine.engine import Engine
 
         with _failures_named():
             yield Engine(loaded, tokenizer, self.max_batch_tokens).generate

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from mmrole.data.requests import ChatRequest
-from mmrole.generation.sampling import candidates, draw, warp
+from mmrole.engine.sampling import candidates, draw, warp
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 from mmrole.qwen_vl.bpe import write_ranks
 from mmrole.qwen_vl.chat_format import ChatTurn

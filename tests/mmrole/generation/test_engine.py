@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
-from mmrole.generation.engine import Engine
-from mmrole.generation.images import ImageFeatures
-from mmrole.generation.tree_memory import Lane, TreeMemory
+from mmrole.engine.engine import Engine
+from mmrole.engine.images import ImageFeatures
+from mmrole.engine.tree_memory import Lane, TreeMemory
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 
 GREEDY = GenerationSettings(max_new_tokens=64, do_sample=False)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrole.generation.images import ImageFeatures
-from mmrole.generation.planning import PlannedTree, Prompt
-from mmrole.generation.sampling import choose_tokens
-from mmrole.generation.tree_memory import TreeMemory
+from mmrole.engine.images import ImageFeatures
+from mmrole.engine.planning import PlannedTree, Prompt
+from mmrole.engine.sampling import choose_tokens
+from mmrole.engine.tree_memory import TreeMemory
 from mmrole.prompt_tree.mask import ancestor_rows
 from mmrole.qwen_vl import QWenLMHeadModel
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from mmrole.data.requests import ChatReply, ChatRequest
-from mmrole.generation.batch import Batch, Leaf
-from mmrole.generation.images import ImageFeatures
-from mmrole.generation.memory import free_positions
-from mmrole.generation.planning import PlannedTree, Prompt, images_of, plan_trees
+from mmrole.engine.batch import Batch, Leaf
+from mmrole.engine.images import ImageFeatures
+from mmrole.engine.memory import free_positions
+from mmrole.engine.planning import PlannedTree, Prompt, images_of, plan_trees
 from mmrole.prompt_tree import TokenSequence
 from mmrole.prompt_tree.sequences import TEXT
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer

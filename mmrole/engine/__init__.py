@@ -1,0 +1,1 @@
+"""Answers chat requests in batches of prompt trees."""
