@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 try:
+    from mmrole.backends.options import DTYPES
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, listed, run
     from mmrole.base.terminal import find_file, keep_any_bytes, readable
     from mmrole.data.images import ImagePathError, open_photo
     from mmrole.data.profiles import Character, read_characters
-    from mmrole.generation.options import DTYPES
     from mmrole.generation.web_guard import forget_settings
     from mmrole.models.loading import check_checkpoint, find_model, load
 except ModuleNotFoundError as error:

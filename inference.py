@@ -11,12 +11,12 @@ import sys
 from collections.abc import Mapping
 
 try:
+    from mmrole.backends.options import add_arguments
     from mmrole.base.errors import run
     from mmrole.data.image_file import ImageFile
     from mmrole.data.records import Sample
     from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
     from mmrole.generation import job
-    from mmrole.generation.options import add_arguments
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    from mmrole.backends.options import DTYPES, add_arguments
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, run
     from mmrole.base.files import replacing
-    from mmrole.generation.options import DTYPES, add_arguments
     from mmrole.scoring.agreement import (
         agreement_csv,
         agreement_text,

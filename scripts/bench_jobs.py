@@ -24,11 +24,11 @@ from typing import NamedTuple
 import psutil
 from PIL import Image
 
+from mmrole.backends.backend import EngineBackend, Generate, find_engine
 from mmrole.base.journal_lines import encode_line
 from mmrole.data.image_file import ImageFile
 from mmrole.data.requests import ChatReply, ChatRequest
 from mmrole.generation import job
-from mmrole.generation.backend import EngineBackend, Generate, find_engine
 from mmrole.generation.inputs import read_inputs
 from mmrole.generation.payloads import encode_reply
 from mmrole.generation.processes import Processes

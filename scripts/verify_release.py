@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    from mmrole.backends.options import DTYPES, at_least
     from mmrole.base.errors import UserError, run
     from mmrole.base.files import replacing
-    from mmrole.generation.options import DTYPES, at_least
     from mmrole.scoring.agreement import match, measure_agreement, read_reviews
     from mmrole.scoring.release import AnswerCheck, ReviewCheck, read_answer_pairs, release_page
 except ModuleNotFoundError as error:

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from mmrole.backends.backend import Backend, find_engine
+from mmrole.backends.options import TEST_FILES
 from mmrole.base.errors import UserError
 from mmrole.base.journal import Journal, State, state
 from mmrole.base.journal_files import remove_leftovers
 from mmrole.data.requests import ChatRequest, GenerationSettings
-from mmrole.generation.backend import Backend, find_engine
 from mmrole.generation.inputs import InputFile, find_images, find_inputs, read_inputs
-from mmrole.generation.options import TEST_FILES
 from mmrole.generation.outputs import find_finished, refuse_folders, write_output
 from mmrole.generation.processes import Interrupted, Processes, interruptible
 from mmrole.generation.sharing import share

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from mmrole.backends.options import TEST_FILES
 from mmrole.data.prompts import HUMAN_PARTNER, ROLE_PLAY_SYSTEM
-from mmrole.generation.options import TEST_FILES
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 from mmrole.qwen_vl.chat_format import ChatTurn, decode_answer
 from mmrole.qwen_vl.processing import Chat, QWenProcessor

@@ -15,12 +15,12 @@ import psutil
 import pytest
 import torch
 
+from mmrole.backends.options import TEST_FILES
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_records
 from mmrole.data.prompts import METRICS, review_prompt
 from mmrole.data.records import Answer, Review
 from mmrole.data.scores import parse_review
-from mmrole.generation.options import TEST_FILES
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.bpe import IM_END, SPECIAL_TOKENS
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
@@ -216,7 +216,7 @@ def test_prompts_that_are_too_long_without_the_answer_are_refused(reviews, monke
     question = {"from": "user", "value": "Well? " * 9000}
     record = answered(reviews, 0)
     reviews.write([record | {"conversations": [question, record["conversations"][1]]}])
-    monkeypatch.setattr("mmrole.generation.backend.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mmrole.backends.backend.load", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(UserError) as error:
         reviews.run()
     assert "comment_test.json[0] (id 'Captain_comment_0'): the prompt is too long for the context" in str(error.value)
@@ -310,7 +310,7 @@ def test_a_journal_of_retries_is_complete_or_goes_on(reviews, expected, monkeypa
     assert not any(parse_review(payload["text"]).score and f"{id_}/retry-1" in kept for id_, payload in kept.items())
     with pytest.raises(UserError, match="retries was 3, is 1"):
         reviews.run("--retries", 1)
-    monkeypatch.setattr("mmrole.generation.backend.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mmrole.backends.backend.load", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match="records that this run leaves out"):
         reviews.run("--limit", 2)
     assert reviews.run() == 0

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from mmrole.generation.options import TEST_FILES
+from mmrole.backends.options import TEST_FILES
 
 FLOAT64 = ("--dtype", "float64")
 GREEDY = ("--no_random", *FLOAT64)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mmrole.backends.backend import EngineBackend, find_engine
+from mmrole.backends.options import TEST_FILES
 from mmrole.base.errors import UserError
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.generation import job as jobs
-from mmrole.generation.backend import EngineBackend, find_engine
-from mmrole.generation.options import TEST_FILES
 from mmrole.models.context import Context
 
 RECORDS = 4

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrole.generation.options import TEST_FILES
+from mmrole.backends.options import TEST_FILES
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What answers requests, and the flags that choose it."""
