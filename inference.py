@@ -16,7 +16,7 @@ try:
     from mmrole.data.image_file import ImageFile
     from mmrole.data.records import Sample
     from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
-    from mmrole.generation import job
+    from mmrole.jobs import job
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)

@@ -13,7 +13,7 @@ try:
     from mmrole.backends.options import add_arguments
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import run
-    from mmrole.generation import job
+    from mmrole.jobs import job
     from mmrole.scoring.review_program import review_program
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)

@@ -28,10 +28,10 @@ from mmrole.backends.backend import EngineBackend, Generate, find_engine
 from mmrole.base.journal_lines import encode_line
 from mmrole.data.image_file import ImageFile
 from mmrole.data.requests import ChatReply, ChatRequest
-from mmrole.generation import job
-from mmrole.generation.inputs import read_inputs
-from mmrole.generation.payloads import encode_reply
-from mmrole.generation.processes import Processes
+from mmrole.jobs import job
+from mmrole.jobs.inputs import read_inputs
+from mmrole.jobs.payloads import encode_reply
+from mmrole.jobs.processes import Processes
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
 

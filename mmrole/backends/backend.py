@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from mmrole.base.errors import UserError
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
-from mmrole.generation.processes import Processes
+from mmrole.jobs.processes import Processes
 from mmrole.models.context import Context
 from mmrole.models.loading import Model, check_checkpoint, find_model, load
 

@@ -13,7 +13,7 @@ from mmrole.data.prompts import METRICS, REVIEW_SYSTEM, review_prompt
 from mmrole.data.records import Answer, MetricReview
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.data.scores import parse_review
-from mmrole.generation.tasks import Program
+from mmrole.jobs.tasks import Program
 
 Json = dict[str, Any]
 

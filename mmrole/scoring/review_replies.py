@@ -13,7 +13,7 @@ from mmrole.data.pictures import read_conversation
 from mmrole.data.prompts import REVIEW_SYSTEM
 from mmrole.data.records import TrainSample
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
-from mmrole.generation.tasks import Program
+from mmrole.jobs.tasks import Program
 
 Json = dict[str, Any]
 

@@ -302,7 +302,7 @@ def test_killed_and_resumed_among_retries(reviews, expected, repository, process
 def test_a_journal_of_retries_is_complete_or_goes_on(reviews, expected, monkeypatch):
     """A kill before the output is written: nothing is asked, no model is loaded."""
     with monkeypatch.context() as patch:
-        patch.setattr("mmrole.generation.job.write_output", lambda *_: (_ for _ in ()).throw(UserError("disk full")))
+        patch.setattr("mmrole.jobs.job.write_output", lambda *_: (_ for _ in ()).throw(UserError("disk full")))
         with pytest.raises(UserError, match="disk full"):
             reviews.run()
     kept = journaled(reviews)

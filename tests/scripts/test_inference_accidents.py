@@ -12,7 +12,7 @@ from mmrole.backends.backend import EngineBackend, find_engine
 from mmrole.backends.options import TEST_FILES
 from mmrole.base.errors import UserError
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
-from mmrole.generation import job as jobs
+from mmrole.jobs import job as jobs
 from mmrole.models.context import Context
 
 RECORDS = 4

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrole.data.requests import ChatRequest
-from mmrole.generation.sharing import share
+from mmrole.jobs.sharing import share
 
 images = st.sampled_from([None, Path("a.jpg"), Path("b.jpg")])
 texts = st.sampled_from(["short", "s", "x" * 300, "x" * 300 + "y", "x" * 5000])

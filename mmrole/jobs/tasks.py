@@ -13,9 +13,9 @@ from mmrole.base.journal import Journal
 from mmrole.data.image_file import ImageFile
 from mmrole.data.records import Sample
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
-from mmrole.generation.inputs import InputFile
-from mmrole.generation.payloads import decode_reply, encode_reply
-from mmrole.generation.processes import Processes
+from mmrole.jobs.inputs import InputFile
+from mmrole.jobs.payloads import decode_reply, encode_reply
+from mmrole.jobs.processes import Processes
 from mmrole.models.context import Context
 
 Json = dict[str, Any]

@@ -14,8 +14,8 @@ from mmrole.base.journal import State, state
 from mmrole.base.journal_lines import differences
 from mmrole.data.image_file import ImageFile
 from mmrole.data.requests import ChatReply
-from mmrole.generation.inputs import InputFile
-from mmrole.generation.tasks import Task
+from mmrole.jobs.inputs import InputFile
+from mmrole.jobs.tasks import Task
 
 Json = dict[str, Any]
 

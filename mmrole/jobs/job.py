@@ -22,11 +22,11 @@ from mmrole.base.errors import UserError
 from mmrole.base.journal import Journal, State, state
 from mmrole.base.journal_files import remove_leftovers
 from mmrole.data.requests import ChatRequest, GenerationSettings
-from mmrole.generation.inputs import InputFile, find_images, find_inputs, read_inputs
-from mmrole.generation.outputs import find_finished, refuse_folders, write_output
-from mmrole.generation.processes import Interrupted, Processes, interruptible
-from mmrole.generation.sharing import share
-from mmrole.generation.tasks import Program, Task, make_requests
+from mmrole.jobs.inputs import InputFile, find_images, find_inputs, read_inputs
+from mmrole.jobs.outputs import find_finished, refuse_folders, write_output
+from mmrole.jobs.processes import Interrupted, Processes, interruptible
+from mmrole.jobs.sharing import share
+from mmrole.jobs.tasks import Program, Task, make_requests
 
 __all__ = ["Program", "run"]
 

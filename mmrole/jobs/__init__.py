@@ -1,0 +1,1 @@
+"""Long jobs: inputs, programs, journals, several processes, outputs."""
