@@ -24,9 +24,9 @@ try:
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, listed, run
     from mmrole.base.terminal import find_file, keep_any_bytes, readable
+    from mmrole.chat.web_guard import forget_settings
     from mmrole.data.images import ImagePathError, open_photo
     from mmrole.data.profiles import Character, read_characters
-    from mmrole.generation.web_guard import forget_settings
     from mmrole.models.loading import check_checkpoint, find_model, load
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
@@ -35,7 +35,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mmrole.generation.conversation import Conversation, Speaker
+    from mmrole.chat.conversation import Conversation, Speaker
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -84,13 +84,13 @@ def main(argv: list[str] | None = None) -> int:
 
     import torch
 
-    from mmrole.generation.conversation import Conversation, Speaker
+    from mmrole.chat.conversation import Conversation, Speaker
 
     torch.manual_seed(model.settings.seed)
     speaker = Speaker(loaded, tokenizer, model.settings)
     if arguments.web:
         forget_settings()
-        from mmrole.generation.web_page import serve
+        from mmrole.chat.web_page import serve
 
         serve(speaker, characters, character, path, arguments.port)
     else:

@@ -5,11 +5,11 @@ import threading
 import pytest
 import torch
 
+from mmrole.chat.conversation import Conversation, ReplyError, Speaker, TalkTooLongError
 from mmrole.data.profiles import Character
 from mmrole.data.prompts import HUMAN_PARTNER, ROLE_PLAY_SYSTEM, role_play_prompt
 from mmrole.data.requests import ChatRequest, GenerationSettings
 from mmrole.engine.engine import Engine
-from mmrole.generation.conversation import Conversation, ReplyError, Speaker, TalkTooLongError
 
 MIRA = Character("Mira", "Lantern Bay", "in-distribution", "Keeps the lamp.")
 GREEDY = GenerationSettings(max_new_tokens=12, do_sample=False)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmrole.chat.conversation import Speaker
 from mmrole.data.profiles import Character
 from mmrole.data.requests import GenerationSettings
-from mmrole.generation.conversation import Speaker
 
 gradio = pytest.importorskip("gradio", reason="gradio, which chat.py --web needs, is not installed")
 HOSTILE = (
@@ -27,8 +27,8 @@ def page(make_model, tokenizer):
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on the path")
-    from mmrole.generation.web_guard import private_uploads
-    from mmrole.generation.web_page import make_page, make_server
+    from mmrole.chat.web_guard import private_uploads
+    from mmrole.chat.web_page import make_page, make_server
 
     speaker = Speaker(make_model(torch.float32), tokenizer, GenerationSettings(max_new_tokens=8, do_sample=False))
     characters = {name: Character(name, "Lantern Bay", "in-distribution", PROFILE) for name in ("Mira", "Odo")}

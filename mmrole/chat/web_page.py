@@ -17,11 +17,11 @@ from fastapi import FastAPI
 from PIL import Image
 
 from mmrole.base.errors import UserError
+from mmrole.chat.conversation import Conversation, Speaker
+from mmrole.chat.web_guard import LARGEST_UPLOAD, ThisMachineOnly, forget_settings, private_uploads
 from mmrole.data.images import ImagePathError, open_photo
 from mmrole.data.profiles import Character
 from mmrole.data.prompts import HUMAN_SPEAKER
-from mmrole.generation.conversation import Conversation, Speaker
-from mmrole.generation.web_guard import LARGEST_UPLOAD, ThisMachineOnly, forget_settings, private_uploads
 
 Messages = list[dict[str, str]]
 
