@@ -113,6 +113,7 @@ def generate_replies(options: argparse.Namespace) -> int:
         UserError: for everything that the user can mend; what is finished is kept.
     """
     from mmrole.generation import job  # loads torch
+
     from mmrole.scoring.review_replies import REPLIES
 
     if options.replies.is_file():

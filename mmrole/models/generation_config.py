@@ -1,6 +1,6 @@
 """generation_config.json: the settings that are obeyed, those that cannot change a reply, those that are refused.
 
-docs/generation.md lists them; `tests/mmrole/generation/test_generation_config.py` holds both to transformers' own list.
+docs/generation.md lists them; `tests/mmrole/models/test_generation_config.py` holds both to transformers' own list.
 """
 
 from __future__ import annotations

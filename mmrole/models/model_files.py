@@ -1,6 +1,6 @@
 """What lies in a model directory besides what is read: refused where it would have to be obeyed.
 
-docs/qwen_vl.md lists the files; `tests/mmrole/generation/test_model_files.py` holds it to that.
+docs/qwen_vl.md lists the files; `tests/mmrole/models/test_model_files.py` holds it to that.
 """
 
 from __future__ import annotations

@@ -394,7 +394,7 @@ def refusal_elsewhere(output: Path) -> str:
     """What another process says that starts the output anew."""
     code = "import sys; from mmrole.base.journal import Journal; Journal.open(sys.argv[1], {}, overwrite=True)"
     command = [sys.executable, "-c", code, str(output)]
-    return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True).stderr
+    return subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True).stderr
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path, repository: Path):

@@ -1,0 +1,3 @@
+"""Disks that are full."""
+
+from fixtures.worlds import on_small_disk

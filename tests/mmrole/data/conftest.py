@@ -1,0 +1,3 @@
+"""A small data set."""
+
+from fixtures.worlds import small_world
