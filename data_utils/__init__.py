@@ -1,5 +1,3 @@
-"""MMRole-Data on disk: records, prompts, files, images and journals, and the commands that build and check the data."""
+"""The commands that build, check, describe and fetch MMRole-Data."""
 
-from mmrole.base.interruption import expect_interruption
-
-expect_interruption()  # every script imports this package first, and what takes seconds after it
+import mmrole  # noqa: F401 (Ctrl-C while the rest is imported)

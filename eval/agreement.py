@@ -112,7 +112,7 @@ def generate_replies(options: argparse.Namespace) -> int:
     Raises:
         UserError: for everything that the user can mend; what is finished is kept.
     """
-    from mmrole.generation import job  # loads torch
+    from mmrole.jobs import job  # loads torch
 
     from mmrole.scoring.review_replies import REPLIES
 

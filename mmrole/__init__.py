@@ -1,8 +1,10 @@
-"""The library behind the scripts: Qwen-VL, prompt trees, generation, training, scoring."""
+"""The library behind the scripts: Qwen-VL, prompt trees, engine, training, scoring."""
 
 import logging
 
-import data_utils  # noqa: F401 (Ctrl-C while the rest is imported)
+from mmrole.base.interruption import expect_interruption
+
+expect_interruption()  # every script imports this package first, and what takes seconds after it
 
 # Where it is installed, peft and accelerate import it, and on some CPUs it then complains of a missing package that
 # would download compiled code.
