@@ -113,7 +113,6 @@ def generate_replies(options: argparse.Namespace) -> int:
         UserError: for everything that the user can mend; what is finished is kept.
     """
     from mmrole.jobs import job  # loads torch
-
     from mmrole.scoring.review_replies import REPLIES
 
     if options.replies.is_file():

@@ -7,7 +7,13 @@ import sys
 
 import pytest
 
-TESTED = ("tests/mmrole/training", "tests/mmrole/qwen_vl", "tests/mmrole/models", "tests/mmrole/engine", "tests/finetune")
+TESTED = (
+    "tests/mmrole/training",
+    "tests/mmrole/qwen_vl",
+    "tests/mmrole/models",
+    "tests/mmrole/engine",
+    "tests/finetune",
+)
 
 
 @pytest.mark.long

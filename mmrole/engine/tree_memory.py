@@ -12,11 +12,9 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mmrole.prompt_tree.attention import BlockwiseAttention
+from mmrole.prompt_tree.attention import BlockwiseAttention, masked_attention
 from mmrole.qwen_vl import QWenLMHeadModel
-from mmrole.qwen_vl.attention import boolean_mask_for, eager_attention_forward
 from mmrole.qwen_vl.blocks import QWenAttention
 
 # Most steps of decoding for which memory is taken at once: growing copies everything.
@@ -46,7 +44,6 @@ class Lane:
             self.visible[row, :, : mask.shape[1]] = mask
         self.keys: list[Tensor] = []  # per layer [rows, heads, capacity, head_dim]
         self.values: list[Tensor] = []
-        self._mask: Tensor | None = None
 
     def take_memory(self, module: QWenAttention) -> Tensor:
         """Memory for a layer's keys or values, [rows, heads, capacity, head_dim], where its weights are."""
@@ -68,21 +65,20 @@ class Lane:
         """Whether there is no room for another step."""
         return self.length + self.visible.shape[1] > self.visible.shape[2]
 
-    def begin_step(self, implementation: str, dtype: torch.dtype) -> None:
+    def begin_step(self) -> None:
         """Opens one more slot for each leaf."""
         leaves = self.visible.shape[1]
         own = torch.arange(leaves, device=self.visible.device)
         self.visible[:, own, self.length + own] = True
-        mask = self.visible[:, None, :, : self.length + leaves]
-        self._mask = boolean_mask_for(implementation, mask, dtype)
 
-    def attend(self, module: QWenAttention, implementation: str, states: Sequence[Tensor]) -> Tensor:
+    def attend(self, layer: int, implementation: str, states: Sequence[Tensor], scaling: float) -> Tensor:
         """Stores the step's keys and values and attends to all that a leaf sees.
 
         Args:
-            module: the layer's attention.
+            layer: its index.
             implementation: "eager" or "sdpa".
             states: query, key and value, each [heads, tokens, head_dim].
+            scaling: factor of the scores.
 
         Returns:
             [tokens, heads, head_dim].
@@ -90,13 +86,11 @@ class Lane:
         leaves = self.visible.shape[1]
         query, key, value = (rearrange(each, "head (row leaf) d -> row head leaf d", leaf=leaves) for each in states)
         stop = self.length + leaves
-        keys, values = self.keys[module.layer_idx], self.values[module.layer_idx]
+        keys, values = self.keys[layer], self.values[layer]
         keys[:, :, self.length : stop] = key
         values[:, :, self.length : stop] = value
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        output, _ = attention(
-            module, query, keys[:, :, :stop], values[:, :, :stop], self._mask.to(query.device), scaling=module.scaling
-        )
+        mask = self.visible[:, None, :, :stop].to(query.device)
+        output = masked_attention(implementation, query, keys[:, :, :stop], values[:, :, :stop], mask, scaling)
         return rearrange(output, "row leaf head d -> (row leaf) head d")
 
 
@@ -120,9 +114,11 @@ class TreeMemory:
     def begin_step(self) -> None:
         """Opens one more slot for each leaf."""
         for lane in self.lanes:
-            lane.begin_step(self.implementation, self.model.dtype)
+            lane.begin_step()
 
-    def attend(self, module: QWenAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+    ) -> Tensor:
         """One layer's attention: [1, heads, tokens, head_dim] each → [1, tokens, heads, head_dim].
 
         The tokens are those of the leaves, row by row in the order of the lanes.
@@ -130,7 +126,8 @@ class TreeMemory:
         sizes = [lane.tokens for lane in self.lanes]
         parts = zip(*(states[0].split(sizes, dim=1) for states in (query, key, value)), strict=True)
         outputs = [
-            lane.attend(module, self.implementation, states) for lane, states in zip(self.lanes, parts, strict=True)
+            lane.attend(layer, self.implementation, states, scaling)
+            for lane, states in zip(self.lanes, parts, strict=True)
         ]
         return torch.cat(outputs)[None]
 
@@ -198,12 +195,14 @@ class PrefillMemory:
     def __init__(self, lane: Lane, row: int, attention: BlockwiseAttention) -> None:
         self._lane, self._row, self._attention = lane, row, attention
 
-    def attend(self, module: QWenAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+    ) -> Tensor:
         """Stores [1, heads, nodes, head_dim] of a layer; each node attends to its ancestors and itself."""
         nodes = key.shape[2]
-        self._lane.keys[module.layer_idx][self._row, :, :nodes] = key[0]
-        self._lane.values[module.layer_idx][self._row, :, :nodes] = value[0]
-        return self._attention.attend(module, query, key, value)
+        self._lane.keys[layer][self._row, :, :nodes] = key[0]
+        self._lane.values[layer][self._row, :, :nodes] = value[0]
+        return self._attention.attend(layer, query, key, value, scaling, dropout)
 
 
 def _lanes(order: list[int], shapes: list[tuple[int, int]]) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """Attention in flattened trees without an N x N mask: blocks of queries meet only the keys that one of them sees.
 
-Training and generation share it; it is where the model and the prompt tree, which do not know each other, meet.
+Training and generation share it, and any model whose attention hands over its queries, keys and values.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from torch.nn import functional as F
 
 from mmrole.prompt_tree.mask import ancestor_rows
-from mmrole.qwen_vl.attention import boolean_mask_for, eager_attention_forward
-from mmrole.qwen_vl.blocks import QWenAttention
 
 # Smaller blocks compute fewer scores in vain, larger ones run faster for each score.
 BLOCK_SIZE = 256
@@ -30,6 +28,45 @@ class _Block(NamedTuple):
     queries: int
     keys: Tensor | None
     mask: Tensor | None
+
+
+def masked_attention(
+    implementation: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(scaling * query @ key^T) @ value, as far as a mask lets queries see.
+
+    Args:
+        implementation: "sdpa", or "eager", whose softmax runs in the dtype of its input.
+        query: [batch, heads, queries, d].
+        key: [batch, key_value_heads, keys, d], where heads is a multiple of key_value_heads; value: the same.
+        mask: bool, broadcastable to [batch, heads, queries, keys]; True where a query may attend. Without one, queries
+            and keys are the same positions, and attention is causal.
+        scaling: factor of the scores.
+        dropout: probability of dropping a weight.
+
+    Returns:
+        [batch, queries, heads, d].
+    """
+    grouped = query.shape[1] != key.shape[1]
+    if implementation == "sdpa":
+        output = F.scaled_dot_product_attention(
+            query, key, value, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+        )
+        return output.transpose(1, 2)
+    if grouped:
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = (query * scaling) @ key.transpose(2, 3)
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1)
+    return (F.dropout(weights, dropout) @ value).transpose(1, 2)
 
 
 class BlockwiseAttention:
@@ -68,9 +105,10 @@ class BlockwiseAttention:
         starts = np.cumsum([0, *self.trees[:-1]]).tolist()
         return [tree - start for tree, start in zip(last.split(self.trees), starts, strict=True)]
 
-    def attend(self, module: QWenAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """[1, heads, N, d] each → [1, N, heads, d]."""
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.implementation, eager_attention_forward)
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+    ) -> Tensor:
+        """[1, heads, N, d] each → [1, N, heads, d]; keys and values may have fewer heads. The same for every layer."""
         outputs = []
         trees = zip(*(states.split(self.trees, dim=2) for states in (query, key, value)), self.blocks, strict=True)
         for tree_query, tree_key, tree_value, blocks in trees:
@@ -80,19 +118,12 @@ class BlockwiseAttention:
             ):
                 stop += block.queries
                 seen = slice(stop) if block.keys is None else block.keys
-                mask = block.mask
-                if mask is not None:
-                    mask = boolean_mask_for(self.implementation, mask[None, None], query.dtype)
-                output, _ = attention(
-                    module,
-                    block_query,
-                    tree_key[:, :, seen],
-                    tree_value[:, :, seen],
-                    mask,
-                    dropout=module.config.attn_dropout_prob if module.training else 0.0,
-                    scaling=module.scaling,
+                seen_key, seen_value = tree_key[:, :, seen], tree_value[:, :, seen]
+                outputs.append(
+                    masked_attention(
+                        self.implementation, block_query, seen_key, seen_value, block.mask, scaling, dropout
+                    )
                 )
-                outputs.append(output)
         return torch.cat(outputs, dim=1)
 
 

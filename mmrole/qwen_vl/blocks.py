@@ -36,8 +36,10 @@ class RMSNorm(nn.Module):
 class AttentionMemory(Protocol):
     """Keys and values that are not one tensor, and the attention to them (in place of a transformers Cache)."""
 
-    def attend(self, module: QWenAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Keeps new keys and values, attends; [batch, heads, positions, d] each → [batch, positions, heads, d]."""
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+    ) -> Tensor:
+        """Keeps a layer's new keys and values, attends; [batch, heads, positions, d] → [batch, positions, heads, d]."""
 
 
 class QWenAttention(nn.Module):
@@ -54,6 +56,11 @@ class QWenAttention(nn.Module):
         self.c_attn = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.c_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=not config.no_bias)
         self.c_proj.ends_branch = True  # for its initial values
+
+    @property
+    def attention_dropout(self) -> float:
+        """Probability with which weights are dropped now."""
+        return self.config.attn_dropout_prob if self.training else 0.0
 
     def forward(
         self,
@@ -79,7 +86,7 @@ class QWenAttention(nn.Module):
         if logn is not None:
             query = query * logn[:, None, :, None]
         if memory is not None:
-            output = memory.attend(self, query, key, value)
+            output = memory.attend(self.layer_idx, query, key, value, self.scaling, self.attention_dropout)
             return self.c_proj(rearrange(output, "b p head d -> b p (head d)")), None
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
@@ -90,7 +97,7 @@ class QWenAttention(nn.Module):
             key,
             value,
             attention_mask,
-            dropout=self.config.attn_dropout_prob if self.training else 0.0,
+            dropout=self.attention_dropout,
             scaling=self.scaling,
             **kwargs,
         )

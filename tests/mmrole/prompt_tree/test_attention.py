@@ -38,7 +38,7 @@ def test_outputs_and_gradients(module, sequences, block_size, attention):
         return output, *torch.autograd.grad((output * weights).sum(), leaves)
 
     expected = run(lambda *leaves: eager_attention_forward(module, *leaves, mask, module.scaling)[0])
-    found = run(lambda *leaves: BlockwiseAttention(last, attention, block_size).attend(module, *leaves))
+    found = run(lambda *leaves: BlockwiseAttention(last, attention, block_size).attend(0, *leaves, module.scaling))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
 
