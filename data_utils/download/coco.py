@@ -196,7 +196,7 @@ def image_fault(data: bytes) -> str | None:
     """What is wrong with the content of an image file, or None: it decodes completely, and a JPEG has its end."""
     from PIL import UnidentifiedImageError
 
-    from mmrole.data.pillow import FORMATS, Image
+    from mmrole.base.pillow import FORMATS, Image
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

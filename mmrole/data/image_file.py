@@ -12,7 +12,7 @@ from mmrole.base.errors import UserError
 from mmrole.base.files import sha256
 
 if TYPE_CHECKING:
-    from mmrole.data.pillow import Image
+    from mmrole.base.pillow import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class ImageFile:
             OSError: the file cannot be read.
             UserError: it holds something else by now.
         """
-        from mmrole.data.pillow import FORMATS, Image
+        from mmrole.base.pillow import FORMATS, Image
 
         data = self.path.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.sha256:

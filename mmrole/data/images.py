@@ -160,7 +160,7 @@ def select_images(
 
 def has_more_than_bytes(path: str | os.PathLike) -> bool:
     """Whether an image that can be decoded has values of more than 8 bits in one channel, all cut off at 255."""
-    from mmrole.data.pillow import FORMATS, Image
+    from mmrole.base.pillow import FORMATS, Image
 
     with Image.open(path, formats=FORMATS) as image:
         return image.mode[0] in "IF"
@@ -192,7 +192,7 @@ def _check(images: Iterable[str], image_dir: str | os.PathLike) -> dict[str, Ima
 
 
 def _decoded(path: str | os.PathLike, name: str, size: tuple[int, int] | None = None) -> "Image.Image":
-    from mmrole.data.pillow import FORMATS, Image
+    from mmrole.base.pillow import FORMATS, Image
 
     try:
         with Image.open(path, formats=FORMATS) as image:

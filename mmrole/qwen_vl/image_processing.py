@@ -10,7 +10,7 @@ import torch
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from mmrole.data.pillow import FORMATS, Image
+from mmrole.base.pillow import FORMATS, Image
 
 ImageSource = Image.Image | str | os.PathLike[str]
 
