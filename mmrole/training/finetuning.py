@@ -166,9 +166,7 @@ class Prepared(NamedTuple):
         ]
         cut = sum(sample.is_cut for sample in samples)
         if cut:
-            lines.append(
-                f"{cut:,} samples are longer than --model_max_length {training.model_max_length:,} and are cut"
-            )
+            lines.append(f"longer than --model_max_length {training.model_max_length:,}, and cut: {cut:,} samples")
         if self.quoting:
             lines.append(
                 f"{self.quoting:,} samples have <img>…</img> in a text, which is read as text, not as a picture"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from filecmp import cmp
+from functools import partial
 from pathlib import Path
 
 from mmrole.base.errors import UserError, listed
@@ -43,7 +46,7 @@ def finish_move(output_dir: Path, run: RunDescription) -> None:
     for name, size in manifest.files.items():
         if not any(_has_size(folder / name, size) for folder in (aside, output_dir)):
             return
-    _refuse(output_dir, {file.name for file in aside.iterdir() if file.name not in (MANIFEST, UNFINISHED)})
+    _refuse(output_dir, run, {file.name for file in aside.iterdir() if file.name not in (MANIFEST, UNFINISHED)})
     _move(aside, output_dir)
 
 
@@ -62,7 +65,7 @@ def check_output_dir(output_dir: Path, run: RunDescription, resumed: Path | None
         checkpoints.check_run(output_dir, run)
     checkpoints.check_claim(output_dir / _ASIDE, run)
     goes_on = resumed is not None and resumed.resolve().parent == output_dir.resolve()
-    _refuse(output_dir, _result_files(output_dir), even_own=not goes_on)
+    _refuse(output_dir, run, _result_files(output_dir), even_own=not goes_on)
 
 
 def write_output(trainer: TreeTrainer, total_steps: int) -> None:
@@ -77,7 +80,7 @@ def write_output(trainer: TreeTrainer, total_steps: int) -> None:
     output_dir = Path(trainer.args.output_dir)
     aside = output_dir / _ASIDE
     if trainer.args.should_save:
-        _refuse(output_dir, _result_files(output_dir))
+        _refuse(output_dir, trainer.run, _result_files(output_dir))
     try:
         if trainer.args.should_save:
             checkpoints.claim(aside, trainer.run)
@@ -108,17 +111,42 @@ def _result_files(output_dir: Path) -> set[str]:
     return {file.name for pattern in (*_WEIGHTS, *_BESIDE) for file in output_dir.glob(pattern)}
 
 
-def _refuse(output_dir: Path, names: set[str], even_own: bool = False) -> None:
-    """Refuses files in the output directory, but for those that are as a start of the run has written them."""
-    manifests = _own_manifests(output_dir)
+def _refuse(output_dir: Path, run: RunDescription, names: set[str], even_own: bool = False) -> None:
+    """Refuses files in the output directory, but for those that a start of the run has written, unchanged."""
     found = {name for name in names if (output_dir / name).exists()}
     if not even_own:
-        found = {name for name in found if not (name == MANIFEST or _is_written(output_dir, name, manifests))}
+        manifests = _own_manifests(output_dir)
+        found -= {name for name in found if name == MANIFEST or _is_written(output_dir, name, manifests)}
+        found -= {name for name in found if _is_of_checkpoint(output_dir, name, run)}
     if found:
         raise UserError(
             f"{output_dir} holds {listed(sorted(found), 3)}, which this run would write over; "
             "give another --output_dir, or move it away"
         )
+
+
+def _is_of_checkpoint(output_dir: Path, name: str, run: RunDescription) -> bool:
+    """Whether a checkpoint of the run has the same file: what is left of a result whose manifest was deleted."""
+    for checkpoint in checkpoints.find_all(output_dir):
+        if checkpoints.is_own(checkpoint, run) and (checkpoint / name).is_file():
+            same = _is_same_log if name == "trainer_state.json" else partial(cmp, shallow=False)
+            if same(output_dir / name, checkpoint / name):
+                return True
+    return False
+
+
+def _is_same_log(file: Path, other: Path) -> bool:
+    """Whether two logs tell of one run: the same loss wherever both have one, and at least one in common."""
+    try:
+        losses, others = _losses(file), _losses(other)
+    except (OSError, ValueError, LookupError, TypeError):  # it is not a log
+        return False
+    common = losses.keys() & others.keys()
+    return bool(common) and all(losses[step] == others[step] for step in common)
+
+
+def _losses(log: Path) -> dict[int, float]:
+    return {entry["step"]: entry["loss"] for entry in json.loads(log.read_bytes())["log_history"] if "loss" in entry}
 
 
 def _own_manifests(output_dir: Path) -> list[Manifest]:

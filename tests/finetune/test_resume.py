@@ -210,6 +210,17 @@ def test_killed_while_the_result_is_moved(start, capsys):
     assert not aside.exists()
 
 
+def test_goes_on_where_only_the_weights_of_the_result_were_deleted(start):
+    run = start("--max_steps", 1, "--save_steps", 1)
+    for name in ("complete.json", "model.safetensors"):
+        (run.output_dir / name).unlink()
+    config = (run.output_dir / "config.json").read_bytes()
+    (run.output_dir / "config.json").write_text("{}")
+    assert "holds config.json, which this run would write over" in refused(start, "--max_steps", 2)
+    (run.output_dir / "config.json").write_bytes(config)
+    assert len(start("--max_steps", 2, "--save_steps", 1).log()) == 2
+
+
 def test_what_was_written_into_a_result_is_not_written_over(start):
     adapter = ("--use_lora", True)
     run = start("--max_steps", 1, *adapter)
