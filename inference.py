@@ -14,6 +14,7 @@ try:
     from mmrole.backends.options import add_arguments
     from mmrole.base.errors import run
     from mmrole.data.image_file import ImageFile
+    from mmrole.data.messages import one_turn
     from mmrole.data.records import Sample
     from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
     from mmrole.jobs import job
@@ -36,7 +37,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def requests(sample: Sample, image: ImageFile, settings: GenerationSettings) -> list[ChatRequest]:
     """The one request of a sample."""
-    return [ChatRequest(sample.id, sample.system, sample.question, image, settings)]
+    return [ChatRequest(sample.id, one_turn(sample.system, image, sample.question), settings)]
 
 
 def result(sample: Sample, replies: Mapping[str, ChatReply]) -> dict:

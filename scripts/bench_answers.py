@@ -52,6 +52,7 @@ def make_requests(number: int, new_tokens: int) -> list[ChatRequest]:
     from bench_machine import length_profile
     from PIL import Image
 
+    from mmrole.data.messages import one_turn
     from mmrole.data.requests import ChatRequest, GenerationSettings
 
     profile = length_profile("answer_prompts")
@@ -63,7 +64,7 @@ def make_requests(number: int, new_tokens: int) -> list[ChatRequest]:
         image = Image.fromarray(rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
         # A byte vocabulary: a character is a position. The frame with its image takes 297.
         text = "".join(map(chr, rng.integers(97, 123, positions - 297)))
-        requests.append(ChatRequest(str(index), "You are a role-playing assistant.", text, image, settings))
+        requests.append(ChatRequest(str(index), one_turn("You are a role-playing assistant.", image, text), settings))
     return requests
 
 
@@ -91,7 +92,7 @@ def compare(
     seconds_b = timed(lambda: replies.update((reply.id, reply) for reply in engine.generate(requests)), device)
     peak_b = peak_bytes(device)
 
-    lengths = {reply.id: reply.prompt_tokens for reply in replies.values()}
+    lengths = {reply.id: reply.usage.prompt_tokens for reply in replies.values()}
     bound_a = sum(least_seconds([lengths[request.id]], new_tokens, costs, machine) for request in alone)
     bound_b = least_seconds(list(lengths.values()), new_tokens, costs, machine)
     rows = [
@@ -132,11 +133,11 @@ def generate_alone(model: object, tokenizer: object, requests: list[ChatRequest]
 
     processor = QWenProcessor(tokenizer)
     for request in requests:
-        inputs = processor(Chat([ChatTurn(request.text, [request.image])], request.system)).to(model.device)
+        inputs = processor(Chat([ChatTurn(request.text, request.images)], request.system)).to(model.device)
         generated = model.generate(
             **inputs,
             do_sample=False,
-            max_new_tokens=request.settings.max_new_tokens,
+            max_new_tokens=request.complete_settings().max_new_tokens,
             eos_token_id=None,
             pad_token_id=tokenizer.eod_id,
         )

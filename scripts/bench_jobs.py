@@ -27,7 +27,8 @@ from PIL import Image
 from mmrole.backends.backend import EngineBackend, Generate, find_engine
 from mmrole.base.journal_lines import encode_line
 from mmrole.data.image_file import ImageFile
-from mmrole.data.requests import ChatReply, ChatRequest
+from mmrole.data.messages import one_turn
+from mmrole.data.requests import ChatReply, ChatRequest, Usage
 from mmrole.jobs import job
 from mmrole.jobs.inputs import read_inputs
 from mmrole.jobs.payloads import encode_reply
@@ -64,7 +65,7 @@ class AtOnce(EngineBackend):
 
 def answer(request: ChatRequest) -> ChatReply:
     """A reply of as many characters as the question has."""
-    return ChatReply(request.id, request.text, tuple(range(1000, 1000 + TOKENS)), "stop", 400, TOKENS + 1)
+    return ChatReply(request.id, request.text, "stop", Usage(400, TOKENS + 1), tuple(range(1000, 1000 + TOKENS)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,7 +196,7 @@ def take_bound(folder: Path) -> Cost:
     output = (folder / "answers/comment_test.json").read_bytes()
     lines = []
     for obj in json.loads(output):
-        request = ChatRequest(obj["id"], obj["system"], obj["conversations"][0]["value"], image)
+        request = ChatRequest(obj["id"], one_turn(obj["system"], image, obj["conversations"][0]["value"]))
         lines.append(encode_line({"id": request.id, "payload": encode_reply(request, answer(request))}))
     began = now()
     json.loads((folder / "test/comment_test.json").read_bytes())

@@ -65,6 +65,7 @@ def make_requests(tree: ReviewTree, name: str) -> list[ChatRequest]:
     from bench_answers import byte_tokenizer
     from PIL import Image
 
+    from mmrole.data.messages import one_turn
     from mmrole.data.requests import ChatRequest, GenerationSettings
     from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
 
@@ -83,7 +84,7 @@ def make_requests(tree: ReviewTree, name: str) -> list[ChatRequest]:
     for index, (suffix, reply) in enumerate(zip(tree.suffixes, tree.replies, strict=True)):
         settings = GenerationSettings(max_new_tokens=reply, do_sample=False)
         own = f"{index}{text(suffix - behind - 1)}"
-        requests.append(ChatRequest(f"{name}/{index}", system, shared + own, image, settings))
+        requests.append(ChatRequest(f"{name}/{index}", one_turn(system, image, shared + own), settings))
     return requests
 
 
@@ -121,7 +122,7 @@ def compare(
     peak_a = peak_bytes(device)
 
     for tree, of_answer in zip(trees, by_answer, strict=True):
-        found = [replies[request.id].prompt_tokens for request in of_answer]
+        found = [replies[request.id].usage.prompt_tokens for request in of_answer]
         assert found == [tree.shared + suffix for suffix in tree.suffixes], "the prompts have not the profile's lengths"
     bound_a = sum(least_seconds([tree], costs, machine) for tree in lone_trees)
     bound_b = least_seconds(trees, costs, machine)
@@ -131,7 +132,7 @@ def compare(
     ]
     print(f"{'':<30}{'reviews/s':>11}{'tokens/s':>10}{'peak GiB':>10}{'seconds':>9}{'bound':>8}{'reached':>9}")
     for name, asked, seconds, peak, bound in rows:
-        tokens = sum(request.settings.max_new_tokens for request in asked)
+        tokens = sum(request.complete_settings().max_new_tokens for request in asked)
         print(
             f"{name:<30}{len(asked) / seconds:>11.3f}{tokens / seconds:>10.1f}{peak / 2**30:>10.2f}"
             f"{seconds:>9.1f}{bound:>8.1f}{bound / seconds:>9.0%}"

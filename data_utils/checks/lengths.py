@@ -30,7 +30,7 @@ def load_lengths(place: str | os.PathLike, most: int) -> Lengths:
     @lru_cache
     def frame(speaker: str) -> int:
         """A message without content, and the newline after it."""
-        return len(encode_message(tokenizer, speaker, "")) + 1
+        return len(encode_message(tokenizer, speaker, [])) + 1
 
     def size(part: str | Picture) -> int:
         if isinstance(part, Picture):

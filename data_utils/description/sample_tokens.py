@@ -11,7 +11,7 @@ import numpy as np
 from mmrole.base.errors import UserError
 from mmrole.base.fields import Json
 from mmrole.prompt_tree import TokenSequence
-from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, encode_message
+from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, InlineImage, encode_message
 from mmrole.qwen_vl.errors import CheckpointError
 from mmrole.qwen_vl.tokenization import QWenTokenizer
 
@@ -36,9 +36,9 @@ class SampleEncoder:
     def __init__(self, tokenizer: QWenTokenizer) -> None:
         newline = tokenizer.encode_ordinary("\n")
         start = [tokenizer.im_start_id]
-        opening = [*encode_message(tokenizer, "system", DEFAULT_SYSTEM), *newline]
+        opening = [*encode_message(tokenizer, "system", [DEFAULT_SYSTEM]), *newline]
         # A user turn up to its image: the newline after it is encoded with the text, the end of the turn comes last.
-        image = encode_message(tokenizer, "user", "", images=1)[: -1 - len(newline)]
+        image = encode_message(tokenizer, "user", [InlineImage(None)])[: -1 - len(newline)]
         answer = [tokenizer.im_end_id, *newline, *start, *tokenizer.encode_ordinary("assistant"), *newline]
         self._head = np.array([*opening, *image], dtype=np.int32)
         self._between = np.array(answer, dtype=np.int32)

@@ -1,17 +1,15 @@
-"""What goes into the engine and what comes out."""
+"""What is asked of a backend and what it replies."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from mmrole.data.image_file import ImageFile
+from mmrole.data.messages import ImageSource, Message
 
 
 @dataclass(frozen=True)
@@ -54,49 +52,133 @@ class GenerationSettings:
             raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}.")
 
 
+@dataclass(frozen=True)
+class AskedSettings:
+    """What a request says about how its reply is generated; what is None is for the backend to fill in.
+
+    Attributes:
+        seed_offset: added to the seed, so that a request that is sampled again is drawn anew.
+        others: as in `GenerationSettings`.
+    """
+
+    max_new_tokens: int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    seed_offset: int = 0
+
+    def filled(self, usual: GenerationSettings, sampling: GenerationSettings | None = None) -> GenerationSettings:
+        """These settings, with those that are open taken from elsewhere.
+
+        Args:
+            usual: what is open.
+            sampling: what is open where sampling is asked for; like `usual` by default.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        base = sampling if self.do_sample and sampling is not None else usual
+        given = {key: value for key, value in asdict(self).items() if key != "seed_offset" and value is not None}
+        settings = replace(base, **given)
+        return replace(settings, seed=settings.seed + self.seed_offset)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class ChatRequest:
-    """One user turn, about an image or not, to be answered.
+    """A chat whose last turn is to be answered.
 
     Attributes:
         id: names the request in replies and messages and seeds its draws.
-        system: system message.
-        text: the user's text; plain, never parsed for markup or special tokens.
-        image: a file or a picture, shown before the text as `Picture 1`.
-        settings: how tokens are chosen.
-        quotation: start and end of a part of `text` that somebody else wrote, after a line break. Whatever it says, the
-            token ids of the rest are the same, and if the prompt is too long, it is cut here.
+        messages: a system message or none, then turns of user and assistant, the user's last.
+        settings: how tokens are chosen; complete where a backend has filled in what was open.
+
+    Raises:
+        ValueError: the messages are in another order.
     """
 
     id: str
-    system: str
-    text: str
-    image: Path | ImageFile | Image.Image | None = None
-    settings: GenerationSettings = field(default_factory=GenerationSettings)
-    quotation: tuple[int, int] | None = None
+    messages: tuple[Message, ...]
+    settings: AskedSettings | GenerationSettings = AskedSettings()
+
+    def __post_init__(self) -> None:
+        roles = [message.role for message in self.messages]
+        turns = roles[1:] if roles[:1] == ["system"] else roles
+        if turns != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
+            raise ValueError(f"a chat is of turns of user and assistant, the user's last, not of {', '.join(roles)}")
+
+    @property
+    def system(self) -> str | None:
+        """The system message, if there is one."""
+        return self.messages[0].text if self.messages[0].role == "system" else None
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The messages without the system's."""
+        return self.messages[1:] if self.messages[0].role == "system" else self.messages
+
+    @property
+    def text(self) -> str:
+        """What was said in all turns, without the images."""
+        return "".join(message.text for message in self.turns)
+
+    @property
+    def images(self) -> tuple[ImageSource, ...]:
+        """The images of all messages, in order."""
+        return tuple(image for message in self.messages for image in message.images)
+
+    def complete_settings(self) -> GenerationSettings:
+        """The settings; what is open is MMRole's, where no backend has filled it in."""
+        settings = self.settings
+        return settings if isinstance(settings, GenerationSettings) else settings.filled(GenerationSettings())
 
     def random_stream(self) -> np.random.Generator:
         """The uniform draws of this request, one for each token, the same wherever and whenever it runs."""
-        key = hashlib.sha256(f"{self.settings.seed}\n{self.id}".encode("utf-8", "surrogatepass")).digest()[:16]
+        seed = self.complete_settings().seed
+        key = hashlib.sha256(f"{seed}\n{self.id}".encode("utf-8", "surrogatepass")).digest()[:16]
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+class Usage(NamedTuple):
+    """What a reply has cost, as far as its backend counts it."""
+
+    prompt_tokens: int = 0
+    """Positions of the prompt, those of its images included."""
+    new_tokens: int = 0
+    """Generated tokens, the stop token included."""
+
+
+NO_USAGE = Usage()
+
+FinishReason = Literal["stop", "length", "refused", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """An answer.
+    """What has come of a request.
 
     Attributes:
         id: that of the request.
-        text: decoded, white space stripped at both ends.
-        token_ids: generated tokens without the stop token.
-        finish_reason: "stop" at a stop token, "length" after max_new_tokens.
-        prompt_tokens: positions of the prompt, 256 for an image included.
-        new_tokens: generated tokens, the stop token included.
+        text: decoded, white space stripped at both ends; empty where nothing was said.
+        finish_reason: "stop" at a stop token, "length" after max_new_tokens, "refused" where the model or its server
+            declines to answer, "failed" where no reply came.
+        usage: what it has cost.
+        token_ids: generated tokens without the stop token; empty where the backend does not tell.
+        error: why it was refused or has failed, in a line; None of all others.
+
+    Raises:
+        ValueError: a refused or failed reply without its reason, or another one with one.
     """
 
     id: str
     text: str
-    token_ids: tuple[int, ...]
-    finish_reason: Literal["stop", "length"]
-    prompt_tokens: int
-    new_tokens: int
+    finish_reason: FinishReason = "stop"
+    usage: Usage = NO_USAGE
+    token_ids: tuple[int, ...] = ()
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.error is None) == (self.finish_reason in ("refused", "failed")):
+            raise ValueError(f"reply {self.id!r}: {self.finish_reason} with error {self.error!r}")

@@ -35,14 +35,14 @@ class Leaf:
     @classmethod
     def of(cls, prompt: Prompt) -> Leaf:
         """A reply without tokens."""
-        looks_back = prompt.request.settings.repetition_penalty != 1
+        looks_back = prompt.settings.repetition_penalty != 1
         seen = np.unique(prompt.sequence.input_ids).tolist() if looks_back else []
         return cls(prompt, prompt.request.random_stream(), seen=seen)
 
     @property
     def remaining(self) -> int:
         """Most tokens that are still to be generated."""
-        return 0 if self.stopped else self.prompt.request.settings.max_new_tokens - len(self.tokens)
+        return 0 if self.stopped else self.prompt.settings.max_new_tokens - len(self.tokens)
 
     @property
     def finished(self) -> bool:
@@ -65,9 +65,7 @@ class Row:
     @property
     def positions(self) -> int:
         """Slots that the row may come to hold."""
-        return len(self.planned.tree) + sum(
-            self.leaves[i].prompt.request.settings.max_new_tokens for i in self.open_leaves
-        )
+        return len(self.planned.tree) + sum(self.leaves[i].prompt.settings.max_new_tokens for i in self.open_leaves)
 
 
 class Batch:
@@ -172,7 +170,7 @@ class Batch:
             raise FloatingPointError(f"request {name!r}: the model computes NaN; try another dtype than {logits.dtype}")
         tokens = choose_tokens(
             logits,
-            [leaf.prompt.request.settings for leaf in leaves],
+            [leaf.prompt.settings for leaf in leaves],
             [leaf.stream for leaf in leaves],
             [leaf.seen for leaf in leaves],
         )
@@ -181,7 +179,7 @@ class Batch:
                 leaf.stopped = True
             else:
                 leaf.tokens.append(token)
-                if leaf.prompt.request.settings.repetition_penalty != 1:
+                if leaf.prompt.settings.repetition_penalty != 1:
                     leaf.seen.append(token)
             if leaf.finished:
                 self.finished.append(leaf)

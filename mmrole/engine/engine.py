@@ -10,15 +10,16 @@ from itertools import islice
 import numpy as np
 import torch
 
-from mmrole.data.requests import ChatReply, ChatRequest
+from mmrole.data.requests import ChatReply, ChatRequest, Usage
 from mmrole.engine.batch import Batch, Leaf
 from mmrole.engine.images import ImageFeatures
 from mmrole.engine.memory import free_positions
 from mmrole.engine.planning import PlannedTree, Prompt, images_of, plan_trees
+from mmrole.models.encoding import encode_chat
 from mmrole.prompt_tree import TokenSequence
 from mmrole.prompt_tree.sequences import TEXT
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
-from mmrole.qwen_vl.chat_format import ChatTurn, decode_answer, encode_chat
+from mmrole.qwen_vl.chat_format import decode_answer
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 
 READ_AHEAD = 4  # trees whose images are read while another is computed
@@ -85,15 +86,14 @@ class Engine:
         return plan_trees([self._encode(request, images) for request in requests], self.model.config.seq_length)
 
     def _encode(self, request: ChatRequest, images: ImageFeatures) -> Prompt:
-        image = None if request.image is None else images.acquire(request.image)
-        turn = ChatTurn(request.text, () if image is None else (image,), quotation=request.quotation)
-        chat = encode_chat(self.tokenizer, [turn], request.system)
+        chat = encode_chat(self.tokenizer, request.messages)
+        numbers = [images.acquire(image) for image in request.images]
         keys = None
-        if image is not None:
-            (span,) = chat.images
+        if numbers:
             keys = np.full(len(chat.input_ids), TEXT, dtype=np.int64)
-            keys[span.start : span.start + FEATURES_PER_IMAGE] = images.keys(image)
-        return Prompt(request, TokenSequence(np.array(chat.input_ids), keys), image)
+            for span, number in zip(chat.images, numbers, strict=True):
+                keys[span.start : span.start + FEATURES_PER_IMAGE] = images.keys(number)
+        return Prompt(request, request.complete_settings(), TokenSequence(np.array(chat.input_ids), keys), numbers)
 
     def _advance(
         self, batch: Batch, waiting: deque[PlannedTree], images: ImageFeatures
@@ -147,8 +147,7 @@ class Engine:
             text=self._text(leaf.tokens),
             token_ids=tuple(leaf.tokens),
             finish_reason="stop" if leaf.stopped else "length",
-            prompt_tokens=len(leaf.prompt.sequence),
-            new_tokens=len(leaf.tokens) + leaf.stopped,
+            usage=Usage(len(leaf.prompt.sequence), len(leaf.tokens) + leaf.stopped),
         )
 
     def _text(self, tokens: list[int]) -> str:
@@ -162,6 +161,6 @@ class Engine:
 def _release(prompts: list[Prompt], images: ImageFeatures) -> None:
     """Lets go of images: keys and values are all that decoding needs."""
     for prompt in prompts:
-        if prompt.image is not None:
-            images.release(prompt.image)
-            prompt.image = None
+        for number in prompt.images:
+            images.release(number)
+        prompt.images.clear()

@@ -14,11 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from mmrole.data.image_file import ImageFile
+from mmrole.data.messages import ImageSource
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.image_processing import preprocess
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
-
-ImageSource = Path | ImageFile | Image.Image
 
 
 @dataclass

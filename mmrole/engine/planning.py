@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mmrole.data.requests import ChatRequest
+from mmrole.data.requests import ChatRequest, GenerationSettings
 from mmrole.prompt_tree import PromptTree, TokenSequence, build_tree, group_by_prefix
 from mmrole.qwen_vl.rotary import ntk_alpha
 
@@ -19,11 +19,12 @@ MAX_LEAVES = 16
 
 @dataclass(eq=False)
 class Prompt:
-    """A request with its token ids; `image` is the number in `ImageFeatures` of the image that it holds, if any."""
+    """A request with its token ids; `images` are the numbers in `ImageFeatures` of the images that it holds."""
 
     request: ChatRequest
+    settings: GenerationSettings
     sequence: TokenSequence
-    image: int | None
+    images: list[int]
 
 
 @dataclass(eq=False)
@@ -43,7 +44,7 @@ class PlannedTree:
     @property
     def positions(self) -> int:
         """Slots that the tree takes in the end at the most: its nodes and all tokens that may be generated."""
-        return len(self.tree) + sum(prompt.request.settings.max_new_tokens for prompt in self.prompts)
+        return len(self.tree) + sum(prompt.settings.max_new_tokens for prompt in self.prompts)
 
 
 def plan_trees(prompts: Sequence[Prompt], seq_length: int) -> list[PlannedTree]:
@@ -66,4 +67,4 @@ def plan_trees(prompts: Sequence[Prompt], seq_length: int) -> list[PlannedTree]:
 
 def images_of(trees: Iterable[PlannedTree]) -> list[int]:
     """The numbers of the images that these trees show."""
-    return [prompt.image for tree in trees for prompt in tree.prompts if prompt.image is not None]
+    return [number for tree in trees for prompt in tree.prompts for number in prompt.images]

@@ -170,7 +170,7 @@ def _write_outputs(
             continue
         new = [reply for id_, reply in replies.items() if id_ not in before]
         made += len(new)
-        new_tokens += sum(reply.new_tokens for reply in new)
+        new_tokens += sum(reply.usage.new_tokens for reply in new)
         cut = sum(reply.finish_reason == "length" for reply in replies.values())
         empty = sum(not reply.text for reply in replies.values())
         processes.say(
@@ -208,7 +208,7 @@ def _generate(
                     retry = task.retry(request, reply)
                     if retry is not None:
                         retries[retry.id] = retry, task
-                    new_tokens += reply.new_tokens
+                    new_tokens += reply.usage.new_tokens
                     bar.set_postfix_str(f"{new_tokens / (time.monotonic() - began):.0f} tokens/s", refresh=False)
                     bar.update()
                 asked = retries

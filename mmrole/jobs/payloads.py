@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmrole.base.errors import shown
-from mmrole.data.requests import ChatReply, ChatRequest
+from mmrole.data.requests import ChatReply, ChatRequest, Usage
 
 Json = Any
 
@@ -27,8 +27,14 @@ _IS_RIGHT: dict[str, Callable[[Json], bool]] = {
 
 def encode_reply(request: ChatRequest, reply: ChatReply) -> Json:
     """What is journaled of a reply."""
-    payload = {name: getattr(reply, name) for name in _IS_RIGHT if name != "image"}  # asdict() copies every token id
-    return {**payload, "image": request.image.sha256}
+    (image,) = request.images
+    return {
+        "text": reply.text,
+        "token_ids": reply.token_ids,
+        "finish_reason": reply.finish_reason,
+        **reply.usage._asdict(),
+        "image": image.sha256,
+    }
 
 
 def decode_reply(id_: str, payload: Json) -> ChatReply:
@@ -47,5 +53,5 @@ def decode_reply(id_: str, payload: Json) -> ChatReply:
     unknown = payload.keys() - _IS_RIGHT.keys()
     if unknown:
         raise ValueError(f"the field {shown(min(unknown))} is not known")
-    fields = {name: value for name, value in payload.items() if name not in ("image", "token_ids")}
-    return ChatReply(id_, token_ids=(), **fields)
+    usage = Usage(payload["prompt_tokens"], payload["new_tokens"])
+    return ChatReply(id_, payload["text"], payload["finish_reason"], usage)

@@ -17,7 +17,7 @@ def share(requests: Iterable[ChatRequest], rank: int, world_size: int) -> list[C
     """The requests of one process: about equal loads, and what shares a prefix together."""
     groups: dict[tuple, list[ChatRequest]] = defaultdict(list)
     for request in requests:
-        groups[request.image, request.text[:_OPENING]].append(request)
+        groups[request.images, request.text[:_OPENING]].append(request)
     loads = [0] * world_size
     mine: list[ChatRequest] = []
     for group in sorted(groups.values(), key=_load, reverse=True):

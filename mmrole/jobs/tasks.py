@@ -16,7 +16,7 @@ from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.jobs.inputs import InputFile
 from mmrole.jobs.payloads import decode_reply, encode_reply
 from mmrole.jobs.processes import Processes
-from mmrole.models.context import Context
+from mmrole.models.context import Context, longest_quotation
 
 Json = dict[str, Any]
 
@@ -161,7 +161,7 @@ class Task:
                         pending.append(attempt)
                         continue
                     lost.discard(attempt.id)
-                    if images[attempt.id] != attempt.image.sha256:
+                    if images[attempt.id] != attempt.images[0].sha256:
                         changed.append(attempt.id)
             complete += len(pending) == before
         if lost:
@@ -194,15 +194,15 @@ def make_requests(
     for record in file.records:
         of_record = program.requests(record, images[record.image], settings)
         excess = context.excess(of_record) if of_record else 0
-        if excess > (_MOST_CONTEXTS - 1) * context.length and of_record[0].quotation is None:
+        if excess > (_MOST_CONTEXTS - 1) * context.length and longest_quotation(of_record) is None:
             problems.add(f"{record.where}: the prompt has {excess:,} positions more than fit")
-        elif excess and of_record[0].quotation is None:
+        elif excess and longest_quotation(of_record) is None:
             long.append(shown(record.id))
         elif excess:
             try:
                 of_record = context.cut(of_record, excess)
-                start, end = of_record[0].quotation
-                cut.append(f"{shown(record.id)} (to {end - start:,} characters)")
+                quotation = longest_quotation(of_record)
+                cut.append(f"{shown(record.id)} (to {len(quotation.text):,} characters)")
             except ValueError as error:
                 problems.add(f"{record.where}: the prompt is too long for the context: {error}")
         requests.append(of_record)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from mmrole.data.messages import Message, Quotation
 from mmrole.data.requests import ChatRequest
+from mmrole.models.encoding import encode_chat, set_quotations_apart
 
 if TYPE_CHECKING:
     from mmrole.qwen_vl import QWenTokenizer
 
-# More than the roles, line breaks, special tokens and the image of a prompt with one turn.
-_FRAME_POSITIONS = 320
+# More than role, line breaks and special tokens of a message; than an image with its label.
+_MESSAGE_POSITIONS = 12
+_IMAGE_POSITIONS = 280
 
 
 @dataclass(frozen=True)
@@ -29,68 +32,83 @@ class Context:
     length: int
 
     def excess(self, requests: Sequence[ChatRequest]) -> int:
-        """Positions that the longest of these prompts and its reply have too many; 0 if all fit.
-
-        If the requests have a quotation, it is the same in all of them.
-        """
-        room = self.length - requests[0].settings.max_new_tokens
-        if all(_surely_fits(request, room) for request in requests):
-            return 0
-        quoted = 0
-        if requests[0].quotation is not None:
-            # It may be megabytes long: once for all. It is encoded apart, with the line breaks behind it.
-            start, end = requests[0].quotation
-            behind = requests[0].text[end:]
-            breaks = behind[: len(behind) - len(behind.lstrip("\r\n"))]
-            quoted = self._count(requests[0].text[start:end] + breaks) - self._count(breaks)
-            requests = [_with_quotation(request, "") for request in requests]
-        return max(0, max(map(self._positions, requests)) + quoted - room)
+        """Positions that the longest of these prompts and its reply have too many; 0 if all fit."""
+        counts: dict[str, int] = {}  # a quotation may be megabytes long, and the same in all requests
+        return max(0, *(self._positions(request, counts) - self._room(request) for request in requests))
 
     def cut(self, requests: Sequence[ChatRequest], excess: int) -> list[ChatRequest]:
-        """The requests with the same, shorter beginning of their quotation, so that all of them fit.
+        """The requests with a shorter beginning of their longest quotation, the same in all, so that all of them fit.
 
         Args:
-            requests: requests with the same quotation.
+            requests: requests that have a quotation.
             excess: of these requests, above 0.
 
         Raises:
-            ValueError: if nothing would be left of the quotation.
+            ValueError: if there is no quotation, or nothing would be left of it.
         """
         from mmrole.qwen_vl.bpe import normalize, replace_surrogates
 
-        start, end = requests[0].quotation
-        quoted = normalize(replace_surrogates(requests[0].text[start:end]))  # what its tokens decode to
+        whole = longest_quotation(requests)
+        if whole is None:
+            raise ValueError("nothing is quoted")
+        quoted = normalize(replace_surrogates(whole.text))  # what its tokens decode to
+        cut = list(requests)
+
+        def shorten(quotation: Quotation) -> Quotation:
+            return Quotation(quoted) if quotation == whole else quotation
+
         while excess:
             ids = self.tokenizer.encode_ordinary(quoted)
             if excess >= len(ids):
                 raise ValueError(f"{excess} positions too many, of which the quotation has {len(ids)}")
             quoted = self.tokenizer.tokenizer.decode_bytes(ids[:-excess]).decode("utf-8", "ignore")
-            requests = [_with_quotation(request, quoted) for request in requests]
-            excess = self.excess(requests)
-        return list(requests)
+            cut = [
+                replace(request, messages=tuple(_with_quotations(message, shorten) for message in request.messages))
+                for request in requests
+            ]
+            excess = self.excess(cut)
+        return cut
 
-    def _positions(self, request: ChatRequest) -> int:
-        from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
+    def _room(self, request: ChatRequest) -> int:
+        return self.length - request.complete_settings().max_new_tokens
 
-        images = () if request.image is None else (request.image,)
-        turn = ChatTurn(request.text, images, quotation=request.quotation)
-        return len(encode_chat(self.tokenizer, [turn], request.system).input_ids)
+    def _positions(self, request: ChatRequest, counts: dict[str, int]) -> int:
+        """Positions of a prompt; where it surely fits, not fewer. Counts each quotation once."""
+        messages = [Message(role, tuple(set_quotations_apart(content))) for role, content in request.messages]
+        most = _most_positions(messages, self._room(request))
+        if most is not None:
+            return most
+        quotations = [part for message in messages for part in message.content if isinstance(part, Quotation)]
+        for quotation in quotations:
+            if quotation.text not in counts:
+                counts[quotation.text] = len(self.tokenizer.encode_ordinary(quotation.text))
+        frame = [_with_quotations(message, lambda part: Quotation("")) for message in messages]
+        positions = len(encode_chat(self.tokenizer, frame).input_ids)
+        return positions + sum(counts[quotation.text] for quotation in quotations)
 
-    def _count(self, text: str) -> int:
-        return len(self.tokenizer.encode_ordinary(text))
+
+def longest_quotation(requests: Sequence[ChatRequest]) -> Quotation | None:
+    """The longest of their quotations, if there is any."""
+    parts = (part for request in requests for message in request.messages for part in message.content)
+    quotations = (part for part in parts if isinstance(part, Quotation))
+    return max(quotations, key=lambda quotation: len(quotation.text), default=None)
 
 
-def _surely_fits(request: ChatRequest, room: int) -> bool:
-    """Whether the prompt's bytes are few enough, as those of most are: no token is less than one."""
+def _most_positions(messages: Sequence[Message], room: int) -> int | None:
+    """Positions that the prompt cannot exceed, if they fit: its bytes are few enough, as those of most prompts are."""
     from mmrole.qwen_vl.bpe import normalize
 
-    text = request.system + request.text
-    if len(text) > room:
-        return False
-    return _FRAME_POSITIONS + len(normalize(text).encode("utf-8", "surrogatepass")) <= room
+    images = sum(len(message.images) for message in messages)
+    frame = _MESSAGE_POSITIONS * (len(messages) + 2) + _IMAGE_POSITIONS * images  # a system message and the opening
+    if frame + sum(len(message.text) for message in messages) > room:
+        return None
+    texts = [part.text if isinstance(part, Quotation) else part for message in messages for part in message.content]
+    # No token is less than a byte.
+    most = frame + sum(len(normalize(text).encode("utf-8", "surrogatepass")) for text in texts if isinstance(text, str))
+    return most if most <= room else None
 
 
-def _with_quotation(request: ChatRequest, quoted: str) -> ChatRequest:
-    start, end = request.quotation
-    text = request.text[:start] + quoted + request.text[end:]
-    return replace(request, text=text, quotation=(start, start + len(quoted)))
+def _with_quotations(message: Message, change: Callable[[Quotation], Quotation]) -> Message:
+    return Message(
+        message.role, tuple(change(part) if isinstance(part, Quotation) else part for part in message.content)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,13 +26,17 @@ class ChatTurn:
         text: the user's words.
         images: shown before the text, as "Picture 1", "Picture 2", …; anything that tells images apart.
         reply: the assistant's words; None in the last turn, which is to be answered.
-        quotation: start and end of a part of `text` that cannot change how the rest is tokenized.
     """
 
     text: str
     images: Sequence[Any] = ()
     reply: str | None = None
-    quotation: tuple[int, int] | None = None
+
+
+class InlineImage(NamedTuple):
+    """An image among the texts of a message; anything that tells images apart."""
+
+    image: Any
 
 
 class ImageSpan(NamedTuple):
@@ -40,6 +44,9 @@ class ImageSpan(NamedTuple):
 
     start: int
     image: Any
+
+
+Content = Sequence[str | InlineImage]
 
 
 @dataclass(frozen=True)
@@ -69,57 +76,60 @@ def encode_chat(tokenizer: QWenTokenizer, turns: Sequence[ChatTurn], system: str
     """
     if not turns or turns[-1].reply is not None or any(turn.reply is None for turn in turns[:-1]):
         raise ValueError("a chat request needs at least one turn, and a reply in every turn but the last")
-    newline = tokenizer.encode_ordinary("\n")
-    ids = encode_message(tokenizer, "system", system)
-    images = []
+    messages: list[tuple[str, Content]] = [("system", [system])]
     for turn in turns:
-        ids += newline
-        message = encode_message(tokenizer, "user", turn.text, len(turn.images), turn.quotation)
-        starts = [i + 1 for i, id_ in enumerate(message) if id_ == tokenizer.img_start_id]
-        images += [ImageSpan(len(ids) + start, image) for start, image in zip(starts, turn.images, strict=True)]
-        ids += message + newline
+        messages.append(("user", [*map(InlineImage, turn.images), turn.text]))
         if turn.reply is not None:
-            ids += encode_message(tokenizer, "assistant", turn.reply)
-    ids += [tokenizer.im_start_id, *tokenizer.encode_ordinary("assistant"), *newline]
-    return EncodedChat(ids, images)
+            messages.append(("assistant", [turn.reply]))
+    return encode_messages(tokenizer, messages)
 
 
-def encode_message(
-    tokenizer: QWenTokenizer, role: str, text: str, images: int = 0, quotation: tuple[int, int] | None = None
-) -> list[int]:
-    """Ids of one message of plain text, `<|im_start|>role`, newline, `images` image spans, text, `<|im_end|>`."""
+def encode_messages(tokenizer: QWenTokenizer, messages: Iterable[tuple[str, Content]]) -> EncodedChat:
+    """Encodes messages of a role and content each (see `encode_content`), and the opening of the assistant's answer."""
+    newline = tokenizer.encode_ordinary("\n")
+    ids: list[int] = []
+    images: list[ImageSpan] = []
+    for role, content in messages:
+        message = encode_message(tokenizer, role, content)
+        starts = [i + 1 for i, id_ in enumerate(message) if id_ == tokenizer.img_start_id]
+        shown = [part.image for part in content if isinstance(part, InlineImage)]
+        images += [ImageSpan(len(ids) + start, image) for start, image in zip(starts, shown, strict=True)]
+        ids += message + newline
+    return EncodedChat([*ids, tokenizer.im_start_id, *tokenizer.encode_ordinary("assistant"), *newline], images)
+
+
+def encode_message(tokenizer: QWenTokenizer, role: str, content: Content) -> list[int]:
+    """Ids of one message of plain texts and images, `<|im_start|>role`, newline, content, `<|im_end|>`."""
     head = tokenizer.encode_ordinary(role) + tokenizer.encode_ordinary("\n")
-    return [tokenizer.im_start_id, *head, *encode_content(tokenizer, text, images, quotation), tokenizer.im_end_id]
+    return [tokenizer.im_start_id, *head, *encode_content(tokenizer, content), tokenizer.im_end_id]
 
 
-def encode_content(
-    tokenizer: QWenTokenizer, text: str, images: int = 0, quotation: tuple[int, int] | None = None
-) -> list[int]:
-    """Ids of plain text behind a number of images, each `Picture N: <img>`, 256 times `<imgpad>`, `</img>`, newline.
+def encode_content(tokenizer: QWenTokenizer, content: Content) -> list[int]:
+    """Ids of plain texts and images, each image `Picture N: <img>`, 256 times `<imgpad>`, `</img>`, newline.
 
-    The newline is tokenized together with what follows it, as in a content that `from_list_format` has written.
+    The newline is tokenized together with the text behind it, and the label with the text before it, as in a content
+    that `from_list_format` has written.
 
     Args:
         tokenizer: of the model.
-        text: the text.
-        images: number of images before it.
-        quotation: start and end of a part of the text, after a line break, that is encoded apart with the line breaks
-            that follow it: whatever it says, the ids before and after are the same. Where it does not begin with a line
-            break and text follows, the ids are those of the text as a whole: no token of the vocabulary's pattern
-            (spec §5.2) begins inside a run of line breaks or goes on behind one.
+        content: images, and texts that are tokenized apart from each other: whatever one says, the ids of another are
+            the same.
     """
     span = [tokenizer.img_start_id, *[tokenizer.img_pad_id] * FEATURES_PER_IMAGE, tokenizer.img_end_id]
     ids: list[int] = []
-    before = ""
-    for number in range(1, images + 1):
-        ids += tokenizer.encode_ordinary(before + picture_label(number)) + span
-        before = "\n"
-    if quotation is None:
-        return ids + tokenizer.encode_ordinary(before + text)
-    start, end = quotation
-    end += len(text[end:]) - len(text[end:].lstrip("\r\n"))
-    parts = (before + text[:start], text[start:end], text[end:])
-    return ids + [id_ for part in parts for id_ in tokenizer.encode_ordinary(part)]
+    images, pending, follows_text = 0, "", False
+    for part in content:
+        if isinstance(part, InlineImage):
+            images += 1
+            ids += tokenizer.encode_ordinary(pending + picture_label(images)) + span
+            pending = "\n"
+        elif follows_text:
+            ids += tokenizer.encode_ordinary(pending)
+            pending = part
+        else:
+            pending += part
+        follows_text = isinstance(part, str)
+    return ids + tokenizer.encode_ordinary(pending)
 
 
 def make_context(

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmrole.base.errors import shown
 from mmrole.data.image_file import ImageFile
+from mmrole.data.messages import Quotation, one_turn
 from mmrole.data.prompts import METRICS, REVIEW_SYSTEM, review_prompt
 from mmrole.data.records import Answer, MetricReview
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
@@ -82,14 +83,14 @@ def make_requests(
             other_role=answer.other_role,
             metric=metric,
         )
-        start = len(prompt.before)
         if swapped:
-            # From behind Model A's answer on: what that one says may look like a heading.
-            start += len(first)
-            start = prompt.text.index(_SECOND, start) + len(_SECOND)
-        quotation = (start, start + len(answer.answer))
+            start = prompt.after.index(_SECOND) + len(_SECOND)
+            behind = prompt.after[start + len(second) :]
+            content = prompt.before + first + prompt.after[:start], Quotation(second), behind
+        else:
+            content = prompt.before, Quotation(first), prompt.after
         name = _request_id(answer, metric, swapped)
-        requests.append(ChatRequest(name, REVIEW_SYSTEM, prompt.text, image, settings, quotation))
+        requests.append(ChatRequest(name, one_turn(REVIEW_SYSTEM, image, *content), settings))
     return requests
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 from mmrole.base.errors import RecordError, Where
 from mmrole.data.dataset import IMAGE_FOLDER
 from mmrole.data.image_file import ImageFile
+from mmrole.data.messages import one_turn
 from mmrole.data.pictures import read_conversation
 from mmrole.data.prompts import REVIEW_SYSTEM
 from mmrole.data.records import TrainSample
@@ -49,7 +50,7 @@ class ReviewRow:
 
 
 def _requests(row: ReviewRow, image: ImageFile, settings: GenerationSettings) -> list[ChatRequest]:
-    return [ChatRequest(row.id, REVIEW_SYSTEM, row.prompt, image, settings)]
+    return [ChatRequest(row.id, one_turn(REVIEW_SYSTEM, image, row.prompt), settings)]
 
 
 def _result(row: ReviewRow, replies: Mapping[str, ChatReply]) -> Json:

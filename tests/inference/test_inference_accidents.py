@@ -11,7 +11,7 @@ from PIL import Image
 from mmrole.backends.backend import EngineBackend, find_engine
 from mmrole.backends.options import TEST_FILES
 from mmrole.base.errors import UserError
-from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
+from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings, Usage
 from mmrole.jobs import job as jobs
 from mmrole.models.context import Context
 
@@ -45,7 +45,7 @@ class Scripted:
         for request in requests:
             self.happens(self.asked)
             self.asked += 1
-            yield ChatReply(request.id, f"Aye, {request.id}.", (1,), "stop", 10, 2)
+            yield ChatReply(request.id, f"Aye, {request.id}.", "stop", Usage(10, 2), (1,))
         self.happens(self.asked)
 
 

@@ -8,7 +8,7 @@ from data_utils.checks.lengths import load_lengths
 from data_utils.description.sample_tokens import SampleEncoder, load_tokenizer
 from mmrole.base.files import read_json
 from mmrole.data.pictures import Picture
-from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, encode_message
+from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, InlineImage, encode_message
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,10 @@ def lengths(mini_vocabulary):
 def test_messages_are_counted_as_encoded(tokenizer, lengths, speaker, text, images):
     labels = ["Picture 1: ", "\nPicture 2: "][:images]
     content = (*(Picture("a.jpg", label) for label in labels), "\n" * bool(images) + text)
-    assert lengths.tokens([(speaker, content)]) == len(encode_message(tokenizer, speaker, text, images)) + 1
+    assert (
+        lengths.tokens([(speaker, content)])
+        == len(encode_message(tokenizer, speaker, [*map(InlineImage, range(images)), text])) + 1
+    )
 
 
 def test_published_samples_are_counted_as_for_training(shared, tokenizer, lengths):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmrole.chat.conversation import Conversation, ReplyError, Speaker, TalkTooLongError
+from mmrole.data.messages import one_turn
 from mmrole.data.profiles import Character
 from mmrole.data.prompts import HUMAN_PARTNER, ROLE_PLAY_SYSTEM, role_play_prompt
 from mmrole.data.requests import ChatRequest, GenerationSettings
@@ -24,7 +25,7 @@ def test_the_pieces_are_the_engines_reply(speaker, pictures):
     conversation = Conversation(MIRA, pictures[0])
     prompt = conversation.prompt("What do you see?")
     spoken = "".join(conversation.reply(speaker, "What do you see?")).strip()
-    request = ChatRequest("0", ROLE_PLAY_SYSTEM, prompt, pictures[0], GREEDY)
+    request = ChatRequest("0", one_turn(ROLE_PLAY_SYSTEM, pictures[0], prompt), GREEDY)
     (reply,) = Engine(speaker.model, speaker.tokenizer).generate([request])
     assert spoken == reply.text
     assert conversation.history == [("human", "What do you see?"), ("Mira", reply.text)]

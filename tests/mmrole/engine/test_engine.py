@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmrole.data.messages import one_turn
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.engine.engine import Engine
 from mmrole.engine.images import ImageFeatures
@@ -31,7 +32,9 @@ def three_levels(pictures: list[Image.Image], settings: GenerationSettings) -> l
     history = words(120, 1)
     return [
         ChatRequest(
-            f"{role}-{ask}", SYSTEM, history + words(80, 10 + role) + words(25, 100 + ask), pictures[0], settings
+            f"{role}-{ask}",
+            one_turn(SYSTEM, pictures[0], history + words(80, 10 + role) + words(25, 100 + ask)),
+            settings,
         )
         for role in range(2)
         for ask in range(4)
@@ -42,13 +45,13 @@ def mixed(pictures: list[Image.Image], settings: GenerationSettings) -> list[Cha
     """Trees and single prompts, with and without pictures, on both sides of 2,048 and 4,096 positions."""
     long = words(4_200, 2)
     edges = [
-        ChatRequest(f"length-{length}", SYSTEM, long[: length - FRAME], None, settings)
+        ChatRequest(f"length-{length}", one_turn(SYSTEM, long[: length - FRAME]), settings)
         for length in (300, 2_048, 2_049, 4_096, 4_097)
     ]
     shown = [
-        ChatRequest("picture-b", SYSTEM, words(90, 3), pictures[1], settings),
-        ChatRequest("picture-c", SYSTEM, words(1_900, 4), pictures[2], settings),
-        ChatRequest("picture-b again", SYSTEM, words(400, 5), pictures[1], settings),
+        ChatRequest("picture-b", one_turn(SYSTEM, pictures[1], words(90, 3)), settings),
+        ChatRequest("picture-c", one_turn(SYSTEM, pictures[2], words(1_900, 4)), settings),
+        ChatRequest("picture-b again", one_turn(SYSTEM, pictures[1], words(400, 5)), settings),
     ]
     return three_levels(pictures, settings) + edges + shown
 
@@ -74,9 +77,9 @@ def test_float64_replies_are_those_of_generate(exact, tokenizer, pictures, gener
         alone, reply = generate_alone(exact, request), replies[request.id]
         assert list(reply.token_ids) == alone.tokens, request.id
         assert reply.finish_reason == ("stop" if alone.stopped else "length")
-        assert reply.new_tokens == len(alone.tokens) + alone.stopped
-    assert {2_048, 2_049, 4_096, 4_097} <= {reply.prompt_tokens for reply in replies.values()}
-    assert any(reply.new_tokens == 64 for reply in replies.values())
+        assert reply.usage.new_tokens == len(alone.tokens) + alone.stopped
+    assert {2_048, 2_049, 4_096, 4_097} <= {reply.usage.prompt_tokens for reply in replies.values()}
+    assert any(reply.usage.new_tokens == 64 for reply in replies.values())
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,7 @@ def test_a_reply_does_not_depend_on_what_runs_beside_it(exact, tokenizer, pictur
 
 def test_requests_of_different_settings_share_a_batch(exact, tokenizer, pictures):
     requests = [
-        ChatRequest(f"{request.id} {number}", request.system, request.text, request.image, settings)
+        ChatRequest(f"{request.id} {number}", request.messages, settings)
         for number, settings in enumerate(
             (GREEDY, SAMPLED, PENALISED, GenerationSettings(max_new_tokens=3, do_sample=False))
         )
@@ -126,7 +129,7 @@ def test_requests_of_different_settings_share_a_batch(exact, tokenizer, pictures
 
 
 def test_equal_requests_are_drawn_apart(exact, tokenizer, pictures):
-    requests = [ChatRequest(f"twin {n}", SYSTEM, words(300, 1), pictures[0], SAMPLED) for n in range(4)]
+    requests = [ChatRequest(f"twin {n}", one_turn(SYSTEM, pictures[0], words(300, 1)), SAMPLED) for n in range(4)]
     replies = answers(exact, tokenizer, requests)
     assert len({reply.token_ids for reply in replies.values()}) == 4
     assert answers(exact, tokenizer, requests[2:3])["twin 2"] == replies["twin 2"]
@@ -147,9 +150,9 @@ def test_common_prefixes_are_read_once_and_images_encoded_once(exact, tokenizer,
             hook.remove()
     assert sum(encoded) == 3
     tree_of_eight = max(shape[1] for shape in read if shape[1] < 2_000)
-    assert tree_of_eight < 1.25 * replies["0-0"].prompt_tokens + 8 * 40
+    assert tree_of_eight < 1.25 * replies["0-0"].usage.prompt_tokens + 8 * 40
     prefilled = sum(length for rows, length in read if length > 8)
-    assert prefilled < sum(reply.prompt_tokens for reply in replies.values()) - 6 * 400
+    assert prefilled < sum(reply.usage.prompt_tokens for reply in replies.values()) - 6 * 400
 
 
 def test_requests_are_taken_in_as_a_stream(exact, tokenizer):
@@ -158,7 +161,7 @@ def test_requests_are_taken_in_as_a_stream(exact, tokenizer):
     def stream():
         for number in range(40):
             taken.append(number)
-            yield ChatRequest(str(number), SYSTEM, words(50, number), None, GenerationSettings(4, do_sample=False))
+            yield ChatRequest(str(number), one_turn(SYSTEM, words(50, number)), GenerationSettings(4, do_sample=False))
 
     replies = Engine(exact, tokenizer, max_batch_tokens=500, window=5).generate(stream())
     next(replies)
@@ -208,7 +211,7 @@ def test_out_of_memory_of_a_single_request_is_an_error_that_names_it(exact, toke
 
 def test_memory_of_finished_trees_is_freed(exact, tokenizer):
     requests = [
-        ChatRequest(str(n), SYSTEM, words(300, n), None, GenerationSettings(8, do_sample=False)) for n in range(24)
+        ChatRequest(str(n), one_turn(SYSTEM, words(300, n)), GenerationSettings(8, do_sample=False)) for n in range(24)
     ]
     sizes = []
 
@@ -246,7 +249,7 @@ def test_an_answer_with_broken_markup_is_still_a_reply(make_model, tokenizer):
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
         model.lm_head.bias[tokenizer.img_start_id] = 5.0
     (reply,) = Engine(model, tokenizer).generate(
-        [ChatRequest("x", SYSTEM, "hello", None, GenerationSettings(4, do_sample=False))]
+        [ChatRequest("x", one_turn(SYSTEM, "hello"), GenerationSettings(4, do_sample=False))]
     )
     assert reply.token_ids == (tokenizer.img_start_id,) * 4
     assert reply.text == ""
@@ -256,15 +259,15 @@ def test_replies_that_are_finished_come_before_an_error(exact, tokenizer, tmp_pa
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not an image")
     one = GenerationSettings(1, do_sample=False)
-    requests = [ChatRequest(str(n), SYSTEM, words(300 - n, n), None, one) for n in range(9)]
-    replies = Engine(exact, tokenizer).generate([*requests, ChatRequest("bad", SYSTEM, "x", bad, one)])
+    requests = [ChatRequest(str(n), one_turn(SYSTEM, words(300 - n, n)), one) for n in range(9)]
+    replies = Engine(exact, tokenizer).generate([*requests, ChatRequest("bad", one_turn(SYSTEM, bad, "x"), one)])
     assert len([next(replies) for _ in requests]) == 9
     with pytest.raises(OSError, match=r"bad\.png"):
         next(replies)
 
 
 def test_a_request_may_come_twice(exact, tokenizer, pictures):
-    request = ChatRequest("a", SYSTEM, "hello", pictures[0], GREEDY)
+    request = ChatRequest("a", one_turn(SYSTEM, pictures[0], "hello"), GREEDY)
     first, second = Engine(exact, tokenizer).generate([request, request])
     assert first == second
 
@@ -274,7 +277,7 @@ def test_not_a_number_is_an_error_that_names_the_request(make_model, tokenizer):
     with torch.no_grad():
         model.transformer.ln_f.weight.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="'sick'"):
-        list(Engine(model, tokenizer).generate([ChatRequest("sick", SYSTEM, "hello", None, GREEDY)]))
+        list(Engine(model, tokenizer).generate([ChatRequest("sick", one_turn(SYSTEM, "hello"), GREEDY)]))
 
 
 def test_rebuilding_holds_one_layer_twice_at_the_most(exact, tokenizer):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mmrole.qwen_vl.bpe import SPECIAL_TOKENS
 from mmrole.qwen_vl.chat_format import (
     ChatTurn,
+    InlineImage,
     StopWords,
     decode_answer,
     encode_chat,
@@ -207,7 +208,7 @@ def test_hostile_text_stays_text(tokenizer, text):
             *[tokenizer.img_pad_id] * SPAN,
             tokenizer.img_end_id,
         ]
-    plain = encode_content(tokenizer, text)
+    plain = encode_content(tokenizer, [text])
     assert frame(tokenizer, plain) == []
     if not text.isascii():
         return
@@ -216,7 +217,7 @@ def test_hostile_text_stays_text(tokenizer, text):
 
 @given(st.text(st.characters(exclude_categories=())), st.integers(0, 3))
 def test_text_adds_no_special_ids(tokenizer, text, images):
-    ids = encode_content(tokenizer, text, images)
+    ids = encode_content(tokenizer, [*map(InlineImage, range(images)), text])
     assert len(frame(tokenizer, ids)) == images * (SPAN + 2)
 
 
@@ -224,7 +225,7 @@ def test_text_adds_no_special_ids(tokenizer, text, images):
 @example("\n a", 1)
 def test_content_is_tokenized_as_one_text(tokenizer, text, images):
     markup = "".join(f"Picture {number}: <img></img>\n" for number in range(1, images + 1)) + text
-    assert encode_content(tokenizer, text, images) == tokenizer.encode_markup(markup)
+    assert encode_content(tokenizer, [*map(InlineImage, range(images)), text]) == tokenizer.encode_markup(markup)
 
 
 def test_requests_need_replies_in_all_turns_but_the_last(tokenizer):

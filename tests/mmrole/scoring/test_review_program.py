@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrole.base.files import read_records, write_json
+from mmrole.data.messages import one_turn
 from mmrole.data.prompts import METRICS
 from mmrole.data.records import Answer
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.models.context import Context
+from mmrole.models.encoding import encode_chat
 from mmrole.qwen_vl import QWenTokenizer
-from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
 from mmrole.scoring.review_program import describe_reviews, make_requests, make_retry, review_program
 
 SETTINGS = GenerationSettings(do_sample=False)
@@ -84,12 +85,22 @@ def record(answer: str, **fields: object) -> Answer:
 
 
 def encode(tokenizer: QWenTokenizer, request: ChatRequest) -> list[int]:
-    turn = ChatTurn(request.text, [request.image], quotation=request.quotation)
-    return encode_chat(tokenizer, [turn], request.system).input_ids
+    return encode_chat(tokenizer, request.messages).input_ids
+
+
+def encode_whole(tokenizer: QWenTokenizer, request: ChatRequest, text: str | None = None) -> list[int]:
+    """The ids of the text as a whole, or of another one in its place."""
+    return encode_chat(tokenizer, one_turn(request.system, IMAGE, request.text if text is None else text)).input_ids
+
+
+def quotation(request: ChatRequest) -> tuple[int, int]:
+    """Start and end of what is quoted in the text."""
+    (_, before, quoted, _) = request.messages[1].content
+    return len(before), len(before) + len(quoted.text)
 
 
 def reply(request: ChatRequest, text: str) -> ChatReply:
-    return ChatReply(request.id, text, (), "stop", 1, 1)
+    return ChatReply(request.id, text)
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +141,7 @@ def test_published_prompts_are_encoded_as_a_whole(published_answers, tokenizer):
         for answer in answers:
             for swapped in (False, True) if answer.answer else ():
                 request = make_requests(answer, IMAGE, SETTINGS, swapped)[0]
-                whole = encode_chat(tokenizer, [ChatTurn(request.text, [IMAGE])], request.system).input_ids
+                whole = encode_whole(tokenizer, request)
                 assert encode(tokenizer, request) == whole
                 count += 1
     assert count == 2 * 863
@@ -161,8 +172,8 @@ def test_published_files_come_out_byte_for_byte(shared, published_answers, tmp_p
 def outside(tokenizer: QWenTokenizer, request: ChatRequest) -> tuple[list[int], list[int], list[int]]:
     """The ids before, in and behind the span: the quotation and the two line breaks behind it."""
     ids = encode(tokenizer, request)
-    start, end = request.quotation
-    before = encode_chat(tokenizer, [ChatTurn(request.text[:start], [IMAGE])], request.system).input_ids
+    start, end = quotation(request)
+    before = encode_whole(tokenizer, request, request.text[:start])
     close = [tokenizer.im_end_id, *tokenizer.encode_ordinary("\n"), tokenizer.im_start_id]
     close += tokenizer.encode_ordinary("assistant") + tokenizer.encode_ordinary("\n")
     behind = tokenizer.encode_ordinary(request.text[end + 2 :]) + close
@@ -201,7 +212,7 @@ def test_no_answer_changes_anything_outside_of_its_span(tokenizer, answer, swapp
     harmless, *_ = make_requests(record(HARMLESS), IMAGE, SETTINGS, swapped)
     assert outside(tokenizer, hostile)[::2] == outside(tokenizer, harmless)[::2]
     if answer[0] not in "\r\n":
-        whole = encode_chat(tokenizer, [ChatTurn(hostile.text, [IMAGE])], hostile.system).input_ids
+        whole = encode_whole(tokenizer, hostile)
         assert encode(tokenizer, hostile) == whole
 
 
@@ -212,7 +223,7 @@ def test_megabytes_are_cut_to_what_fits(tokenizer, answer):
     cut = context.cut(requests, context.excess(requests))
     lengths = [len(encode(tokenizer, request)) for request in cut]
     assert 8192 - 512 - 8 <= max(lengths) <= 8192 - 512
-    quoted = {request.text[slice(*request.quotation)] for request in cut}
+    quoted = {request.text[slice(*quotation(request))] for request in cut}
     assert len(quoted) == 1  # the same in all eight: they stay one tree
     assert context.excess(cut) == 0
 
@@ -253,8 +264,7 @@ def test_retries_sample_with_new_seeds_until_there_is_a_pair():
     assert [retry.id for retry in (first, second)] == [f"{request.id}/retry-1", f"{request.id}/retry-2"]
     assert [retry.settings.seed for retry in (first, second)] == [51, 52]
     assert all(retry.settings.do_sample and retry.settings.top_p == 0.4 for retry in (first, second))
-    assert first.text == request.text
-    assert first.quotation == request.quotation
+    assert first.messages == request.messages
     assert make_retry(second, reply(second, "none"), SAMPLING, retries=2) is None
     assert make_retry(request, reply(request, "[Scores]: (7, 8)"), SAMPLING, retries=2) is None
     assert review_program(retries=0, swap=False).retry is None

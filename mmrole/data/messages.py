@@ -1,0 +1,54 @@
+"""What a chat consists of: messages of text, images, and text that somebody else wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+from mmrole.data.image_file import ImageFile
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Role = Literal["system", "user", "assistant"]
+
+ImageSource: TypeAlias = "Path | ImageFile | Image.Image"
+"""An image: its file, its file as it was when a job began, or the picture itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quotation:
+    """Text that somebody else wrote. Whatever it says, the token ids of the rest of its message are the same.
+
+    It stands after a line break. If the prompt is too long, it is cut here.
+    """
+
+    text: str
+
+
+Part: TypeAlias = "str | Quotation | ImageSource"
+
+
+class Message(NamedTuple):
+    """What is said in one go. No text in it is markup or a special token."""
+
+    role: Role
+    content: tuple[Part, ...]
+    """Texts and images in the order in which the model reads them; texts that follow each other are one."""
+
+    @property
+    def text(self) -> str:
+        """Its texts, quotations among them, without the images."""
+        texts = (part.text if isinstance(part, Quotation) else part for part in self.content)
+        return "".join(text for text in texts if isinstance(text, str))
+
+    @property
+    def images(self) -> tuple[ImageSource, ...]:
+        """Its images, in order."""
+        return tuple(part for part in self.content if not isinstance(part, str | Quotation))
+
+
+def one_turn(system: str, *content: Part | None) -> tuple[Message, Message]:
+    """MMRole's own prompts: a system message, then a user turn. None is left out: there may be no image."""
+    return Message("system", (system,)), Message("user", tuple(part for part in content if part is not None))

@@ -1,0 +1,60 @@
+"""Chats as token ids, each quotation tokenized apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mmrole.data.messages import Message, Part, Quotation
+
+if TYPE_CHECKING:
+    from mmrole.qwen_vl import QWenTokenizer
+    from mmrole.qwen_vl.chat_format import EncodedChat
+
+
+def encode_chat(tokenizer: QWenTokenizer, messages: Sequence[Message]) -> EncodedChat:
+    """Token ids of a chat, up to where the answer to its last turn begins.
+
+    Whatever a quotation says, the ids of the rest are the same. Where it does not begin with a line break and text
+    follows, the ids are those of the texts as one: no token of the vocabulary's pattern (spec §5.2) begins inside a run
+    of line breaks or goes on behind one.
+
+    Args:
+        tokenizer: of the model.
+        messages: those of a request; without a system message the model's own default comes first.
+    """
+    from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, InlineImage, encode_messages
+
+    if messages[0].role != "system":
+        messages = [Message("system", (DEFAULT_SYSTEM,)), *messages]
+
+    def plain(part: Part) -> str | InlineImage:
+        if isinstance(part, Quotation):
+            return part.text
+        return part if isinstance(part, str) else InlineImage(part)
+
+    return encode_messages(
+        tokenizer, [(role, list(map(plain, set_quotations_apart(content)))) for role, content in messages]
+    )
+
+
+def set_quotations_apart(content: Sequence[Part]) -> list[Part]:
+    """A message's content as it is tokenized, part by part.
+
+    Texts that follow each other are one. A quotation has a text, be it empty, on either side of it, and takes the line
+    breaks that follow it.
+    """
+    parts: list[Part] = []
+    for part in content:
+        goes_on = bool(parts) and isinstance(parts[-1], str)
+        if isinstance(part, Quotation):
+            parts += [part, ""] if goes_on else ["", part, ""]
+        elif isinstance(part, str) and goes_on:
+            parts[-1] += part
+        else:
+            parts.append(part)
+        if len(parts) > 1 and isinstance(parts[-1], str) and isinstance(parts[-2], Quotation):
+            text = parts[-1].lstrip("\r\n")
+            breaks = parts[-1][: len(parts[-1]) - len(text)]
+            parts[-2:] = Quotation(parts[-2].text + breaks), text
+    return parts
