@@ -62,8 +62,8 @@ ELSEWHERE = {
     "mmrole/data": {
         "dataset": "./test_dialogues.py",
         "image_file": "inference/test_inference_accidents.py",
+        "messages": "mmrole/models/test_encoding.py",
         "profiles": "./test_dialogues.py",
-        "requests": "mmrole/engine/test_engine.py",
         "review_data": "data_utils/test_build_rm_data.py",
         "splits": "data_utils/test_build_dataset.py",
     },
