@@ -152,6 +152,14 @@ class Usage(NamedTuple):
 
 NO_USAGE = Usage()
 
+
+class Piece(NamedTuple):
+    """A piece of the text of a reply that is still to be finished; `id` is that of the request."""
+
+    id: str
+    text: str
+
+
 FinishReason = Literal["stop", "length", "refused", "failed"]
 
 

@@ -1,4 +1,4 @@
-"""Trees that are decoded together: prefill, steps, and the room that finished leaves give back."""
+"""Trees that are decoded together: their leaves, what comes next, and the room that finished leaves give back."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from mmrole.engine.images import ImageFeatures
 from mmrole.engine.planning import PlannedTree, Prompt
-from mmrole.engine.sampling import choose_tokens
-from mmrole.engine.tree_memory import TreeMemory
-from mmrole.prompt_tree.mask import ancestor_rows
-from mmrole.qwen_vl import QWenLMHeadModel
+from mmrole.engine.runner import Runner
+from mmrole.engine.sampling import Choice
 
-# Rebuilding the memory copies it once, about the cost of a step: worth it when so many leaves have finished.
+# Rebuilding the KV cache copies it once, about the cost of a step: worth it when so many leaves have finished.
 REBUILD_SHARE = 0.25
 
 
@@ -27,35 +22,64 @@ class Leaf:
 
     prompt: Prompt
     stream: np.random.Generator
+    first_position: int
+    """Of the first token of the reply."""
     tokens: list[int] = field(default_factory=list)
     stopped: bool = False
+    cancelled: bool = False
     seen: list[int] = field(default_factory=list)
     """Tokens of prompt and reply, each once, where a setting looks back."""
 
-    @classmethod
-    def of(cls, prompt: Prompt) -> Leaf:
-        """A reply without tokens."""
-        looks_back = prompt.settings.repetition_penalty != 1
-        seen = np.unique(prompt.sequence.input_ids).tolist() if looks_back else []
-        return cls(prompt, prompt.request.random_stream(), seen=seen)
+    @property
+    def looks_back(self) -> bool:
+        """Whether what was said before counts in the choice of a token."""
+        return self.prompt.settings.repetition_penalty != 1
 
     @property
     def remaining(self) -> int:
         """Most tokens that are still to be generated."""
-        return 0 if self.stopped else self.prompt.settings.max_new_tokens - len(self.tokens)
+        if self.stopped or self.cancelled:
+            return 0
+        return self.prompt.settings.max_new_tokens - len(self.tokens)
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to generate."""
         return self.remaining <= 0
 
+    @property
+    def choice(self) -> Choice:
+        """How its next token is chosen."""
+        return Choice(self.prompt.request.id, self.prompt.settings, self.stream, self.seen)
+
+    def take(self, token: int, stop_ids: frozenset[int]) -> None:
+        """Goes on with a token, or ends."""
+        if token in stop_ids:
+            self.stopped = True
+            return
+        self.tokens.append(token)
+        if self.looks_back:
+            self.seen.append(token)
+
 
 @dataclass(eq=False)
 class Row:
-    """A tree in the batch; the place of a leaf in the list is its column in the memory."""
+    """A tree in the batch; the place of a leaf in the list is its column in the KV cache."""
 
     planned: PlannedTree
     leaves: list[Leaf]
+
+    @classmethod
+    def of(cls, planned: PlannedTree) -> Row:
+        """The tree with replies that have no tokens yet."""
+        lasts = planned.positions[:, planned.tree.leaf].max(axis=0).tolist()
+        leaves = []
+        for prompt, last in zip(planned.prompts, lasts, strict=True):
+            leaf = Leaf(prompt, prompt.request.random_stream(), last + 1)
+            if leaf.looks_back:
+                leaf.seen = np.unique(prompt.sequence.input_ids).tolist()
+            leaves.append(leaf)
+        return cls(planned, leaves)
 
     @property
     def open_leaves(self) -> list[int]:
@@ -63,7 +87,7 @@ class Row:
         return [column for column, leaf in enumerate(self.leaves) if not leaf.finished]
 
     @property
-    def positions(self) -> int:
+    def slots(self) -> int:
         """Slots that the row may come to hold."""
         return len(self.planned.tree) + sum(self.leaves[i].prompt.settings.max_new_tokens for i in self.open_leaves)
 
@@ -76,21 +100,22 @@ class Batch:
         finished: leaves that are complete; the owner of the batch takes them out.
     """
 
-    def __init__(self, model: QWenLMHeadModel, images: ImageFeatures, stop_ids: frozenset[int]) -> None:
-        self.model = model
-        self.images = images
-        self.stop_ids = stop_ids
+    def __init__(self, runner: Runner, stop_ids: frozenset[int]) -> None:
+        self.runner, self.stop_ids = runner, stop_ids
         self.rows: list[Row] = []
         self.finished: list[Leaf] = []
-        self.memory = TreeMemory(model)
 
     @property
     def needs_rebuild(self) -> bool:
-        """Whether the memory is full or many of its leaves have finished (always true of an empty batch)."""
-        if self.memory.is_full:
+        """Whether the KV cache is full or many of its leaves have finished (always true of an empty batch)."""
+        if self.runner.is_full:
             return True
-        leaves = sum(len(row.leaves) for row in self.rows)
-        return sum(len(row.open_leaves) for row in self.rows) <= (1 - REBUILD_SHARE) * leaves
+        leaves = [leaf for row in self.rows for leaf in row.leaves]
+        return sum(not leaf.finished for leaf in leaves) <= (1 - REBUILD_SHARE) * len(leaves)
+
+    def has_room(self, planned: PlannedTree, max_tokens: int) -> bool:
+        """Whether the batch may take this tree as well, if all rows may come to hold so many slots."""
+        return not self.rows or sum(row.slots for row in self.rows) + planned.slots <= max_tokens
 
     def rebuild(self, waiting: deque[PlannedTree], max_tokens: int) -> list[PlannedTree]:
         """Frees what finished leaves held and makes room for waiting trees, which are to be prefilled in this order.
@@ -101,85 +126,47 @@ class Batch:
         """
         keep = [(place, row.open_leaves) for place, row in enumerate(self.rows) if row.open_leaves]
         self.rows = [Row(self.rows[place].planned, [self.rows[place].leaves[i] for i in kept]) for place, kept in keep]
-        taken = sum(row.positions for row in self.rows)
         entering = []
-        while waiting and (not self.rows or taken + waiting[0].positions <= max_tokens):
-            planned = waiting.popleft()
-            taken += planned.positions
-            entering.append(planned)
-            self.rows.append(Row(planned, [Leaf.of(prompt) for prompt in planned.prompts]))
-        device = self.model.device
-        masks = [
-            ancestor_rows(*(torch.from_numpy(nodes).to(device) for nodes in (planned.tree.last, planned.tree.leaf)))
-            for planned in entering
-        ]
+        while waiting and self.has_room(waiting[0], max_tokens):
+            entering.append(waiting.popleft())
+            self.rows.append(Row.of(entering[-1]))
         steps = max((leaf.remaining for row in self.rows for leaf in row.leaves), default=0)
-        order = self.memory.rebuild(keep, masks, steps)
+        order = self.runner.rebuild(keep, entering, steps)
         self.rows = [self.rows[index] for index in order]
         return entering
 
     def prefill(self, planned: PlannedTree) -> None:
-        """Reads a tree of the batch in one pass and chooses the first token of each of its leaves."""
+        """Reads a tree of the batch and chooses the first token of each of its leaves."""
         place = next(place for place, row in enumerate(self.rows) if row.planned is planned)
-        tree, device = planned.tree, self.model.device
-        embeddings = self.model.get_input_embeddings()(torch.from_numpy(tree.input_ids).to(device))[None]
-        shows_image = np.flatnonzero(tree.image_keys >= 0)
-        if shows_image.size:
-            features = self.images.rows(tree.image_keys[shows_image])
-            embeddings[0, torch.from_numpy(shows_image).to(device)] = features.to(embeddings)
-        outputs = self.model(
-            inputs_embeds=embeddings,
-            position_ids=torch.from_numpy(tree.depths).to(device)[None],
-            memory=self.memory.prefill(place, torch.from_numpy(tree.last).to(device)),
-            ntk_alpha=torch.tensor([planned.alpha], device=device),
-            logits_to_keep=torch.from_numpy(tree.leaf).to(device),
-        )
-        self._choose(outputs.logits[0], self.rows[place].leaves)
+        leaves = self.rows[place].leaves
+        self._take(leaves, self.runner.prefill(place, planned, [leaf.choice for leaf in leaves]))
 
     def step(self) -> None:
         """Generates one token for each open leaf."""
-        device = self.model.device
         leaves = [(row, leaf) for row in self.rows for leaf in row.leaves]
         open_places = [place for place, (_, leaf) in enumerate(leaves) if not leaf.finished]
         if not open_places:  # all of them have ended with their first token
             return
+        chosen = [leaves[place][1] for place in open_places]
         # A finished leaf keeps its place until the next rebuild; what is computed there is thrown away.
-        tokens = [0 if leaf.finished else leaf.tokens[-1] for _, leaf in leaves]
-        positions = [len(leaf.prompt.sequence) + len(leaf.tokens) - 1 for _, leaf in leaves]
-        self.memory.begin_step()
-        hidden_states = self.model.transformer(
-            inputs_embeds=self.model.get_input_embeddings()(torch.tensor([tokens], device=device)),
-            position_ids=torch.tensor([positions], device=device),
-            ntk_alpha=torch.tensor([[row.planned.alpha for row, _ in leaves]], device=device),
-            memory=self.memory,
-        ).last_hidden_state
-        self.memory.end_step()
-        chosen = hidden_states[0, torch.tensor(open_places, device=device)]
-        self._choose(self.model.lm_head(chosen), [leaves[place][1] for place in open_places])
+        tokens = self.runner.step(
+            tokens=[0 if leaf.finished else leaf.tokens[-1] for _, leaf in leaves],
+            positions=[leaf.first_position + len(leaf.tokens) - 1 for _, leaf in leaves],
+            share_keys=[row.planned.share_key for row, _ in leaves],
+            open_leaves=open_places,
+            choices=[leaf.choice for leaf in chosen],
+        )
+        self._take(chosen, tokens)
 
     def clear(self) -> list[list[Prompt]]:
         """Drops all trees; returns the prompts of each that were not finished."""
         prompts = [[row.leaves[column].prompt for column in row.open_leaves] for row in self.rows]
-        self.rows, self.memory = [], TreeMemory(self.model)
+        self.rows = []
+        self.runner.clear()
         return [of_tree for of_tree in prompts if of_tree]
 
-    def _choose(self, logits: Tensor, leaves: Sequence[Leaf]) -> None:
-        broken = logits.amax(-1).isnan().tolist()  # amax keeps NaN and reads once
-        if any(broken):
-            name = leaves[broken.index(True)].prompt.request.id
-            raise FloatingPointError(f"request {name!r}: the model computes NaN; try another dtype than {logits.dtype}")
-        tokens = choose_tokens(
-            logits,
-            [leaf.prompt.settings for leaf in leaves],
-            [leaf.stream for leaf in leaves],
-            [leaf.seen for leaf in leaves],
-        )
+    def _take(self, leaves: Sequence[Leaf], tokens: Sequence[int]) -> None:
         for leaf, token in zip(leaves, tokens, strict=True):
-            if token in self.stop_ids:
-                leaf.stopped = True
-            else:
-                leaf.tokens.append(token)
-                if leaf.prompt.settings.repetition_penalty != 1:
-                    leaf.seen.append(token)
+            leaf.take(token, self.stop_ids)
             if leaf.finished:
                 self.finished.append(leaf)

@@ -1,4 +1,4 @@
-"""Answers a stream of chat requests: prompts merged into trees, trees decoded together in batches."""
+"""Answers chat requests that come and go: prompts merged into trees, trees decoded together in batches."""
 
 from __future__ import annotations
 
@@ -7,160 +7,219 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-import numpy as np
-import torch
+from torch import OutOfMemoryError
 
-from mmrole.data.requests import ChatReply, ChatRequest, Usage
+from mmrole.data.requests import ChatReply, ChatRequest, Piece, Usage
 from mmrole.engine.batch import Batch, Leaf
-from mmrole.engine.images import ImageFeatures
-from mmrole.engine.memory import free_positions
+from mmrole.engine.images import ImageTable
 from mmrole.engine.planning import PlannedTree, Prompt, images_of, plan_trees
-from mmrole.models.encoding import encode_chat
+from mmrole.engine.reply_text import ReplyText
+from mmrole.engine.runner import Runner
+from mmrole.models.families import TreeModel
 from mmrole.prompt_tree import TokenSequence
-from mmrole.prompt_tree.sequences import TEXT
-from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
-from mmrole.qwen_vl.chat_format import decode_answer
-from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
+from mmrole.prompt_tree.image_keys import ImagePlace, image_keys
 
 READ_AHEAD = 4  # trees whose images are read while another is computed
 
 
 class Engine:
-    """Generates replies with a Qwen-VL model.
+    """A loop that requests join (`add`) and leave (`cancel`), and that goes on token by token (`step`).
 
-    Requests with a long common prefix and equal NTK factors form a prompt tree. A tree is prefilled in one pass; all
-    its leaves, and those of other trees, are then decoded together. As leaves finish, waiting trees take their place.
-    A reply is what `generate()` gives for the request alone (up to rounding), whatever else runs beside it.
+    Requests with a long common prefix that may share keys and values form a prompt tree. A tree is prefilled in one
+    pass; all its leaves, and those of other trees, are then decoded together. As leaves finish, waiting trees take
+    their place. A reply is what the model gives for the request alone (up to rounding), whatever else runs beside it,
+    joins or leaves.
 
     Args:
-        model: its attention implementation must take a mask for each query (eager, SDPA, FlexAttention).
-        tokenizer: that of the model.
+        model: what replies.
         max_batch_tokens: positions whose keys and values may be in memory at once; chosen from the free memory by
             default. A single tree may exceed it.
         window: requests that are looked at together to find common prefixes and like lengths. So many are taken from
-            the stream before the first reply, and again whenever all of them are at work.
+            what was added before the first reply, and again whenever all of them are at work.
     """
 
-    def __init__(
-        self,
-        model: QWenLMHeadModel,
-        tokenizer: QWenTokenizer,
-        max_batch_tokens: int | None = None,
-        window: int = 1024,
-    ) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.max_batch_tokens = free_positions(model) if max_batch_tokens is None else max_batch_tokens
+    def __init__(self, model: TreeModel, max_batch_tokens: int | None = None, window: int = 1024) -> None:
+        self.family = model.family
+        self.runner = Runner(model)
+        self.max_batch_tokens = self.runner.free_positions() if max_batch_tokens is None else max_batch_tokens
         self.window = window
-        self.stop_ids = frozenset((tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id))
+        self.images = ImageTable()
+        self._added: deque[ChatRequest] = deque()
+        self._waiting: deque[PlannedTree] = deque()
+        self._batch = Batch(self.runner, self.family.stop_ids)
+        self._joined = self._left = False
+        self._error: BaseException | None = None
 
-    @torch.inference_mode()
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to step for."""
+        at_work = self._added or self._waiting or any(row.open_leaves for row in self._batch.rows)
+        return not at_work and self._error is None
+
     def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply]:
-        """Yields a reply to each request, in the order in which they are finished.
+        """Yields a reply to each request, in the order in which they are finished. The engine has no others meanwhile.
 
         Raises:
-            OSError: if an image cannot be read.
-            torch.OutOfMemoryError: if not even one tree fits into the GPU's memory.
+            As `step`.
         """
         requests = iter(requests)
-        images = ImageFeatures(self.model)
-        batch = Batch(self.model, images, self.stop_ids)
-        waiting: deque[PlannedTree] = deque()
         try:
             while True:
-                if not waiting:
-                    waiting.extend(self._plan(islice(requests, self.window), images))
-                if not waiting and not batch.rows:
+                if not self._waiting and not self._added:
+                    self._added.extend(islice(requests, self.window))
+                if self.is_idle:
                     return
-                failure, error = self._advance(batch, waiting, images)
-                yield from map(self._reply, batch.finished)
-                batch.finished.clear()
-                if error is not None:
-                    raise error
-                if failure is not None:
-                    self._shrink(batch, waiting, images, failure)
+                yield from self._advance()
         finally:
-            images.close()
+            self.close()
 
-    def _plan(self, requests: Iterable[ChatRequest], images: ImageFeatures) -> list[PlannedTree]:
-        return plan_trees([self._encode(request, images) for request in requests], self.model.config.seq_length)
+    def stream(self, request: ChatRequest) -> Iterator[str]:
+        """Yields the text of the reply to a request in pieces, which together are the reply's text.
 
-    def _encode(self, request: ChatRequest, images: ImageFeatures) -> Prompt:
-        chat = encode_chat(self.tokenizer, request.messages)
-        numbers = [images.acquire(image) for image in request.images]
-        keys = None
-        if numbers:
-            keys = np.full(len(chat.input_ids), TEXT, dtype=np.int64)
-            for span, number in zip(chat.images, numbers, strict=True):
-                keys[span.start : span.start + FEATURES_PER_IMAGE] = images.keys(number)
-        return Prompt(request, request.complete_settings(), TokenSequence(np.array(chat.input_ids), keys), numbers)
+        Given up half-way (the iterator is closed), the request leaves the engine.
 
-    def _advance(
-        self, batch: Batch, waiting: deque[PlannedTree], images: ImageFeatures
-    ) -> tuple[str | None, BaseException | None]:
-        """Lets trees in and takes a step; returns the message if memory ran out, or what else went wrong."""
+        Raises:
+            As `step`.
+        """
+        self.add(request)
         try:
-            if batch.needs_rebuild:
-                self._admit(batch, waiting, images)
-            if batch.rows:
-                batch.step()
-        except torch.OutOfMemoryError as error:
-            # The exception holds the frames that hold the tensors: only its text leaves the handler.
-            return str(error), None
-        except BaseException as error:  # an unreadable image, Ctrl-C: after the replies that are finished
-            return None, error
-        return None, None
+            while not self.is_idle:
+                for event in self.step():
+                    if isinstance(event, Piece) and event.id == request.id:
+                        yield event.text
+        finally:
+            self.cancel(request.id)
 
-    def _admit(self, batch: Batch, waiting: deque[PlannedTree], images: ImageFeatures) -> None:
-        """Fills the room that finished leaves have left with waiting trees."""
-        entering = batch.rebuild(waiting, self.max_batch_tokens)
+    def add(self, request: ChatRequest) -> None:
+        """Lets a request join, at the next step or as soon as there is room for it."""
+        self._added.append(request)
+
+    def cancel(self, id_: str) -> None:
+        """Lets the requests with this id leave: no reply to them comes, and their place is free at the next step."""
+        self._added = deque(request for request in self._added if request.id != id_)
+        waiting: deque[PlannedTree] = deque()
+        for planned in self._waiting:
+            leaving = [prompt for prompt in planned.prompts if prompt.request.id == id_]
+            self._release(leaving)
+            staying = [prompt for prompt in planned.prompts if prompt not in leaving]
+            waiting.extend(plan_trees(staying, self.family) if leaving else [planned])
+        self._waiting = waiting
+        for leaf in (leaf for row in self._batch.rows for leaf in row.leaves):
+            if leaf.prompt.request.id == id_ and not leaf.finished:
+                leaf.cancelled = self._left = True
+
+    def step(self) -> list[Piece | ChatReply]:
+        """Lets requests in where there is room, and goes on by a token for each that is at work.
+
+        When it raises, all requests have left; what was finished before has been returned.
+
+        Returns:
+            New pieces of the replies' texts, and behind them the replies that are finished.
+
+        Raises:
+            OSError: an image cannot be read.
+            torch.OutOfMemoryError: a request alone does not fit into the GPU's memory.
+            FloatingPointError: the model computes NaN.
+        """
+        replies = self._advance()
+        leaves = [leaf for row in self._batch.rows for leaf in row.leaves if not leaf.cancelled]
+        pieces = [Piece(leaf.prompt.request.id, leaf.prompt.text.grow(leaf.tokens, leaf.finished)) for leaf in leaves]
+        if self.is_idle:
+            self._batch.clear()
+        return [*(piece for piece in pieces if piece.text), *replies]
+
+    def close(self) -> None:
+        """Lets all requests leave, and frees what was kept for them."""
+        self._added.clear()
+        self._waiting.clear()
+        self._batch.clear()
+        self._batch.finished.clear()
+        self._joined = self._left = False
+        self._error = None
+        self.runner.forget_images(self.images.clear())
+        self.runner.close()
+
+    def _advance(self) -> list[ChatReply]:
+        """Takes a step; returns the replies that it finishes, and raises what goes wrong after they have been returned."""
+        failure = None
+        if self._error is None:
+            try:
+                self._admit()
+                if self._batch.rows:
+                    self._batch.step()
+            except OutOfMemoryError as error:
+                # The exception holds the frames that hold the tensors: only its text leaves the handler.
+                failure = str(error)
+            except BaseException as error:  # an unreadable image, Ctrl-C
+                self._error = error
+        replies = [self._reply(leaf) for leaf in self._batch.finished]
+        self._batch.finished.clear()
+        if failure is not None:
+            self._error = self._shrink(failure)
+        if self._error is not None and not replies:
+            error = self._error
+            self.close()
+            raise error
+        return replies
+
+    def _admit(self) -> None:
+        """Fills the room that others have left with requests that wait."""
+        if self._added and not self._waiting:
+            chosen = [self._added.popleft() for _ in range(min(self.window, len(self._added)))]
+            self._waiting.extend(plan_trees([self._encode(request) for request in chosen], self.family))
+            self._joined = True
+        joins = self._joined and self._waiting and self._batch.has_room(self._waiting[0], self.max_batch_tokens)
+        if not (joins or self._left or self._batch.needs_rebuild):
+            return
+        self._joined = self._left = False
+        entering = self._batch.rebuild(self._waiting, self.max_batch_tokens)
         for place, planned in enumerate(entering):
-            images.read_ahead(images_of(entering[place : place + READ_AHEAD]))
-            batch.prefill(planned)
-            _release(planned.prompts, images)
+            ahead = images_of(entering[place : place + READ_AHEAD])
+            self.runner.read_ahead({number: self.images.source(number) for number in ahead})
+            self._batch.prefill(planned)
+            self._release(planned.prompts)
 
-    def _shrink(self, batch: Batch, waiting: deque[PlannedTree], images: ImageFeatures, failure: str) -> None:
+    def _encode(self, request: ChatRequest) -> Prompt:
+        return Prompt(request, request.complete_settings(), ReplyText(self.family), *self._token_ids(request))
+
+    def _token_ids(self, request: ChatRequest) -> tuple[TokenSequence, list[int]]:
+        """Token ids of a request's prompt, and the numbers of its images, of which there is a user more."""
+        encoded = self.family.encode(request.messages)
+        numbers = [self.images.acquire(image.image) for image in encoded.images]
+        places = [ImagePlace(image.start, image.rows, n) for image, n in zip(encoded.images, numbers, strict=True)]
+        return TokenSequence(encoded.input_ids, image_keys(len(encoded.input_ids), places)), numbers
+
+    def _release(self, prompts: Iterable[Prompt]) -> None:
+        """Lets go of images: keys and values are all that decoding needs."""
+        for prompt in prompts:
+            self.runner.forget_images([number for number in prompt.images if self.images.release(number)])
+            prompt.images = []
+
+    def _shrink(self, failure: str) -> OutOfMemoryError | None:
         """After running out of memory: the open requests start again, with half the budget, or as smaller trees."""
-        trees = batch.clear()
+        trees = self._batch.clear()
         if len(trees) == 1:
             (alone,) = trees
             if len(alone) == 1:
-                raise torch.OutOfMemoryError(
-                    f"request {alone[0].request.id!r} alone does not fit into memory: {failure}"
-                )
+                return OutOfMemoryError(f"request {alone[0].request.id!r} alone does not fit into memory: {failure}")
             trees = [alone[: len(alone) // 2], alone[len(alone) // 2 :]]
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         self.max_batch_tokens = max(1, self.max_batch_tokens // 2)
         reason = failure.splitlines()[0][:120]
         warnings.warn(
-            f"out of memory ({reason}); going on with batches of {self.max_batch_tokens:,} tokens", stacklevel=3
+            f"out of memory ({reason}); going on with batches of {self.max_batch_tokens:,} tokens", stacklevel=4
         )
         for prompts in reversed(trees):
-            _release(prompts, images)
-            again = [self._encode(prompt.request, images) for prompt in prompts]
-            waiting.extendleft(plan_trees(again, self.model.config.seq_length))
+            self._release(prompts)
+            for prompt in prompts:
+                prompt.sequence, prompt.images = self._token_ids(prompt.request)
+            self._waiting.extendleft(plan_trees(prompts, self.family))
+        return None
 
     def _reply(self, leaf: Leaf) -> ChatReply:
         return ChatReply(
             id=leaf.prompt.request.id,
-            text=self._text(leaf.tokens),
+            text=self.family.decode(leaf.tokens),
             token_ids=tuple(leaf.tokens),
             finish_reason="stop" if leaf.stopped else "length",
             usage=Usage(len(leaf.prompt.sequence), len(leaf.tokens) + leaf.stopped),
         )
-
-    def _text(self, tokens: list[int]) -> str:
-        try:
-            return decode_answer(self.tokenizer, tokens)
-        except (KeyError, ValueError):
-            # A model may generate `<img>` or an id without a token; that must not cost the other replies.
-            return decode_answer(self.tokenizer, [token for token in tokens if token < self.tokenizer.eod_id])
-
-
-def _release(prompts: list[Prompt], images: ImageFeatures) -> None:
-    """Lets go of images: keys and values are all that decoding needs."""
-    for prompt in prompts:
-        for number in prompt.images:
-            images.release(number)
-        prompt.images.clear()

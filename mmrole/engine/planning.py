@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from mmrole.data.requests import ChatRequest, GenerationSettings
+from mmrole.engine.reply_text import ReplyText
+from mmrole.models.families import Family
 from mmrole.prompt_tree import PromptTree, TokenSequence, build_tree, group_by_prefix
-from mmrole.qwen_vl.rotary import ntk_alpha
 
-# Prompts with less in common than an image are decoded as trees of their own: a common row of the batch would cost
-# more in padding than it saves.
+# Prompts with less in common are decoded as trees of their own: a common row of the batch would cost more in padding
+# than it saves.
 MIN_SHARED = 256
 MAX_LEAVES = 16
 
 
 @dataclass(eq=False)
 class Prompt:
-    """A request with its token ids; `images` are the numbers in `ImageFeatures` of the images that it holds."""
+    """A request, its token ids, and what its reply says.
+
+    Attributes:
+        images: numbers of its images in the engine's `ImageTable`, until its tree has been read.
+    """
 
     request: ChatRequest
     settings: GenerationSettings
+    text: ReplyText
     sequence: TokenSequence
     images: list[int]
 
@@ -34,37 +40,39 @@ class PlannedTree:
     Attributes:
         prompts: one for each sequence of the tree.
         tree: the merged token ids.
-        alpha: NTK factor of all of them.
+        positions: int64 [P, N], the position ids of its nodes.
+        share_key: `Family.share_keys` of all of them.
     """
 
     prompts: list[Prompt]
     tree: PromptTree
-    alpha: int
+    positions: np.ndarray
+    share_key: int
 
     @property
-    def positions(self) -> int:
+    def slots(self) -> int:
         """Slots that the tree takes in the end at the most: its nodes and all tokens that may be generated."""
         return len(self.tree) + sum(prompt.settings.max_new_tokens for prompt in self.prompts)
 
 
-def plan_trees(prompts: Sequence[Prompt], seq_length: int) -> list[PlannedTree]:
-    """Merges prompts with a long common prefix and equal NTK factors.
+def plan_trees(prompts: Sequence[Prompt], family: Family) -> list[PlannedTree]:
+    """Merges prompts with a long common prefix that may share keys and values.
 
     Returns:
         Trees with many leaves first and longer ones before shorter ones, so that what runs together is alike.
     """
-    lengths = torch.tensor([len(prompt.sequence) for prompt in prompts])
-    alphas = ntk_alpha(lengths, seq_length).tolist()
+    share_keys = family.share_keys([len(prompt.sequence) for prompt in prompts])
     trees = []
-    for alpha in sorted(set(alphas)):
-        members = [prompt for prompt, other in zip(prompts, alphas, strict=True) if other == alpha]
+    for share_key in sorted(set(share_keys)):
+        members = [prompt for prompt, other in zip(prompts, share_keys, strict=True) if other == share_key]
         for group in group_by_prefix([prompt.sequence for prompt in members], MIN_SHARED):
             for start in range(0, len(group), MAX_LEAVES):
                 chosen = [members[index] for index in group[start : start + MAX_LEAVES]]
-                trees.append(PlannedTree(chosen, build_tree([prompt.sequence for prompt in chosen]), alpha))
-    return sorted(trees, key=lambda tree: (-len(tree.prompts), -tree.positions))
+                tree = build_tree([prompt.sequence for prompt in chosen])
+                trees.append(PlannedTree(chosen, tree, family.positions(tree), share_key))
+    return sorted(trees, key=lambda tree: (-len(tree.prompts), -tree.slots))
 
 
 def images_of(trees: Iterable[PlannedTree]) -> list[int]:
     """The numbers of the images that these trees show."""
-    return [number for tree in trees for prompt in tree.prompts for number in prompt.images]
+    return [image for tree in trees for prompt in tree.prompts for image in prompt.images]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,6 +25,22 @@ class Candidates(NamedTuple):
 
     token_ids: np.ndarray
     cumulative: np.ndarray
+
+
+class Choice(NamedTuple):
+    """How the next token of a sequence is chosen.
+
+    Attributes:
+        name: of the request, for messages.
+        settings: greedy or sampled, and among what.
+        stream: one number is drawn from it where the sequence samples.
+        seen: tokens of prompt and reply, for the repetition penalty; may be empty without it.
+    """
+
+    name: str
+    settings: GenerationSettings
+    stream: np.random.Generator
+    seen: list[int]
 
 
 def warp(scores: Tensor, settings: GenerationSettings, input_ids: Tensor | None = None) -> Tensor:
@@ -60,34 +77,22 @@ def draw(options: Candidates, uniform: float) -> int:
     return int(options.token_ids[min(index, len(options.token_ids) - 1)])
 
 
-def choose_tokens(
-    scores: Tensor,
-    settings: list[GenerationSettings],
-    streams: list[np.random.Generator],
-    histories: list[list[int]],
-) -> list[int]:
-    """The next token of each sequence.
-
-    Args:
-        scores: [sequences, vocabulary] logits of the last positions.
-        settings: of each sequence.
-        streams: of each sequence; one number is drawn from it where the sequence samples.
-        histories: tokens of prompt and reply of each sequence, for the repetition penalty; may be empty without it.
-    """
+def choose_tokens(scores: Tensor, choices: Sequence[Choice]) -> list[int]:
+    """The next token of each sequence, from the logits of its last position; `scores` is [sequences, vocabulary]."""
     scores = scores.float()
-    tokens = [0] * len(settings)
-    kinds = [replace(each, seed=0, max_new_tokens=1) for each in settings]  # neither changes the scores
+    tokens = [0] * len(choices)
+    kinds = [replace(choice.settings, seed=0, max_new_tokens=1) for choice in choices]  # neither changes the scores
     for kind in dict.fromkeys(kinds):
         rows = [row for row, other in enumerate(kinds) if other == kind]
         if kind.repetition_penalty == 1:
             warped = warp(scores if len(rows) == len(scores) else scores[rows], kind)
         else:
-            histories_of_rows = [torch.tensor([histories[row]], device=scores.device) for row in rows]
-            warped = torch.cat(
-                [warp(scores[[row]], kind, seen) for row, seen in zip(rows, histories_of_rows, strict=True)]
-            )
+            seen = [torch.tensor([choices[row].seen], device=scores.device) for row in rows]
+            warped = torch.cat([warp(scores[[row]], kind, ids) for row, ids in zip(rows, seen, strict=True)])
         if kind.do_sample:
-            chosen = [draw(candidates(line), streams[row].random()) for row, line in zip(rows, warped, strict=True)]
+            chosen = [
+                draw(candidates(line), choices[row].stream.random()) for row, line in zip(rows, warped, strict=True)
+            ]
         else:
             chosen = warped.argmax(-1).tolist()
         for row, token in zip(rows, chosen, strict=True):

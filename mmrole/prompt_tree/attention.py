@@ -5,7 +5,7 @@ Training and generation share it, and any model whose attention hands over its q
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,15 @@ from mmrole.prompt_tree.mask import ancestor_rows
 
 # Smaller blocks compute fewer scores in vain, larger ones run faster for each score.
 BLOCK_SIZE = 256
+
+
+class TreeAttention(Protocol):
+    """What the layers of a model hand their queries, keys and values to: it knows who sees whom."""
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+    ) -> Tensor:
+        """A layer's [1, heads, N, d] each → [1, N, heads, d]; keys and values may have fewer heads."""
 
 
 class _Block(NamedTuple):
@@ -70,7 +79,7 @@ def masked_attention(
 
 
 class BlockwiseAttention:
-    """Attention of a forest of trees that lie end to end in one row (an `AttentionMemory` of the model).
+    """Attention of a forest of trees that lie end to end in one row.
 
     Equal to attention with the trees' dense mask. Scores are computed for the ancestors of each block of queries, not
     for other branches and other trees, and no mask of the whole row exists.

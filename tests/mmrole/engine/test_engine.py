@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fixtures.engine import make_engine
 from PIL import Image
 
 from mmrole.data.messages import one_turn
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
-from mmrole.engine.engine import Engine
-from mmrole.engine.images import ImageFeatures
-from mmrole.engine.tree_memory import Lane, TreeMemory
+from mmrole.engine.kv_cache import Lane, TreeKVCache
+from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 
 GREEDY = GenerationSettings(max_new_tokens=64, do_sample=False)
@@ -59,7 +59,7 @@ def mixed(pictures: list[Image.Image], settings: GenerationSettings) -> list[Cha
 def answers(
     model: QWenLMHeadModel, tokenizer: QWenTokenizer, requests: list[ChatRequest], **kwargs
 ) -> dict[str, ChatReply]:
-    replies = list(Engine(model, tokenizer, **kwargs).generate(iter(requests)))
+    replies = list(make_engine(model, tokenizer, **kwargs).generate(iter(requests)))
     assert sorted(reply.id for reply in replies) == sorted(request.id for request in requests)
     return {reply.id: reply for reply in replies}
 
@@ -163,17 +163,17 @@ def test_requests_are_taken_in_as_a_stream(exact, tokenizer):
             taken.append(number)
             yield ChatRequest(str(number), one_turn(SYSTEM, words(50, number)), GenerationSettings(4, do_sample=False))
 
-    replies = Engine(exact, tokenizer, max_batch_tokens=500, window=5).generate(stream())
+    replies = make_engine(exact, tokenizer, max_batch_tokens=500, window=5).generate(stream())
     next(replies)
     assert len(taken) <= 10
     assert len(list(replies)) == 39
 
 
 def test_no_request_no_reply(exact, tokenizer):
-    assert list(Engine(exact, tokenizer).generate([])) == []
+    assert list(make_engine(exact, tokenizer).generate([])) == []
 
 
-def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pictures, monkeypatch):
+def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pictures):
     requests = mixed(pictures, GREEDY)
     expected = answers(exact, tokenizer, requests)
     passes = iter(range(10_000))
@@ -182,9 +182,7 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pic
         if next(passes) in (3, 30, 31, 77):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    kept = []
-    monkeypatch.setattr(ImageFeatures, "close", lambda self: kept.append(self._entries))
-    engine = Engine(exact, tokenizer, max_batch_tokens=50_000)
+    engine = make_engine(exact, tokenizer, max_batch_tokens=50_000)
     hook = exact.transformer.register_forward_pre_hook(fail, with_kwargs=True)
     try:
         with pytest.warns(UserWarning, match="going on with batches of"):
@@ -194,7 +192,7 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pic
     assert {reply.id: reply for reply in replies} == expected
     assert len(replies) == len(expected)
     assert engine.max_batch_tokens == 50_000 // 2**4
-    assert kept == [{}]
+    assert len(engine.images) == 0
 
 
 def test_out_of_memory_of_a_single_request_is_an_error_that_names_it(exact, tokenizer, pictures):
@@ -204,7 +202,7 @@ def test_out_of_memory_of_a_single_request_is_an_error_that_names_it(exact, toke
     hook = exact.transformer.register_forward_pre_hook(fail, with_kwargs=True)
     try:
         with pytest.warns(UserWarning, match="out of memory"), pytest.raises(torch.OutOfMemoryError, match="request '"):
-            list(Engine(exact, tokenizer).generate(three_levels(pictures, GREEDY)))
+            list(make_engine(exact, tokenizer).generate(three_levels(pictures, GREEDY)))
     finally:
         hook.remove()
 
@@ -216,7 +214,7 @@ def test_memory_of_finished_trees_is_freed(exact, tokenizer):
     sizes = []
 
     def note(module, args, kwargs):
-        if isinstance(kwargs.get("memory"), TreeMemory):
+        if isinstance(kwargs.get("memory"), TreeKVCache):
             sizes.append(sum(len(lane.visible) * lane.length for lane in kwargs["memory"].lanes))
 
     hook = exact.transformer.register_forward_pre_hook(note, with_kwargs=True)
@@ -248,7 +246,7 @@ def test_an_answer_with_broken_markup_is_still_a_reply(make_model, tokenizer):
         model.lm_head.weight[tokenizer.img_start_id] = 0.01
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
         model.lm_head.bias[tokenizer.img_start_id] = 5.0
-    (reply,) = Engine(model, tokenizer).generate(
+    (reply,) = make_engine(model, tokenizer).generate(
         [ChatRequest("x", one_turn(SYSTEM, "hello"), GenerationSettings(4, do_sample=False))]
     )
     assert reply.token_ids == (tokenizer.img_start_id,) * 4
@@ -260,7 +258,7 @@ def test_replies_that_are_finished_come_before_an_error(exact, tokenizer, tmp_pa
     bad.write_bytes(b"not an image")
     one = GenerationSettings(1, do_sample=False)
     requests = [ChatRequest(str(n), one_turn(SYSTEM, words(300 - n, n)), one) for n in range(9)]
-    replies = Engine(exact, tokenizer).generate([*requests, ChatRequest("bad", one_turn(SYSTEM, bad, "x"), one)])
+    replies = make_engine(exact, tokenizer).generate([*requests, ChatRequest("bad", one_turn(SYSTEM, bad, "x"), one)])
     assert len([next(replies) for _ in requests]) == 9
     with pytest.raises(OSError, match=r"bad\.png"):
         next(replies)
@@ -268,7 +266,7 @@ def test_replies_that_are_finished_come_before_an_error(exact, tokenizer, tmp_pa
 
 def test_a_request_may_come_twice(exact, tokenizer, pictures):
     request = ChatRequest("a", one_turn(SYSTEM, pictures[0], "hello"), GREEDY)
-    first, second = Engine(exact, tokenizer).generate([request, request])
+    first, second = make_engine(exact, tokenizer).generate([request, request])
     assert first == second
 
 
@@ -277,20 +275,20 @@ def test_not_a_number_is_an_error_that_names_the_request(make_model, tokenizer):
     with torch.no_grad():
         model.transformer.ln_f.weight.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="'sick'"):
-        list(Engine(model, tokenizer).generate([ChatRequest("sick", one_turn(SYSTEM, "hello"), GREEDY)]))
+        list(make_engine(model, tokenizer).generate([ChatRequest("sick", one_turn(SYSTEM, "hello"), GREEDY)]))
 
 
 def test_rebuilding_holds_one_layer_twice_at_the_most(exact, tokenizer):
-    memory = TreeMemory(exact)
+    memory = TreeKVCache(QwenVLTreeModel(exact, QwenVL(tokenizer, exact.config)))
     masks = [torch.ones(1, 500 + n, dtype=torch.bool) for n in range(12)]
     memory.rebuild([], masks, 32)
     layer = memory.lanes[0].keys[0].nbytes
     most = []
     taken = Lane.take_memory
 
-    def note(lane, module):
+    def note(lane, shape):
         most.append(sum(each.nbytes for old in (first, lane) for each in (*old.keys, *old.values)))
-        return taken(lane, module)
+        return taken(lane, shape)
 
     first = memory.lanes[0]
     with pytest.MonkeyPatch.context() as patch:

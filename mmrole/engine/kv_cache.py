@@ -1,6 +1,6 @@
-"""Keys and values of the trees that are being decoded: shared nodes once, what the leaves generate after them.
+"""The KV cache of the trees that are being decoded: shared nodes once, what the leaves generate after them.
 
-The memory of a tree is a row of slots: first its nodes in depth-first order, then, step by step, one slot for each
+The cache of a tree is a row of slots: first its nodes in depth-first order, then, step by step, one slot for each
 leaf. A mask says which slots a leaf sees: its ancestors, itself, and what it has generated. Rows of like length and
 equal numbers of leaves lie together in a lane, one tensor, so that little memory is read in vain.
 """
@@ -13,9 +13,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from mmrole.models.families import KVShape, TreeModel
 from mmrole.prompt_tree.attention import BlockwiseAttention, masked_attention
-from mmrole.qwen_vl import QWenLMHeadModel
-from mmrole.qwen_vl.blocks import QWenAttention
 
 # Most steps of decoding for which memory is taken at once: growing copies everything.
 STEPS_AHEAD = 128
@@ -42,14 +41,14 @@ class Lane:
         self.visible = masks[0].new_zeros(rows, leaves, self.length + leaves * steps)
         for row, mask in enumerate(masks):
             self.visible[row, :, : mask.shape[1]] = mask
-        self.keys: list[Tensor] = []  # per layer [rows, heads, capacity, head_dim]
+        self.keys: list[Tensor] = []  # per layer [rows, heads, capacity, head_size]
         self.values: list[Tensor] = []
 
-    def take_memory(self, module: QWenAttention) -> Tensor:
-        """Memory for a layer's keys or values, [rows, heads, capacity, head_dim], where its weights are."""
-        config = module.config
+    def take_memory(self, shape: KVShape) -> Tensor:
+        """Memory for a layer's keys or values, [rows, heads, capacity, head_size]."""
         rows, _, capacity = self.visible.shape
-        memory = module.c_attn.weight.new_empty(rows, config.num_attention_heads, capacity, config.kv_channels)
+        size = rows, shape.heads, capacity, shape.head_size
+        memory = torch.empty(size, dtype=shape.dtype, device=shape.device)
         for row, length in enumerate(self.lengths):
             # Masked slots still enter the weighted sum with weight 0, and 0 * NaN is NaN. A step fills its own.
             memory[row, :, length : self.length] = 0
@@ -77,11 +76,11 @@ class Lane:
         Args:
             layer: its index.
             implementation: "eager" or "sdpa".
-            states: query, key and value, each [heads, tokens, head_dim].
+            states: query, key and value, each [heads, tokens, head_size].
             scaling: factor of the scores.
 
         Returns:
-            [tokens, heads, head_dim].
+            [tokens, heads, head_size].
         """
         leaves = self.visible.shape[1]
         query, key, value = (rearrange(each, "head (row leaf) d -> row head leaf d", leaf=leaves) for each in states)
@@ -94,10 +93,10 @@ class Lane:
         return rearrange(output, "row leaf head d -> (row leaf) head d")
 
 
-class TreeMemory:
-    """Memory of a batch of trees; the model's attention goes through it while it decodes (`memory=`)."""
+class TreeKVCache:
+    """KV cache of a batch of trees; the model's attention goes through it while it decodes."""
 
-    def __init__(self, model: QWenLMHeadModel) -> None:
+    def __init__(self, model: TreeModel) -> None:
         self.model = model
         self.lanes: list[Lane] = []
 
@@ -105,11 +104,6 @@ class TreeMemory:
     def is_full(self) -> bool:
         """Whether there is no room for another step before the next `rebuild`."""
         return any(lane.is_full for lane in self.lanes)
-
-    @property
-    def implementation(self) -> str:
-        """Eager if the model's attention is that; every other one cannot take such masks, or is SDPA's equal."""
-        return "eager" if self.model.config._attn_implementation == "eager" else "sdpa"
 
     def begin_step(self) -> None:
         """Opens one more slot for each leaf."""
@@ -119,14 +113,14 @@ class TreeMemory:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
     ) -> Tensor:
-        """One layer's attention: [1, heads, tokens, head_dim] each → [1, tokens, heads, head_dim].
+        """One layer's attention: [1, heads, tokens, head_size] each → [1, tokens, heads, head_size].
 
         The tokens are those of the leaves, row by row in the order of the lanes.
         """
         sizes = [lane.tokens for lane in self.lanes]
         parts = zip(*(states[0].split(sizes, dim=1) for states in (query, key, value)), strict=True)
         outputs = [
-            lane.attend(layer, self.implementation, states, scaling)
+            lane.attend(layer, self.model.attention, states, scaling)
             for lane, states in zip(self.lanes, parts, strict=True)
         ]
         return torch.cat(outputs)[None]
@@ -136,12 +130,12 @@ class TreeMemory:
         for lane in self.lanes:
             lane.length += lane.visible.shape[1]
 
-    def prefill(self, row: int, last: Tensor) -> PrefillMemory:
+    def prefill(self, row: int, last: Tensor) -> PrefillAttention:
         """For the pass that reads a row's tree; `last` is `PromptTree.last` [nodes]."""
-        return PrefillMemory(*self._find(row), BlockwiseAttention(last, self.implementation))
+        return PrefillAttention(*self._find(row), BlockwiseAttention(last, self.model.attention))
 
     def rebuild(self, keep: Sequence[tuple[int, Sequence[int]]], new: Sequence[Tensor], steps: int) -> list[int]:
-        """Lays the memory out anew; what only dropped leaves could see is freed.
+        """Lays the cache out anew; what only dropped leaves could see is freed.
 
         Args:
             keep: rows to keep, and the columns of their leaves that go on.
@@ -167,10 +161,10 @@ class TreeMemory:
         old, steps = self.lanes, min(steps, STEPS_AHEAD)
         self.lanes = [Lane([masks[index] for index in members], steps) for members in lanes]
         # Layer by layer, so that at most one of them exists twice.
-        for block in self.model.transformer.h:
+        for shape in self.model.kv_shapes:
             for name in ("keys", "values"):
                 for lane, members in zip(self.lanes, lanes, strict=True):
-                    memory = lane.take_memory(block.attn)
+                    memory = lane.take_memory(shape)
                     for place, index in enumerate(members):
                         if sources[index] is not None:
                             source, row, slots = sources[index]
@@ -189,7 +183,7 @@ class TreeMemory:
         raise IndexError("no such row")
 
 
-class PrefillMemory:
+class PrefillAttention:
     """Attention of one forward pass over a tree, whose keys and values go straight into its row of a lane."""
 
     def __init__(self, lane: Lane, row: int, attention: BlockwiseAttention) -> None:
@@ -198,7 +192,7 @@ class PrefillMemory:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
     ) -> Tensor:
-        """Stores [1, heads, nodes, head_dim] of a layer; each node attends to its ancestors and itself."""
+        """Stores [1, heads, nodes, head_size] of a layer; each node attends to its ancestors and itself."""
         nodes = key.shape[2]
         self._lane.keys[layer][self._row, :, :nodes] = key[0]
         self._lane.values[layer][self._row, :, :nodes] = value[0]

@@ -1,0 +1,169 @@
+"""What the engine and training ask of a kind of model: its rules, before weights are loaded, and the loaded model.
+
+A `Family` is made from a checkpoint's vocabulary and configuration; a `TreeModel` is a family with weights, which reads
+prompt trees. Only `models/` knows what stands behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from PIL import Image
+    from torch import Tensor, nn
+
+    from mmrole.data.messages import Message
+    from mmrole.prompt_tree import PromptTree
+    from mmrole.prompt_tree.attention import TreeAttention
+
+
+class EncodedImage(NamedTuple):
+    """An image in a sequence of tokens: `rows` positions from `start` on take the rows of its features.
+
+    `label_start` and `stop` are the ends of all that belongs to it: label, frame and rows.
+    """
+
+    label_start: int
+    start: int
+    rows: int
+    stop: int
+    image: Any
+    """What the message holds."""
+
+
+class Encoded(NamedTuple):
+    """Messages as the model reads them.
+
+    Attributes:
+        input_ids: int [length].
+        targets: bool [length], what is learned where the messages are a training sample (before the shift).
+        images: in order.
+    """
+
+    input_ids: np.ndarray
+    targets: np.ndarray
+    images: tuple[EncodedImage, ...]
+
+
+class KVShape(NamedTuple):
+    """What a layer keeps of each position: keys and values [heads, head_size] each, and where."""
+
+    heads: int
+    head_size: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Family(Protocol):
+    """A kind of model with the vocabulary and the configuration of a checkpoint; no weights."""
+
+    max_positions: int
+    """Of prompt and reply together."""
+    hidden_size: int
+    stop_ids: frozenset[int]
+    """Tokens that end a reply."""
+    position_rows: int
+    """Numbers that say where a position is: P, 1 for most."""
+    not_quantized: Sequence[str]
+    """Names of modules that stay as they are where the language model's matrices are quantized."""
+
+    def encode(self, messages: Sequence[Message]) -> Encoded:
+        """A chat as the model reads it, up to where the answer to its last turn begins."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a reply's tokens, whatever they are, without white space around it."""
+
+    def decode_piece(self, token_ids: Sequence[int]) -> bytes:
+        """The UTF-8 of some tokens of a reply, perhaps half a character; what is no text is left out."""
+
+    def share_keys(self, lengths: Sequence[int]) -> list[int]:
+        """By the length of a prompt, equal where two prompts may share keys and values."""
+
+    def positions(self, tree: PromptTree) -> np.ndarray:
+        """The position ids of a tree's nodes, int64 [P, N].
+
+        Text that goes on behind a node has in all P rows the largest of its numbers plus 1, plus 2, and so on.
+        """
+
+    def preprocess(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Decoded pictures as the model takes them, in the memory of the CPU."""
+
+    def save(self, directory: str | Path) -> None:
+        """Writes the files of the vocabulary beside trained weights."""
+
+    def empty_module(self) -> nn.Module:
+        """The model on the meta device: names and shapes."""
+
+    def load_module(self, directory: str | Path, **options: Any) -> nn.Module:
+        """The model with the weights of a directory; `options` are those of transformers' `from_pretrained`."""
+
+    def freeze_vision(self, module: nn.Module) -> None:
+        """What `--fix_vit` freezes."""
+
+    def language_matrices(self, module: nn.Module) -> list[str]:
+        """The ends of the names of the language model's matrices, which can have adapters."""
+
+    def loss_arguments(
+        self,
+        *,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        pixel_values: Tensor | None,
+        image_positions: Tensor,
+        sources: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        attention: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Arguments of the module's forward, whose `loss` is then the sum over loss positions, by training's rules.
+
+        Args:
+            input_ids: int64 [1, N].
+            position_ids: int64 [P, N].
+            pixel_values: of `preprocess`.
+            image_positions: int64 [1, N], which row of all images' features a node takes, -1 for text.
+            sources: int64 [T], the nodes whose hidden states predict.
+            targets: int64 [T], the tokens that they are to predict.
+            weights: [T], how often each counts.
+            attention: `memory`, a `TreeAttention`, or `attention_mask`.
+        """
+
+
+class TreeModel(Protocol):
+    """A model that reads prompt trees: nodes in one row, attention by what it is handed."""
+
+    family: Family
+    device: torch.device
+    kv_shapes: Sequence[KVShape]
+    """Of each layer."""
+    attention: str
+    """How its attention computes: "sdpa" or "eager"."""
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """One image of `Family.preprocess` → the rows of its features, [rows, hidden_size]."""
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        share_keys: Tensor,
+        attention: TreeAttention,
+        images: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """The last hidden states [N, hidden_size].
+
+        Args:
+            input_ids: int64 [N].
+            positions: int64 [P, N].
+            share_keys: int64 [N], or [1] where it is the same for all.
+            attention: keeps keys and values and knows who sees whom.
+            images: places int64 [n] that show images, and their features [n, hidden_size].
+        """
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """[n, hidden_size] → [n, vocabulary]."""

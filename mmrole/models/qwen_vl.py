@@ -1,0 +1,174 @@
+"""Qwen-VL as a family: its chat format, positions, images and modules, for engine and training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers.initialization import no_init_weights
+
+from mmrole.data.messages import Message
+from mmrole.models.encoding import encode_chat
+from mmrole.models.families import Encoded, EncodedImage, KVShape
+from mmrole.prompt_tree import PromptTree
+from mmrole.prompt_tree.attention import TreeAttention
+from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel, QWenTokenizer
+from mmrole.qwen_vl.chat_format import decode_answer
+from mmrole.qwen_vl.image_processing import preprocess
+from mmrole.qwen_vl.lm_head import LossPositions
+from mmrole.qwen_vl.rotary import ntk_alpha
+from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
+
+LORA_TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")
+"""Ends of the names of the matrices that get adapters, as published: those of the language model."""
+
+
+class QwenVL:
+    """A `Family`: Qwen-VL with the vocabulary and configuration of a checkpoint."""
+
+    position_rows = 1
+    not_quantized = ("lm_head", "transformer.visual")
+
+    def __init__(self, tokenizer: QWenTokenizer, config: QWenConfig) -> None:
+        self.tokenizer, self.config = tokenizer, config
+        self.max_positions, self.hidden_size = config.max_position_embeddings, config.hidden_size
+        self.stop_ids = frozenset((tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id))
+
+    def encode(self, messages: Sequence[Message]) -> Encoded:
+        """The ids of a chat, see `mmrole.models.encoding.encode_chat`."""
+        chat = encode_chat(self.tokenizer, messages)
+        ids = np.array(chat.input_ids)
+        shown = (EncodedImage(start - 1, start, FEATURES_PER_IMAGE, 0, image) for start, image in chat.images)
+        return Encoded(ids, np.zeros(len(ids), dtype=bool), tuple(shown))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a reply; a broken `<img>` and ids without a token are left out."""
+        try:
+            return decode_answer(self.tokenizer, token_ids)
+        except (KeyError, ValueError):
+            # A model may generate `<img>` or an id without a token; that must not cost the other replies.
+            return decode_answer(self.tokenizer, [token for token in token_ids if token < self.tokenizer.eod_id])
+
+    def decode_piece(self, token_ids: Sequence[int]) -> bytes:
+        """The UTF-8 of some tokens; special ones, `<img>` too, are left out."""
+        return self.tokenizer.tokenizer.decode_bytes([token for token in token_ids if token < self.tokenizer.eod_id])
+
+    def share_keys(self, lengths: Sequence[int]) -> list[int]:
+        """The NTK factors of prompts of these lengths (spec §2.3): they are in all keys."""
+        return ntk_alpha(torch.tensor(lengths, dtype=torch.int64), self.config.seq_length).tolist()
+
+    def positions(self, tree: PromptTree) -> np.ndarray:
+        """Depths, [1, N]: a position of an image counts like one of text."""
+        return tree.depths[None]
+
+    def preprocess(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """float32 [images, 3, size, size]."""
+        return preprocess(pictures, self.config.visual["image_size"])
+
+    def save(self, directory: str | Path) -> None:
+        """Writes the tokenizer's files."""
+        self.tokenizer.save_pretrained(directory)
+
+    def empty_module(self) -> QWenLMHeadModel:
+        """The model on the meta device."""
+        with torch.device("meta"), no_init_weights():
+            return QWenLMHeadModel(self.config)
+
+    def load_module(self, directory: str | Path, **options: Any) -> QWenLMHeadModel:
+        """The model with the weights of a directory.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or incomplete.
+        """
+        return QWenLMHeadModel.from_pretrained(directory, attn_implementation="sdpa", **options)
+
+    def freeze_vision(self, module: nn.Module) -> None:
+        """Freezes the vision tower but for its resampler; that one is trained with its table of positions (spec §7)."""
+        visual = module.transformer.visual
+        visual.requires_grad_(False)
+        visual.attn_pool.requires_grad_(True)
+
+    def language_matrices(self, module: nn.Module) -> list[str]:
+        """As `attn.c_attn`: the parts of their names behind the layer's number."""
+        inner = {name for name, each in module.named_modules() if isinstance(each, nn.Linear) and ".h." in name}
+        return sorted({".".join(name.split(".")[3:]) for name in inner})
+
+    def loss_arguments(
+        self,
+        *,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        pixel_values: Tensor | None,
+        image_positions: Tensor,
+        sources: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        attention: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Arguments of `QWenLMHeadModel.forward`, see `Family.loss_arguments`."""
+        return {
+            **attention,
+            "input_ids": input_ids,
+            "position_ids": position_ids,
+            "image_positions": image_positions,
+            "pixel_values": pixel_values,
+            "loss_positions": LossPositions(sources, targets, weights),
+            "use_cache": False,
+            "training_rules": True,
+        }
+
+
+class QwenVLTreeModel:
+    """A `TreeModel`: a loaded Qwen-VL, in evaluation mode.
+
+    Its attention implementation must take a mask for each query (eager, SDPA, FlexAttention).
+    """
+
+    def __init__(self, module: QWenLMHeadModel, family: QwenVL) -> None:
+        self.module, self.family = module.eval(), family
+        config = module.config
+        self.kv_shapes = [
+            KVShape(config.num_attention_heads, config.kv_channels, weight.dtype, weight.device)
+            for weight in (block.attn.c_attn.weight for block in module.transformer.h)
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs go."""
+        return self.module.device
+
+    @property
+    def attention(self) -> str:
+        """Eager if the model's attention is that; every other one cannot take trees' masks, or is SDPA's equal."""
+        return "eager" if self.module.config._attn_implementation == "eager" else "sdpa"
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """[1, 3, size, size] → [256, hidden_size]."""
+        return self.module.get_image_features(pixels.to(self.device))[0]
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        share_keys: Tensor,
+        attention: TreeAttention,
+        images: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """See `TreeModel.hidden_states`."""
+        embeddings = self.module.get_input_embeddings()(input_ids)[None]
+        if images is not None:
+            places, features = images
+            embeddings[0, places] = features.to(embeddings)
+        outputs = self.module.transformer(
+            inputs_embeds=embeddings, position_ids=positions, ntk_alpha=share_keys[None], memory=attention
+        )
+        return outputs.last_hidden_state[0]
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """[n, hidden_size] → [n, vocabulary]."""
+        return self.module.lm_head(hidden_states)

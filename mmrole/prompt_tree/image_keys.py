@@ -1,0 +1,62 @@
+"""Image keys: one number for an image and a row of its features, wherever positions show images.
+
+A key names the image by a number that its owner gives it, so equal keys mean the same features in all sequences that
+are merged. Keys are in the order of images, then rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from mmrole.prompt_tree.sequences import TEXT
+
+# More rows than any model makes of an image; 2**43 images are left.
+_MOST_ROWS = 1 << 20
+
+
+class ImagePlace(NamedTuple):
+    """Positions that show an image: `rows` of them from `start` on; `number` tells images apart."""
+
+    start: int
+    rows: int
+    number: int
+
+
+def image_keys(length: int, images: Iterable[ImagePlace]) -> np.ndarray | None:
+    """The keys of a sequence's positions, int64 [length]; None if it shows no image."""
+    keys = None
+    for start, rows, number in images:
+        if keys is None:
+            keys = np.full(length, TEXT, dtype=np.int64)
+        keys[start : start + rows] = number * _MOST_ROWS + np.arange(rows)
+    return keys
+
+
+def images_shown(keys: np.ndarray) -> list[int]:
+    """The numbers of the images that keys [N] name, ascending."""
+    return np.unique(keys[keys != TEXT] // _MOST_ROWS).tolist()
+
+
+def feature_rows(keys: np.ndarray, rows: Mapping[int, int]) -> np.ndarray:
+    """Which row each position takes of the features of images that are laid one after the other.
+
+    Args:
+        keys: int64 [N].
+        rows: numbers of rows by image, in the order in which the images are laid.
+
+    Returns:
+        int64 [N], -1 for text.
+
+    Raises:
+        KeyError: a key names another image.
+    """
+    starts = dict(zip(rows, np.cumsum([0, *rows.values()]).tolist(), strict=False))
+    numbers = images_shown(keys)
+    firsts = np.array([starts[number] for number in numbers], dtype=np.int64)
+    found = np.full(keys.shape, -1, dtype=np.int64)
+    shows = keys != TEXT
+    found[shows] = firsts[np.searchsorted(numbers, keys[shows] // _MOST_ROWS)] + keys[shows] % _MOST_ROWS
+    return found
