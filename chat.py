@@ -80,14 +80,14 @@ def main(argv: list[str] | None = None) -> int:
     model = find_model(arguments, 0, 1)
     check_checkpoint(model.checkpoint)
     print(model, file=sys.stderr)
-    loaded, tokenizer = load(model, progress=sys.stderr.isatty())
+    loaded = load(model, progress=sys.stderr.isatty())
 
     import torch
 
     from mmrole.chat.conversation import Conversation, Speaker
 
     torch.manual_seed(model.settings.seed)
-    speaker = Speaker(loaded, tokenizer, model.settings)
+    speaker = Speaker(loaded.module, loaded.family.tokenizer, model.settings)
     if arguments.web:
         forget_settings()
         from mmrole.chat.web_page import serve

@@ -75,10 +75,11 @@ def compare(
     from bench_machine import peak_bytes, reset_peak, timed
 
     from mmrole.engine.engine import Engine
+    from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
 
     device, new_tokens = model.device, arguments.new_tokens
     tokenizer = byte_tokenizer()
-    engine = Engine(model, tokenizer, arguments.max_batch_tokens)
+    engine = Engine(QwenVLTreeModel(model, QwenVL(tokenizer, model.config)), arguments.max_batch_tokens)
     engine.stop_ids = frozenset()  # a fixed number of tokens, whatever they are
     alone = requests[:: max(1, len(requests) // (arguments.one_by_one or len(requests)))]
 

@@ -96,9 +96,10 @@ def compare(
     from bench_machine import peak_bytes, reset_peak, timed
 
     from mmrole.engine.engine import Engine
+    from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
 
     device, tokenizer = model.device, byte_tokenizer()
-    engine = Engine(model, tokenizer, arguments.max_batch_tokens)
+    engine = Engine(QwenVLTreeModel(model, QwenVL(tokenizer, model.config)), arguments.max_batch_tokens)
     engine.stop_ids = frozenset()  # a fixed number of tokens, whatever they are
     by_answer = [make_requests(tree, str(number)) for number, tree in enumerate(trees)]
     requests = [request for of_answer in by_answer for request in of_answer]

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         unused = GenerationSettings()
         # Added up in float32: in bfloat16 a small change of a large weight would be lost twice.
         model = Model(checkpoint, unused, unused, device=torch.device("cpu"), dtype=torch.float32)
-        merged, _ = load(model, progress=sys.stderr.isatty())
+        merged = load(model, progress=sys.stderr.isatty()).module
         dtype = read_config(checkpoint.base).dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
         merged = merged.to(dtype or torch.bfloat16)
         ranks = read_ranks(checkpoint.file(VOCABULARY))

@@ -78,10 +78,12 @@ ELSEWHERE = {
     "mmrole/engine": {
         "batch": "./test_engine.py",
         "images": "./test_engine.py",
-        "memory": "./test_engine.py",
+        "kv_budget": "./test_engine.py",
+        "kv_cache": "./test_engine.py",
         "planning": "./test_engine.py",
+        "reply_text": "./test_engine.py",
+        "runner": "./test_engine.py",
         "sampling": "./test_engine.py",
-        "tree_memory": "./test_engine.py",
     },
     "mmrole/jobs": {
         "inputs": "inference/test_inference_errors.py",
@@ -93,7 +95,9 @@ ELSEWHERE = {
     },
     "mmrole/models": {
         "context": "inference/test_inference_errors.py",
+        "families": "mmrole/engine/test_engine.py",
         "loading": "./test_model_files.py",
+        "qwen_vl": "mmrole/engine/test_engine.py",
     },
     "mmrole/qwen_vl": {
         "attention": "./test_masks.py",

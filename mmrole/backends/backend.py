@@ -78,11 +78,11 @@ class EngineBackend:
     @contextmanager
     def open(self) -> Iterator[Generate]:
         """Loads the checkpoint; what fails while it generates is a line that says what to do."""
-        loaded, tokenizer = load(self.model, self.progress, self.made_with)
+        loaded = load(self.model, self.progress, self.made_with)
         from mmrole.engine.engine import Engine
 
         with _failures_named():
-            yield Engine(loaded, tokenizer, self.max_batch_tokens).generate
+            yield Engine(loaded, self.max_batch_tokens).generate
 
 
 def find_engine(options: argparse.Namespace, processes: Processes, retries: bool) -> EngineBackend:

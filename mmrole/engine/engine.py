@@ -140,7 +140,7 @@ class Engine:
         self.runner.close()
 
     def _advance(self) -> list[ChatReply]:
-        """Takes a step; returns the replies that it finishes, and raises what goes wrong after they have been returned."""
+        """Takes a step; returns the replies that it finishes. What went wrong besides is raised by the next call."""
         failure = None
         if self._error is None:
             try:

@@ -23,7 +23,8 @@ from mmrole.models.model_files import check_model_files
 if TYPE_CHECKING:
     import torch
 
-    from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
+    from mmrole.models.qwen_vl import QwenVLTreeModel
+    from mmrole.qwen_vl import QWenLMHeadModel
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,8 @@ def check_checkpoint(checkpoint: Checkpoint) -> Context:
     return Context(tokenizer, config.max_position_embeddings)
 
 
-def load(
-    model: Model, progress: bool, identity: Mapping[str, object] | None = None
-) -> tuple[QWenLMHeadModel, QWenTokenizer]:
-    """Loads weights and tokenizer; a LoRA adapter is merged into the weights.
+def load(model: Model, progress: bool, identity: Mapping[str, object] | None = None) -> QwenVLTreeModel:
+    """Loads weights and vocabulary; a LoRA adapter is merged into the weights.
 
     Of generation_config.json nothing is left in the model: `Model.settings` are what it says.
 
@@ -161,6 +160,7 @@ def load(
     from transformers import GenerationConfig
     from transformers.utils import logging
 
+    from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
     from mmrole.qwen_vl import CheckpointError, QWenLMHeadModel, QWenTokenizer
 
     if not progress:
@@ -179,7 +179,7 @@ def load(
         tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
         if identity is not None:
             checkpoint.check_unchanged(identity)
-        return loaded.eval(), tokenizer
+        return QwenVLTreeModel(loaded, QwenVL(tokenizer, loaded.config))
     except CheckpointError as error:
         raise UserError(str(error)) from None
     except torch.OutOfMemoryError as error:

@@ -4,13 +4,13 @@ import threading
 
 import pytest
 import torch
+from fixtures.engine import make_engine
 
 from mmrole.chat.conversation import Conversation, ReplyError, Speaker, TalkTooLongError
 from mmrole.data.messages import one_turn
 from mmrole.data.profiles import Character
 from mmrole.data.prompts import HUMAN_PARTNER, ROLE_PLAY_SYSTEM, role_play_prompt
 from mmrole.data.requests import ChatRequest, GenerationSettings
-from mmrole.engine.engine import Engine
 
 MIRA = Character("Mira", "Lantern Bay", "in-distribution", "Keeps the lamp.")
 GREEDY = GenerationSettings(max_new_tokens=12, do_sample=False)
@@ -26,7 +26,7 @@ def test_the_pieces_are_the_engines_reply(speaker, pictures):
     prompt = conversation.prompt("What do you see?")
     spoken = "".join(conversation.reply(speaker, "What do you see?")).strip()
     request = ChatRequest("0", one_turn(ROLE_PLAY_SYSTEM, pictures[0], prompt), GREEDY)
-    (reply,) = Engine(speaker.model, speaker.tokenizer).generate([request])
+    (reply,) = make_engine(speaker.model, speaker.tokenizer).generate([request])
     assert spoken == reply.text
     assert conversation.history == [("human", "What do you see?"), ("Mira", reply.text)]
 

@@ -84,7 +84,7 @@ def test_what_peft_trains_is_merged(train, fields):
     check(adapter)
     settings = GenerationSettings()
     model = Model(find_checkpoint(adapter, use_lora=True), settings, settings, torch.device("cpu"), torch.float32)
-    merged, _ = load(model, progress=False)
+    merged = load(model, progress=False).module
     ids = torch.arange(40)[None]
     with torch.inference_mode():
         torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, atol=1e-4, rtol=1e-4)
@@ -210,7 +210,7 @@ def test_a_whole_model_is_used_alone_whatever_lies_beside_it(adapter, base, tmp_
         torch.save(weights, both / "adapter_model.bin")
     checkpoint, settings = find_checkpoint(both, use_lora=False), GenerationSettings()
     check_checkpoint(checkpoint)
-    loaded, _ = load(Model(checkpoint, settings, settings, torch.device("cpu"), torch.float32), progress=False)
+    loaded = load(Model(checkpoint, settings, settings, torch.device("cpu"), torch.float32), progress=False).module
     expected = load_file(base / "model.safetensors")
     assert loaded.state_dict().keys() == expected.keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in loaded.state_dict().items())
