@@ -16,8 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mmrole.base.errors import UserError, listed, run
-from mmrole.base.fields import Json
 from mmrole.base.files import sha256, write_json, write_json_list
+from mmrole.base.json_values import JsonObject
 from mmrole.base.output_folder import filling, refuse_existing
 from mmrole.data.dataset import Dataset, as_training, make_sample, read_dataset
 from mmrole.data.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, TYPES, overlooked_files
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"written to {output_dir}")
 
 
-def training_samples(dataset: Dataset, split: Split) -> Iterator[Json]:
+def training_samples(dataset: Dataset, split: Split) -> Iterator[JsonObject]:
     """The training samples, by type, in the order of the dialogues; none of a dialogue that is tested."""
     for kind in TYPES:
         for dialogue in dataset.usable(IN_DISTRIBUTION, kind):
@@ -103,11 +103,11 @@ def training_samples(dataset: Dataset, split: Split) -> Iterator[Json]:
                     yield as_training(make_sample(dialogue, target, dataset.characters), kind)
 
 
-def _write(folder: Path, dataset: Dataset, split: Split, tests: dict[tuple[str, str], list[Json]]) -> Counter:
+def _write(folder: Path, dataset: Dataset, split: Split, tests: dict[tuple[str, str], list[JsonObject]]) -> Counter:
     """Writes all files but the last; the counts are by file and, for training, also by type."""
     counts: Counter = Counter()
 
-    def counted() -> Iterator[Json]:
+    def counted() -> Iterator[JsonObject]:
         for sample in tqdm(training_samples(dataset, split), desc="training samples", unit=" samples", disable=None):
             counts[TRAIN_FILE, sample["type"]] += 1
             yield sample
@@ -147,7 +147,7 @@ def _describe(dataset: Dataset) -> str:
     return "\n".join(lines)
 
 
-def _report_tests(tests: dict[tuple[str, str], list[Json]], split: Split, published: list[Sample]) -> None:
+def _report_tests(tests: dict[tuple[str, str], list[JsonObject]], split: Split, published: list[Sample]) -> None:
     for distribution, name in zip(DISTRIBUTIONS, ("In-Test", "Out-Test"), strict=True):
         sizes = [len(tests[distribution, kind]) for kind in TYPES]
         parts = ", ".join(f"{kind} {size}" for kind, size in zip(TYPES, sizes, strict=True))
@@ -162,7 +162,7 @@ def _report_tests(tests: dict[tuple[str, str], list[Json]], split: Split, publis
             print(f"  {len(changed)} differ, because a dialogue or a profile does: {listed(changed, _SHOWN_IDS)}")
 
 
-def _same(published: Sample, made: Json) -> bool:
+def _same(published: Sample, made: JsonObject) -> bool:
     question, answer = made["conversations"]
     fields = ("system", "image", "role", "script", "other_role")
     same_texts = (published.question, published.reference) == (question["value"], answer["value"])

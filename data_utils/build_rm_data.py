@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from mmrole.base.arguments import at_least, fraction
 from mmrole.base.errors import Problems, UserError, listed, run
-from mmrole.base.fields import Json
 from mmrole.base.files import read_records, sha256, write_json, write_json_list
+from mmrole.base.json_values import JsonObject
 from mmrole.base.output_folder import filling, refuse_existing
 from mmrole.data.records import Review, Sample
 from mmrole.data.review_data import (
@@ -168,7 +168,7 @@ def _write(
     folder: Path, parts: dict[str, list[Row]], arguments: argparse.Namespace, rows: Rows, leaks: dict[str, Shared]
 ) -> None:
     """Writes all files."""
-    files: Json = {}
+    files: JsonObject = {}
     for name, part in parts.items():
         bar = tqdm(part, desc=Path(name).stem, unit=" reviews", disable=None)
         count = write_json_list(folder / name, (row.to_json() for row in bar))

@@ -12,7 +12,8 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from mmrole.base.json_values import JsonObject
 
 try:
     from mmrole.base.errors import run
@@ -27,8 +28,7 @@ except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
 
-Json = dict[str, Any]
-Reviews = dict[str, list[Json]]
+Reviews = dict[str, list[JsonObject]]
 """Reviewed answers by model, or by kind of probe."""
 
 
@@ -87,18 +87,18 @@ def answers_table(folder: Path, reviews: Reviews, world: World) -> list[str]:
     return [*lines, f"| chance | {' | '.join(f'{share:.0%}' for share in CHANCE)} | | | | |"]
 
 
-def _exchanged_pictures(folder: Path) -> list[Json]:
+def _exchanged_pictures(folder: Path) -> list[JsonObject]:
     answers = folder / "controls" / "answers" / "pictures"
     return [record for name in DISTRIBUTIONS for record in findings.read_answers(answers / name)]
 
 
-def _exchanged_lines(pictures: list[Json], world: World) -> list[str]:
+def _exchanged_lines(pictures: list[JsonObject], world: World) -> list[str]:
     seen = findings.seen(pictures, _references(pictures, world))
     cells = " | ".join(f"{share:.0%}" for share in seen[:4])
     return [f"| agent, pictures exchanged | {cells} | | | | |"]
 
 
-def _references(records: list[Json], world: World) -> World:
+def _references(records: list[JsonObject], world: World) -> World:
     """The world as the references tell it: a sample's picture is another one, but its reference is not."""
     scenes = dict(world.scenes)
     for record in records:
@@ -144,11 +144,11 @@ def review_gates(reviews: Reviews, probes: Reviews, agreement: Agreement) -> lis
     return gates
 
 
-def _together(*groups: Reviews) -> list[Json]:
+def _together(*groups: Reviews) -> list[JsonObject]:
     return [record for group in groups for records in group.values() for record in records]
 
 
-def _says(records: list[Json], whom: Callable[[list[Json], World], list[Character]], world: World) -> float:
+def _says(records: list[JsonObject], whom: Callable[[list[JsonObject], World], list[Character]], world: World) -> float:
     return findings.speaks_as(records, whom(records, world))
 
 

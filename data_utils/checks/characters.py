@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from typing import Any
 
 from data_utils.checks.context import Source
 from data_utils.checks.forms import Form, form_of_path
@@ -10,9 +9,8 @@ from data_utils.checks.names import unknown_role
 from data_utils.checks.problems import Fix, Place, Problem
 from data_utils.checks.texts import check_text
 from mmrole.base.errors import shown
+from mmrole.base.json_values import Json
 from mmrole.data.profiles import DETAILED_FIELDS, META_FIELDS
-
-Json = Any
 
 
 def check_object(value: dict[str, Json], place: Place, source: Source) -> Iterator[Problem]:

@@ -18,11 +18,10 @@ from data_utils.checks.reviews import check_results, check_review, check_rm_samp
 from data_utils.checks.samples import check_sample, check_training_sample, missing_samples
 from data_utils.checks.shape import check_shape
 from mmrole.base.errors import RecordError, Where
+from mmrole.base.json_values import Json
 from mmrole.data.dataset import IMAGE_FOLDER
 from mmrole.data.dialogues import Dialogue, Still, is_overlooked
 from mmrole.data.records import Answer, Review, Sample, TrainSample
-
-Json = Any
 
 _RECORDS: dict[Form, tuple[type, Callable[[Any, Place, Source], Iterator[Problem | ImageUse]]]] = {
     Form.DIALOGUES: (Dialogue, check_dialogue),

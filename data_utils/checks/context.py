@@ -5,17 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from data_utils.checks.forms import Form
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_json
+from mmrole.base.json_values import Json
 from mmrole.data.dialogues import DISTRIBUTIONS, SOURCES, TYPES
 from mmrole.data.pictures import Picture
 from mmrole.data.profiles import file_name, profile_folder
 from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER
-
-Json = Any
 
 _HUMAN_NAMES = {"human", "user", "a human", "a user", "the human", "curious human", "the curious human", HUMAN_PARTNER}
 

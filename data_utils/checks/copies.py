@@ -3,13 +3,12 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from data_utils.checks.forms import SAMPLES, Form
 from data_utils.checks.problems import REMOVED, Fix, Place, Problem
 from data_utils.checks.samples import QUESTION, REFERENCE
-
-Json = Any
+from mmrole.base.json_values import Json
 
 
 class _Seen(NamedTuple):

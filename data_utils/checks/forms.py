@@ -5,15 +5,14 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmrole.base.errors import UserError
+from mmrole.base.json_values import Json
 from mmrole.base.paths import files_below
 from mmrole.data.dialogues import DISTRIBUTIONS
 from mmrole.data.pictures import begins_with_picture
 from mmrole.data.profiles import DETAILED_FIELDS, META_FIELDS
-
-Json = Any
 
 QUESTION_MARK = "## **[Question Start]**"
 """How a review prompt begins."""

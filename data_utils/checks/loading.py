@@ -1,14 +1,13 @@
 """Reads a file to check, whatever is in it."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from data_utils.checks.forms import Form, form_of_path, recognise
 from data_utils.checks.problems import Fix, Place, Problem
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_json, read_json_lines, read_text
-
-Json = Any
+from mmrole.base.json_values import Json
 
 _DEEPEST = 50  # levels of nesting; published files have six
 

@@ -4,18 +4,17 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from data_utils.checks.context import Source, Surroundings
 from data_utils.checks.problems import Fix, Path, Place, Problem
 from data_utils.checks.texts import path_name
 from mmrole.base.errors import Problems, shown
+from mmrole.base.json_values import Json
 from mmrole.data.dataset import IMAGE_FOLDER
 from mmrole.data.images import has_more_than_bytes, path_fault, resolve_image, select_images
 from mmrole.data.pictures import Conversation, Picture, below_folder
 from mmrole.data.records import TrainSample
-
-Json = Any
 
 # What folders are called in the published layout, by their names in lower case; annotations.json writes Toy_story.
 _FOLDERS = {"coco": "COCO", "toy_story": "Toy_Story"}

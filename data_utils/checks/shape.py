@@ -2,13 +2,11 @@
 
 import re
 from collections.abc import Collection, Iterator
-from typing import Any
 
 from data_utils.checks.forms import SAMPLES, TURN_NAMES, Form
 from data_utils.checks.problems import Fix, Place, Problem
 from mmrole.base.errors import shown
-
-Json = Any
+from mmrole.base.json_values import Json
 
 INFO = ("role_info", "place_info", "scene_info")
 """What a dialogue or an annotation may tell about its image."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmrole.base.errors import UserError
-from mmrole.base.fields import Json
+from mmrole.base.json_values import JsonObject
 from mmrole.prompt_tree import TokenSequence
 from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, InlineImage, encode_message
 from mmrole.qwen_vl.errors import CheckpointError
@@ -46,7 +46,7 @@ class SampleEncoder:
         self._image_keys = np.where(self._head == tokenizer.img_pad_id, np.arange(self._head.size), -1)
         self._line = lru_cache(1 << 16)(lambda line: np.array(tokenizer.encode_ordinary(line), dtype=np.int32))
 
-    def encode(self, sample: Json) -> tuple[TokenSequence, TokenCounts]:
+    def encode(self, sample: JsonObject) -> tuple[TokenSequence, TokenCounts]:
         """A test sample's sequence, image positions keyed by their row, and its lengths.
 
         Sequences of one dialogue share its image; those of different dialogues must not be merged by these keys.

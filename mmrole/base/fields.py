@@ -1,11 +1,10 @@
 """Records made from JSON objects that a person wrote: fields are read with their type checked, and named in errors."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from mmrole.base.errors import RecordError, Where, shown
-
-Json = dict[str, Any]
+from mmrole.base.json_values import JsonObject
 
 UNPLACED = Where()
 """For a record that does not come from a file."""
@@ -21,7 +20,7 @@ class JsonRecord:
     UNIQUE_IDS: ClassVar[bool] = True
     """Whether no two records of a file may have the same id."""
 
-    json: Json = field(repr=False, hash=False)
+    json: JsonObject = field(repr=False, hash=False)
     where: Where = field(repr=False, compare=False)
     """Where the record was read, for messages."""
 
@@ -36,22 +35,22 @@ class JsonRecord:
         where = where._replace(id=cls._id(obj, where))
         return cls(**cls._values(obj, where), json=obj, where=where)
 
-    def to_json(self) -> Json:
+    def to_json(self) -> JsonObject:
         """The published form of the record: the object that it was made from, which must not be changed."""
         return self.json
 
     @classmethod
-    def _id(cls, obj: Json, where: Where) -> str | None:
+    def _id(cls, obj: JsonObject, where: Where) -> str | None:
         """What messages call the record."""
         return read_text(obj, "id", where)
 
     @classmethod
-    def _values(cls, obj: Json, where: Where) -> Json:
+    def _values(cls, obj: JsonObject, where: Where) -> JsonObject:
         """The attributes of the class by name, or `RecordError`."""
         raise NotImplementedError
 
 
-def read_object(value: object, where: Where, name: str = "the record") -> Json:
+def read_object(value: object, where: Where, name: str = "the record") -> JsonObject:
     """`value`, which must be a JSON object; `name` is what a message calls it.
 
     Raises:
@@ -62,7 +61,7 @@ def read_object(value: object, where: Where, name: str = "the record") -> Json:
     return value
 
 
-def read_text(obj: Json, key: str, where: Where, inside: str = "", *, empty: bool = False) -> str:
+def read_text(obj: JsonObject, key: str, where: Where, inside: str = "", *, empty: bool = False) -> str:
     """The text `obj[key]`, which must be there.
 
     Args:
@@ -85,7 +84,7 @@ def read_text(obj: Json, key: str, where: Where, inside: str = "", *, empty: boo
     return value
 
 
-def read_optional(obj: Json, key: str, where: Where) -> str | None:
+def read_optional(obj: JsonObject, key: str, where: Where) -> str | None:
     """The text `obj[key]`, or None if the field is missing or null.
 
     Raises:

@@ -10,14 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Protocol, Self, TypeVar
+from typing import BinaryIO, ClassVar, Protocol, Self, TypeVar
 
 from mmrole.base.disk import open_locked, sync_folder
 from mmrole.base.errors import Problems, RecordError, UserError, Where, reason, shown
-from mmrole.base.json_values import first_character, read_values
+from mmrole.base.json_values import Json, first_character, read_values
 from mmrole.base.paths import open_regular
-
-Json = Any
 
 _NAMES = {dict: "an object ({…})", list: "a list ([…])"}
 _OPENING = {"{": dict, "[": list}

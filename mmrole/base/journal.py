@@ -34,15 +34,14 @@ import time
 from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from mmrole.base.disk import sync_folder
 from mmrole.base.errors import UserError, reason, shown
 from mmrole.base.job_lock import JobLock
 from mmrole.base.journal_files import folder_of, journals_in, lock_file_of, open_file, read_file, remove_folder
 from mmrole.base.journal_lines import FORMAT, Payloads, encode_line, read_lines
-
-Json = Any
+from mmrole.base.json_values import Json
 
 SYNC_SECONDS = 5.0
 """Appended records are forced from the system's cache to the disk at least this often while records arrive."""

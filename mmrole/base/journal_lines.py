@@ -3,11 +3,9 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from mmrole.base.errors import UserError, shown
-
-Json = Any
+from mmrole.base.json_values import Json
 
 FORMAT = 1
 """Version of the journal's form, in its first line."""

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 Json = Any
+"""A JSON value as Python has it: None, bool, int, float, str, list or dict."""
+
+JsonObject = dict[str, Any]
+"""A JSON object: its values by name."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"[-+.eE0-9]*")

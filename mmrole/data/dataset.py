@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmrole.base.errors import Problems, UserError, Where, shown
-from mmrole.base.fields import Json
 from mmrole.base.files import read_records
+from mmrole.base.json_values import JsonObject
 from mmrole.data.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, Dialogue, DialogueFile, dialogue_files
 from mmrole.data.images import path_fault
 from mmrole.data.profiles import Character, read_characters
@@ -103,7 +103,7 @@ def dialogue_fault(dialogue: Dialogue, file: DialogueFile, characters: Mapping[s
     return _cast_fault([speaker for speaker in speakers if speaker != HUMAN_SPEAKER], file, characters)
 
 
-def make_sample(dialogue: Dialogue, target: int, characters: Mapping[str, Character]) -> Json:
+def make_sample(dialogue: Dialogue, target: int, characters: Mapping[str, Character]) -> JsonObject:
     """The test sample whose reference answer is utterance `target`, in the published form.
 
     Args:
@@ -141,7 +141,7 @@ def make_sample(dialogue: Dialogue, target: int, characters: Mapping[str, Charac
     }
 
 
-def as_training(sample: Json, kind: str) -> Json:
+def as_training(sample: JsonObject, kind: str) -> JsonObject:
     """A test sample in the form of training files: with its type, and the image as markup in the user turn."""
     question, answer = sample["conversations"]
     picture = picture_markup([f"{IMAGE_FOLDER}/{sample['image']}"])

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmrole.base.errors import RecordError, Where, shown
-from mmrole.base.fields import Json, JsonRecord, read_object, read_optional, read_text
+from mmrole.base.fields import JsonRecord, read_object, read_optional, read_text
+from mmrole.base.json_values import JsonObject
 from mmrole.base.paths import files_below, files_in
 from mmrole.data.prompts import HUMAN_SPEAKER
 
@@ -46,7 +47,7 @@ class Dialogue(JsonRecord):
     scene_info: str
 
     @classmethod
-    def _values(cls, obj: Json, where: Where) -> Json:
+    def _values(cls, obj: JsonObject, where: Where) -> JsonObject:
         facts = {key: read_optional(obj, key, where) or "" for key in ("role_info", "place_info", "scene_info")}
         image, utterances = read_text(obj, "image", where), _utterances(obj, where)
         return facts | {"id": obj["id"], "image": image, "utterances": utterances}
@@ -97,11 +98,11 @@ class Still(JsonRecord):
         return self.image
 
     @classmethod
-    def _id(cls, obj: Json, where: Where) -> str | None:
+    def _id(cls, obj: JsonObject, where: Where) -> str | None:
         return read_text(obj, "image", where)
 
     @classmethod
-    def _values(cls, obj: Json, where: Where) -> Json:
+    def _values(cls, obj: JsonObject, where: Where) -> JsonObject:
         facts = {key: read_optional(obj, key, where) or "" for key in ("role_info", "place_info", "scene_info")}
         return facts | {"image": where.id}
 
@@ -156,7 +157,7 @@ def is_overlooked(path: Path, data_root: str | os.PathLike) -> bool:
     return distribution not in DISTRIBUTIONS or kind not in TYPES
 
 
-def _utterances(obj: Json, where: Where) -> tuple[Utterance, ...]:
+def _utterances(obj: JsonObject, where: Where) -> tuple[Utterance, ...]:
     turns = obj.get("conversations")
     if not isinstance(turns, list):
         raise RecordError(f'{where}: "conversations" must be a list of utterances, not {shown(turns)}')

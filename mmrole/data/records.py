@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from mmrole.base.errors import RecordError, Where, shown
-from mmrole.base.fields import Json, JsonRecord, read_object, read_optional, read_text
+from mmrole.base.fields import JsonRecord, read_object, read_optional, read_text
+from mmrole.base.json_values import JsonObject
 
 HIGHEST_SCORE = 10
 
@@ -32,7 +33,7 @@ class Sample(JsonRecord):
     other_role: str
 
     @classmethod
-    def _values(cls, obj: Json, where: Where) -> Json:
+    def _values(cls, obj: JsonObject, where: Where) -> JsonObject:
         question, answer = _conversation(obj, where)
         return {
             "id": obj["id"],
@@ -59,7 +60,7 @@ class Answer(Sample):
     answer: str
 
     @classmethod
-    def _values(cls, obj: Json, where: Where) -> Json:
+    def _values(cls, obj: JsonObject, where: Where) -> JsonObject:
         values = super(Answer, cls)._values(obj, where)
         turn = obj["conversations"][1]
         if "answer" not in turn:
@@ -96,7 +97,7 @@ class MetricReview(NamedTuple):
     reason: str = ""
     """Why there is no score."""
 
-    def to_json(self) -> Json:
+    def to_json(self) -> JsonObject:
         """The published form; without a score, `score` is null and `reason` follows it."""
         if self.score is None:
             return {"review": self.text, "score": None, "reason": self.reason}
@@ -112,7 +113,7 @@ class Review(Answer):
     """The reviews with the reference shown first, if there are any; their pairs, too, are (evaluated, reference)."""
 
     @classmethod
-    def _values(cls, obj: Json, where: Where) -> Json:
+    def _values(cls, obj: JsonObject, where: Where) -> JsonObject:
         values = super(Review, cls)._values(obj, where)
         if "rm_review" not in obj:
             if values["answer"].strip():
@@ -151,11 +152,11 @@ class TrainSample(JsonRecord):
     other_role: str | None
 
     @classmethod
-    def _id(cls, obj: Json, where: Where) -> str | None:
+    def _id(cls, obj: JsonObject, where: Where) -> str | None:
         return str(obj["id"]) if type(obj.get("id")) is int else read_optional(obj, "id", where)
 
     @classmethod
-    def _values(cls, obj: Json, where: Where) -> Json:
+    def _values(cls, obj: JsonObject, where: Where) -> JsonObject:
         turns = tuple(
             Turn(turn["from"], read_text(turn, "value", where, f"conversations[{number}]"))
             for number, turn in enumerate(_turns(obj, where))
@@ -165,7 +166,7 @@ class TrainSample(JsonRecord):
         return values | {"id": where.id, "turns": turns, "images": _images(obj, where)}
 
 
-def _images(obj: Json, where: Where) -> tuple[str, ...]:
+def _images(obj: JsonObject, where: Where) -> tuple[str, ...]:
     """The images of a training sample's fields: one path or several, each also as `{"path": …}`."""
     one, several = _paths(obj, "image", where), _paths(obj, "images", where)
     if several and not set(one) <= set(several):
@@ -173,7 +174,7 @@ def _images(obj: Json, where: Where) -> tuple[str, ...]:
     return several or one
 
 
-def _paths(obj: Json, key: str, where: Where) -> tuple[str, ...]:
+def _paths(obj: JsonObject, key: str, where: Where) -> tuple[str, ...]:
     value = obj.get(key)
     items = value if isinstance(value, list) else [] if value is None else [value]
     paths = [item.get("path") if isinstance(item, dict) else item for item in items]
@@ -182,7 +183,7 @@ def _paths(obj: Json, key: str, where: Where) -> tuple[str, ...]:
     return tuple(paths)
 
 
-def _turns(obj: Json, where: Where) -> list[Json]:
+def _turns(obj: JsonObject, where: Where) -> list[JsonObject]:
     turns = obj.get("conversations")
     if not isinstance(turns, list) or not turns or len(turns) % 2:
         found = f"a list of {len(turns)}" if isinstance(turns, list) else shown(turns)
@@ -195,7 +196,7 @@ def _turns(obj: Json, where: Where) -> list[Json]:
     return turns
 
 
-def _conversation(obj: Json, where: Where) -> list[Json]:
+def _conversation(obj: JsonObject, where: Where) -> list[JsonObject]:
     turns = _turns(obj, where)
     if len(turns) != 2:
         raise RecordError(
@@ -205,7 +206,7 @@ def _conversation(obj: Json, where: Where) -> list[Json]:
     return turns
 
 
-def _reviews(obj: Json, key: str, where: Where) -> dict[str, MetricReview]:
+def _reviews(obj: JsonObject, key: str, where: Where) -> dict[str, MetricReview]:
     reviews = {}
     for metric, review in read_object(obj.get(key, {}), where, f'"{key}"').items():
         inside = f"{key}[{shown(metric)}]"
@@ -216,7 +217,7 @@ def _reviews(obj: Json, key: str, where: Where) -> dict[str, MetricReview]:
     return reviews
 
 
-def _score(review: Json, where: Where, inside: str) -> tuple[tuple[float, float] | None, str]:
+def _score(review: JsonObject, where: Where, inside: str) -> tuple[tuple[float, float] | None, str]:
     if "score" not in review:
         raise RecordError(f'{where}: "score" of {inside} is missing; give a pair of numbers, or null')
     score = review["score"]

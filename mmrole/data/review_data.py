@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from mmrole.base.fields import Json
+from mmrole.base.json_values import JsonObject
 from mmrole.data.dataset import IMAGE_FOLDER
 from mmrole.data.prompts import HUMAN_PARTNER, METRICS, REVIEW_SYSTEM, picture_markup, review_prompt
 from mmrole.data.records import MetricReview, Review, Sample
@@ -36,7 +36,7 @@ class Row(NamedTuple):
     text: str
     score: tuple[float, float]
 
-    def to_json(self) -> Json:
+    def to_json(self) -> JsonObject:
         """The conversation in the form of training files; what it is about follows it."""
         review = self.review
         prompt = review_prompt(

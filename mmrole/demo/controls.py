@@ -6,18 +6,16 @@ import copy
 import random
 import re
 from collections.abc import Sequence
-from typing import Any
 
+from mmrole.base.json_values import JsonObject
 from mmrole.data.dialogues import OUT_OF_DISTRIBUTION
 from mmrole.data.prompts import picture_markup, split_pictures
 from mmrole.demo.faults import KINDS, faulty
 from mmrole.demo.teacher import find, review
 from mmrole.demo.world import World
 
-Json = dict[str, Any]
 
-
-def exchange_pictures(samples: Sequence[Json], chance: random.Random) -> list[Json]:
+def exchange_pictures(samples: Sequence[JsonObject], chance: random.Random) -> list[JsonObject]:
     """Samples, of training or of a test, each dialogue with the picture of another one."""
     images = list(dict.fromkeys(sample["image"] for sample in samples))
     chance.shuffle(images)
@@ -33,7 +31,7 @@ def exchange_pictures(samples: Sequence[Json], chance: random.Random) -> list[Js
     return exchanged
 
 
-def exchange_profiles(samples: Sequence[Json], world: World) -> list[Json]:
+def exchange_profiles(samples: Sequence[JsonObject], world: World) -> list[JsonObject]:
     """Test samples whose prompts describe every out-of-distribution character as the next one, who also talks so."""
     texts = {}
     for character in (each for each in world.characters.values() if each.distribution == OUT_OF_DISTRIBUTION):
@@ -59,8 +57,8 @@ def impersonated(name: str, world: World) -> str:
 
 
 def teacher_reviews(
-    samples: Sequence[Json], world: World, answers: int, chance: random.Random
-) -> dict[str, list[Json]]:
+    samples: Sequence[JsonObject], world: World, answers: int, chance: random.Random
+) -> dict[str, list[JsonObject]]:
     """Reviewed answers to training samples, by what is wrong with them.
 
     Args:
@@ -69,7 +67,7 @@ def teacher_reviews(
         answers: how many kinds of answer each sample gets.
         chance: where the draws come from.
     """
-    reviewed: dict[str, list[Json]] = {kind: [] for kind in KINDS}
+    reviewed: dict[str, list[JsonObject]] = {kind: [] for kind in KINDS}
     reserved = [each.catchphrase for each in world.characters.values() if each.distribution == OUT_OF_DISTRIBUTION]
     for sample in samples:
         for kind in chance.sample(KINDS, answers):
@@ -81,7 +79,7 @@ def teacher_reviews(
     return reviewed
 
 
-def reviewed_sample(sample: Json, answer: str, world: World) -> Json:
+def reviewed_sample(sample: JsonObject, answer: str, world: World) -> JsonObject:
     """A sample with an answer and the teacher's reviews of it, in the published form."""
     scores = review(answer, sample["conversations"][1]["value"], world.characters[sample["role"]])
     return _answered(sample, answer) | {
@@ -89,7 +87,7 @@ def reviewed_sample(sample: Json, answer: str, world: World) -> Json:
     }
 
 
-def _answered(sample: Json, answer: str) -> Json:
+def _answered(sample: JsonObject, answer: str) -> JsonObject:
     """A sample, of training or of a test, with an answer, in the published form of answers."""
     question, reference = sample["conversations"]
     return {key: sample[key] for key in ("id", "system", "image")} | {
@@ -105,9 +103,9 @@ PROBES = ("faithful", "other-colour", "mixed")
 """Kinds of answer that the reward model is tried on; "mixed" has faults of all kinds."""
 
 
-def probes(tests: Sequence[Json], world: World, chance: random.Random) -> dict[str, list[Json]]:
+def probes(tests: Sequence[JsonObject], world: World, chance: random.Random) -> dict[str, list[JsonObject]]:
     """Answers to test samples about pictures, by `PROBES`."""
-    probed: dict[str, list[Json]] = {probe: [] for probe in PROBES}
+    probed: dict[str, list[JsonObject]] = {probe: [] for probe in PROBES}
     for sample in tests:
         character, scene = world.characters[sample["role"]], world.scenes[sample["image"]]
         reference = sample["conversations"][1]["value"]

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mmrole.base.files import read_json
+from mmrole.base.json_values import JsonObject
 from mmrole.data.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
 from mmrole.data.prompts import METRICS
 from mmrole.demo.characters import Character
@@ -22,8 +23,6 @@ from mmrole.demo.teacher import colour_in, find, review
 from mmrole.demo.world import World
 from mmrole.scoring import statistics
 from mmrole.scoring.statistics import Bootstrap, Estimate
-
-Json = dict[str, Any]
 
 MODELS = ("agent", "blind", "untrained")
 CHANCE = tuple(1 / len(kinds) for kinds in (COLOURS, SHAPES, PLACES, COUNTS))
@@ -52,23 +51,23 @@ class Seen(NamedTuple):
     answers: int
 
 
-def read_answers(folder: Path) -> list[Json]:
+def read_answers(folder: Path) -> list[JsonObject]:
     """The records of the answer, review or test files in a folder."""
     return [record for kind in TYPES for record in read_json(folder / f"{kind}_test.json", list)]
 
 
-def model_answers(workspace: Path, model: str, distribution: str) -> list[Json]:
+def model_answers(workspace: Path, model: str, distribution: str) -> list[JsonObject]:
     """A model's answers to In-Test or Out-Test."""
     return read_answers(workspace / "eval" / f"{_EVAL_NAMES[distribution]}_answers" / model)
 
 
-def model_reviews(workspace: Path, model: str) -> list[Json]:
+def model_reviews(workspace: Path, model: str) -> list[JsonObject]:
     """The reviews of a model's answers to both test sets."""
     folders = (workspace / "eval" / f"{_EVAL_NAMES[name]}_reviews" / model for name in DISTRIBUTIONS)
     return [record for folder in folders for record in read_answers(folder)]
 
 
-def seen(records: Iterable[Json], world: World) -> Seen:
+def seen(records: Iterable[JsonObject], world: World) -> Seen:
     """What answers name of the picture that they were given, where the reference is about the picture."""
     hits, count = [0, 0, 0, 0], 0
     for record in records:
@@ -87,7 +86,7 @@ def seen(records: Iterable[Json], world: World) -> Seen:
     return Seen(*(hit / count if count else math.nan for hit in hits), count)
 
 
-def told(records: Iterable[Json], topic: str, world: World) -> tuple[float, int]:
+def told(records: Iterable[JsonObject], topic: str, world: World) -> tuple[float, int]:
     """Share of answers that name the friend, home or work of the reference, where it is about that; their number."""
     hits = []
     for record in records:
@@ -98,7 +97,7 @@ def told(records: Iterable[Json], topic: str, world: World) -> tuple[float, int]
     return _share(hits), len(hits)
 
 
-def addresses(records: Sequence[Json], world: World) -> float:
+def addresses(records: Sequence[JsonObject], world: World) -> float:
     """Share of answers that end with the character's word for a listener, where the reference does."""
     hits = []
     for record in records:
@@ -108,23 +107,23 @@ def addresses(records: Sequence[Json], world: World) -> float:
     return _share(hits)
 
 
-def speaks_as(records: Sequence[Json], characters: Sequence[Character]) -> float:
+def speaks_as(records: Sequence[JsonObject], characters: Sequence[Character]) -> float:
     """Share of answers that begin with the catchphrase of the character given for each."""
     pairs = zip(records, characters, strict=True)
     return _share(record["conversations"][1]["answer"].startswith(other.catchphrase) for record, other in pairs)
 
 
-def own(records: Sequence[Json], world: World) -> list[Character]:
+def own(records: Sequence[JsonObject], world: World) -> list[Character]:
     """Who is to be played."""
     return [world.characters[record["role"]] for record in records]
 
 
-def exchanged(records: Sequence[Json], world: World) -> list[Character]:
+def exchanged(records: Sequence[JsonObject], world: World) -> list[Character]:
     """Whose profile was in the prompt instead."""
     return [world.characters[impersonated(record["role"], world)] for record in records]
 
 
-def parsed(records: Sequence[Json]) -> float:
+def parsed(records: Sequence[JsonObject]) -> float:
     """Share of reviews that have a pair of scores."""
     return _share(each["score"] is not None for record in records for each in record.get("rm_review", {}).values())
 
@@ -145,7 +144,7 @@ class Agreement(NamedTuple):
     reviews: int
 
 
-def agreement(records: Sequence[Json], world: World) -> Agreement:
+def agreement(records: Sequence[JsonObject], world: World) -> Agreement:
     """How far reviews agree with the teacher's."""
     pairs: dict[str, list[tuple[float, float]]] = {metric: [] for metric in METRICS}
     for record in records:
@@ -168,7 +167,7 @@ def agreement(records: Sequence[Json], world: World) -> Agreement:
     )
 
 
-def separated(right: Sequence[Json], wrong: Sequence[Json]) -> float:
+def separated(right: Sequence[JsonObject], wrong: Sequence[JsonObject]) -> float:
     """Share of pairs whose answer with the right colour is more relevant to the picture than that with a wrong one."""
     pairs = [
         (_ratio(one, "Image-Text Relevance"), _ratio(other, "Image-Text Relevance"))
@@ -177,13 +176,13 @@ def separated(right: Sequence[Json], wrong: Sequence[Json]) -> float:
     return _share(one is not None and other is not None and one > other for one, other in pairs)
 
 
-def mean_score(records: Sequence[Json]) -> float:
+def mean_score(records: Sequence[JsonObject]) -> float:
     """Mean of all ratios of the reviews that have scores."""
     ratios = _ratios(records)
     return math.nan if np.isnan(ratios).all() else float(np.nanmean(ratios))
 
 
-def lead(records: Sequence[Json], others: Sequence[Json]) -> Estimate:
+def lead(records: Sequence[JsonObject], others: Sequence[JsonObject]) -> Estimate:
     """By how much a model's reviews are better than another's of the same samples, with the interval of the report."""
     differences = _ratios(records) - _ratios(others)
     clusters, count = statistics.number_clusters([record["image"] for record in records])
@@ -210,13 +209,13 @@ def _pearson(pairs: np.ndarray) -> float:
     return statistics.pearson(pairs[:, 0], pairs[:, 1], np.zeros(len(pairs), int)).value
 
 
-def _ratios(records: Sequence[Json]) -> np.ndarray:
+def _ratios(records: Sequence[JsonObject]) -> np.ndarray:
     """Ratios, float [records, metrics]; NaN where there is no score."""
     ratios = [[_ratio(record, metric) for metric in METRICS] for record in records]
     return np.array(ratios, dtype=float).reshape(-1, len(METRICS))
 
 
-def _ratio(record: Json, metric: str) -> float | None:
+def _ratio(record: JsonObject, metric: str) -> float | None:
     score = record.get("rm_review", {}).get(metric, {}).get("score")
     return None if score is None else score[0] / score[1]
 

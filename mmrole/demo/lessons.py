@@ -12,18 +12,17 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
+from mmrole.base.json_values import JsonObject
 from mmrole.data.prompts import HUMAN_PARTNER, METRICS, picture_markup, review_prompt, role_play_prompt
 from mmrole.demo.characters import CHINESE, CROWD_SERIES, Character, make_stranger
 from mmrole.demo.drawings import Scene, draw, draw_scene
 from mmrole.demo.faults import KINDS, faulty
 from mmrole.demo.grammar import TOPICS, describe, questions, reply
 from mmrole.demo.teacher import COMPARED, review
-
-Json = dict[str, Any]
 
 FOLDER = "Lessons"
 """Folder of the pictures of lessons, below the image folder."""
@@ -34,7 +33,7 @@ _PICTURE_SHARE = 0.5
 _ALTERED_SHARE = 0.6
 
 
-def profile_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[Json]:
+def profile_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[JsonObject]:
     """Prompts to play a stranger without a picture: short ones, with a profile alone, and whole ones.
 
     To copy from a long prompt is learned late, unless it is learned from a short one first.
@@ -67,7 +66,7 @@ def profile_lessons(chance: random.Random, count: int, reserved: Collection[str]
     return lessons
 
 
-def picture_lessons(chance: random.Random, count: int, image_dir: Path) -> list[Json]:
+def picture_lessons(chance: random.Random, count: int, image_dir: Path) -> list[JsonObject]:
     """Conversations about pictures, which are drawn into `FOLDER` of the image folder."""
     lessons = []
     (image_dir / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -81,7 +80,7 @@ def picture_lessons(chance: random.Random, count: int, image_dir: Path) -> list[
     return lessons
 
 
-def comparison_lessons(chance: random.Random, count: int) -> list[Json]:
+def comparison_lessons(chance: random.Random, count: int) -> list[JsonObject]:
     """What a review finds in two answers, to be repeated and scored: whether two words are the same.
 
     It is what a small model learns last if it has to find the words as well, and first if it does not.
@@ -94,7 +93,7 @@ def comparison_lessons(chance: random.Random, count: int) -> list[Json]:
     return lessons
 
 
-def review_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[Json]:
+def review_lessons(chance: random.Random, count: int, reserved: Collection[str]) -> list[JsonObject]:
     """Review prompts without a picture, and with some of their paragraphs left out: many of them, or few, or none.
 
     How far apart things are differs from lesson to lesson, so that a model has to learn what they are. In whole
@@ -197,6 +196,6 @@ def _series(chance: random.Random) -> str:
     return CHINESE if chance.random() < _CHINESE_SHARE else chance.choice(CROWD_SERIES)
 
 
-def _lesson(name: str, prompt: str, answer: str) -> Json:
+def _lesson(name: str, prompt: str, answer: str) -> JsonObject:
     turns = [{"from": "user", "value": prompt}, {"from": "assistant", "value": answer}]
     return {"id": name, "conversations": turns}

@@ -6,18 +6,17 @@ import random
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from mmrole.base.files import read_json, write_json
+from mmrole.base.json_values import JsonObject
 from mmrole.data.dialogues import DISTRIBUTIONS, ID_NAMES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
 from mmrole.data.profiles import file_name, profile_folder
 from mmrole.demo.characters import Character, make_characters
 from mmrole.demo.drawings import Scene, draw, draw_scene
 from mmrole.demo.grammar import TOPICS, opening, questions, reply
-
-Json = dict[str, Any]
 
 WORLD_FILE = "world.json"
 """Characters, and what is in each picture by its path: what the teacher and the final table know, the models do not."""
@@ -119,7 +118,7 @@ def _and_ask(topic: str, character: Character, chance: random.Random) -> str:
 
 def _record(
     character: Character, kind: str, number: int, distribution: str, image: str, talk: list[tuple[str, str]]
-) -> Json:
+) -> JsonObject:
     suffix = f"_{number}" if distribution == IN_DISTRIBUTION else ""
     first = "from" if kind == "comment" else "role"
     return {

@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from mmrole.base.fields import Json
 from mmrole.base.files import replacing
+from mmrole.base.json_values import JsonObject
 from mmrole.scoring.page_data import image_data, report_data
 from mmrole.scoring.page_samples import answer_data, find_samples, review_data, sample_data
 from mmrole.scoring.report import Report
@@ -80,12 +80,12 @@ def _page(report: Report, reviews: Sequence[ModelReviews], image_dir: str | os.P
     yield after.substitute(script=script)
 
 
-def _data(name: str, obj: Json) -> str:
+def _data(name: str, obj: JsonObject) -> str:
     """An element that holds JSON, which the page's script finds by its name."""
     return f'<script type="application/json" id="{name}">{_inert_json(obj)}</script>\n'
 
 
-def _inert_json(obj: Json) -> str:
+def _inert_json(obj: JsonObject) -> str:
     """JSON that cannot end the script element that it stands in, nor open a comment there: it has no `<`."""
     text = json.dumps(obj, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")

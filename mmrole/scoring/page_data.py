@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmrole.base.fields import Json
+from mmrole.base.json_values import JsonObject
 from mmrole.data.images import ImagePathError, open_image, resolve_image
 from mmrole.data.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.coverage import Coverage
@@ -22,7 +22,7 @@ THUMBNAIL_SIDE = 400  # pixels: sharp at the width that the page gives it
 THUMBNAIL_QUALITY = 70  # of JPEG: about 20 kB an image
 
 
-def report_data(report: Report, reviews: Sequence[ModelReviews]) -> Json:
+def report_data(report: Report, reviews: Sequence[ModelReviews]) -> JsonObject:
     """The numbers of the page; the models in the order of the report."""
     columns = [model.columns for model in reviews]
     views = _views(report)
@@ -80,7 +80,7 @@ def _type_view(key: tuple[str, str]) -> str:
     return " · ".join(key)
 
 
-def _model_data(model: ModelReport) -> Json:
+def _model_data(model: ModelReport) -> JsonObject:
     types = {_type_view(key): _scores(scores) for key, scores in model.types.items()}
     groups = {facet: {name: _scores(own) for name, own in by.items()} for facet, by in model.groups.items()}
     position = model.position and {
@@ -109,7 +109,7 @@ def _model_data(model: ModelReport) -> Json:
     }
 
 
-def _coverage(files: Sequence[Coverage]) -> Json:
+def _coverage(files: Sequence[Coverage]) -> JsonObject:
     gaps = {
         "empty answers": sum(file.empty for file in files),
         "not reviewed": sum(file.missing for file in files),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mmrole.base.fields import Json
+from mmrole.base.json_values import JsonObject
 from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, METRICS
 from mmrole.data.records import MetricReview, Review, Sample
 from mmrole.scoring.page_data import plain_number
@@ -51,7 +51,7 @@ def find_samples(report: Report, reviews: Sequence[ModelReviews]) -> list[PageSa
     return samples
 
 
-def sample_data(samples: Sequence[PageSample]) -> Json:
+def sample_data(samples: Sequence[PageSample]) -> JsonObject:
     """What is searched, listed and shown of the samples but their answers; `texts` are blocks of prompts, shared.
 
     `scores` are those of each model: null without one, false if it has no such sample.
@@ -80,12 +80,12 @@ def sample_data(samples: Sequence[PageSample]) -> Json:
     return {"texts": list(texts), "samples": listed}
 
 
-def answer_data(sample: PageSample) -> Json:
+def answer_data(sample: PageSample) -> JsonObject:
     """The answer of each model to a sample; null if it has none."""
     return [of_model and of_model[0].answer for of_model in sample.own]
 
 
-def review_data(sample: PageSample) -> Json:
+def review_data(sample: PageSample) -> JsonObject:
     """The reviews of each model's answer to a sample: `first` in the published order, `swapped` in the other one."""
     return [of_model and _reviews(of_model[0]) for of_model in sample.own]
 
@@ -111,12 +111,12 @@ def read_dialogue(sample: Sample) -> Dialogue:
     return Dialogue(list(zip(parts[::2], parts[1::2], strict=True)), last)
 
 
-def _reviews(record: Review) -> Json:
+def _reviews(record: Review) -> JsonObject:
     return {
         "first": [_review(record.reviews.get(metric)) for metric in METRICS],
         "swapped": [_review(record.swapped.get(metric)) for metric in METRICS] if record.swapped else [],
     }
 
 
-def _review(review: MetricReview | None) -> Json | None:
+def _review(review: MetricReview | None) -> JsonObject | None:
     return review and {"text": review.text, "score": review.score, "reason": review.reason}

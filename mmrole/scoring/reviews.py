@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mmrole.base.errors import Problems, UserError, Where
-from mmrole.base.fields import Json
 from mmrole.base.files import read_records
+from mmrole.base.json_values import JsonObject
 from mmrole.data.profiles import category
 from mmrole.data.prompts import METRICS, language
 from mmrole.data.records import MetricReview, Review, Sample
@@ -257,5 +257,5 @@ class _PartlyReviewed(Review):
     """A record whose reviews may be missing: that is counted where means are taken, and no fault of the file."""
 
     @classmethod
-    def _values(cls, obj: Json, where: Where) -> Json:
+    def _values(cls, obj: JsonObject, where: Where) -> JsonObject:
         return super()._values({"rm_review": {}} | obj, where)

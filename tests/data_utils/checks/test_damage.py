@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,10 +17,9 @@ from data_utils.checks.forms import Form, find_files
 from data_utils.checks.problems import KINDS, Place
 from data_utils.checks.repairs import repair
 from mmrole.base.files import read_json, read_records, write_json
+from mmrole.base.json_values import Json
 from mmrole.data.dialogues import Dialogue, Still
 from mmrole.data.records import Answer, Review, Sample, TrainSample
-
-Json = Any
 
 READERS = {
     "dialogues": Dialogue,

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from PIL import Image
@@ -12,6 +12,7 @@ from PIL import Image
 from data_utils import check
 from data_utils.checks.problems import ERROR, KINDS
 from mmrole.base.files import read_json, write_json
+from mmrole.base.json_values import Json
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
 
 DIALOGUES = "dialogues/in-distribution"
@@ -29,7 +30,6 @@ ANSWERS = "eval/in-test_answers/some-model/human-role_test.json"
 REVIEWS = "eval/in-test_reviews/some-model/human-role_test.json"
 RESULTS = "eval/in-test_results/some-model/human-role_test.csv"
 
-Json = Any
 Damage = Callable[[Path], None]
 """Damages a file."""
 
