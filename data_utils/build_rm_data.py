@@ -202,8 +202,8 @@ def _report_parts(parts: dict[str, list[Row]], fraction: float) -> None:
 
 
 def _report_leaks(leaks: dict[str, Shared]) -> None:
+    width = max(map(len, leaks), default=0) + 2
     if leaks:
-        width = max(map(len, leaks)) + 2
         print("shared by".ljust(width) + "  ".join(FACETS))
     for names, found in leaks.items():
         print(names.ljust(width) + "  ".join(f"{found.counts[facet]:,}".rjust(len(facet)) for facet in FACETS))

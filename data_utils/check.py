@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data_root=args.data_root,
         image_dir=args.image_dir,
         form=args.form,
-        lengths=_lengths(args.tokenizer, args.max_length),
+        lengths=None if args.tokenizer is None else _lengths(args.tokenizer, args.max_length),
         look_at_images=not args.no_images,
     )
     copies, repaired = {file: file for file in _find_all(args.paths)}, Counter()
@@ -115,9 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _lengths(tokenizer: Path | None, most: int | None) -> Lengths | None:
-    if tokenizer is None:
-        return None
+def _lengths(tokenizer: Path, most: int) -> Lengths:
     from data_utils.checks.lengths import load_lengths  # takes seconds: it imports torch
 
     return load_lengths(tokenizer, most)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from data_utils.checks.context import Source
 from data_utils.checks.forms import Form, form_of_path
@@ -40,29 +41,29 @@ def _roles(value: dict[str, Json], place: Place, source: Source) -> Iterator[Pro
     series_of: dict[str, str] = {}
     for series, roles in value.items():
         if not series.strip():
-            yield Problem("empty_text", place._replace(id=series), "a series has no name")
+            yield Problem("empty_text", replace(place, id=series), "a series has no name")
         if not isinstance(roles, list):
-            yield Problem("wrong_type", place._replace(id=series), f"not a list of names but {shown(roles)}")
+            yield Problem("wrong_type", replace(place, id=series), f"not a list of names but {shown(roles)}")
             continue
         if not roles:
-            yield Problem("no_records", place._replace(id=series), "the series has no characters")
+            yield Problem("no_records", replace(place, id=series), "the series has no characters")
         for role in roles:
             if not isinstance(role, str):
-                yield Problem("wrong_type", place._replace(id=series), f"a name is not a text but {shown(role)}")
+                yield Problem("wrong_type", replace(place, id=series), f"a name is not a text but {shown(role)}")
             elif not role.strip():
-                yield Problem("empty_text", place._replace(id=series), "a name is empty")
+                yield Problem("empty_text", replace(place, id=series), "a name is empty")
             elif role in series_of:
                 text = f"named under {shown(series_of[role])} and {shown(series)}"
-                yield Problem("role_twice", place._replace(id=role), text)
+                yield Problem("role_twice", replace(place, id=role), text)
             elif role in others:
-                yield Problem("role_twice", place._replace(id=role), f"named in {others[role]}/roles.json as well")
+                yield Problem("role_twice", replace(place, id=role), f"named in {others[role]}/roles.json as well")
             else:
                 series_of[role] = series
 
 
 def _entries(value: dict[str, Json], place: Place, keys: Collection[str], *, blank: bool) -> Iterator[Problem]:
     for key in keys:
-        entry = place._replace(id=key)
+        entry = replace(place, id=key)
         if key not in value:
             yield Problem("missing_field", place, f"{key} is missing")
         elif not isinstance(value[key], str):
@@ -82,14 +83,14 @@ def _owners(profiles: dict[str, Json], place: Place, source: Source) -> Iterator
     meant = Counter(names.values())
     renamed = {name if meant[name] == 1 else role: profiles[role] for role, name in names.items()}
     for role, name in names.items():
-        entry = place._replace(id=role)
+        entry = replace(place, id=role)
         if name not in around.series_of or (name != role and meant[name] > 1):
             yield unknown_role(entry, role, around)
         elif name != role:
             yield Problem("role_spelling", entry, f"should be {shown(name)}", Fix((), renamed))
     for role in around.roles.get(source.path.parent.absolute(), ()):
         if role not in names.values():
-            yield Problem("missing_profile", place._replace(id=role), "roles.json names this character")
+            yield Problem("missing_profile", replace(place, id=role), "roles.json names this character")
 
 
 def _file_name(place: Place, source: Source) -> Iterator[Problem]:

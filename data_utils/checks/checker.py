@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,19 +113,20 @@ class Checker:
             return list(check_results(value, place))
         if source.form == Form.RAW_INFO:
             return list(check_raw_text(value, place, source))
-        wanted, name = (list, "a list") if source.form in _RECORDS else (dict, "an object")
-        if not isinstance(value, wanted):
+        has_records = source.form in _RECORDS
+        if not isinstance(value, list if has_records else dict):
+            name = "a list" if has_records else "an object"
             return [Problem("wrong_type", place, f"the file does not hold {name}")]
         if not value:
             return [Problem("no_records", place, "there is nothing in it")]
-        if wanted is dict:
+        if isinstance(value, dict):
             return list(check_object(value, place, source))
         return self._check_records(value, source, place, copies)
 
     def _check_records(self, records: list[Json], source: Source, place: Place, copies: Copies) -> list[Problem]:
         problems, pictures, ids = [], [], set()
         for index, record in enumerate(records):
-            where = place._replace(index=index, id=_id(record, source.form))
+            where = replace(place, index=index, id=_id(record, source.form))
             ids.add(where.id)
             for found in _check_record(record, source, where, copies):
                 (pictures if isinstance(found, ImageUse) else problems).append(found)
@@ -165,7 +166,7 @@ def _check_record(record: Json, source: Source, place: Place, copies: Copies) ->
         return
     record_type, check = _RECORDS[source.form]
     try:
-        read = record_type.from_json(record, Where(place.file, place.index))
+        read = record_type.from_json(record, Where(place.file, place.index or 0))
     except RecordError as error:  # what a script would refuse is never passed over
         yield Problem("wrong_type", place, str(error))
         return

@@ -142,7 +142,9 @@ def find_root(path: Path) -> Path | None:
 def read_surroundings(root: Path | None) -> Surroundings:
     """Reads the characters of a folder. A damaged `roles.json` counts for what can be read of it."""
     roles: dict[Path, dict[str, str]] = {}
-    for distribution in DISTRIBUTIONS if root else ():
+    if root is None:
+        return Surroundings(None, roles)
+    for distribution in DISTRIBUTIONS:
         folder = profile_folder(root.absolute(), distribution)
         lists = _readable(folder / "roles.json", dict).items()
         pairs = [(role, series) for series, names in lists if isinstance(names, list) for role in names]

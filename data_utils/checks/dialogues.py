@@ -57,7 +57,7 @@ def _speakers(names: list[str], place: Place, source: Source) -> Iterator[Proble
     unknown = [name for name in characters if around.series_of and name not in around.series_of]
     yield from (unknown_role(place, name, around) for name in unknown)
     if len(characters) == 2:
-        yield from check_partner(place, *characters, around)
+        yield from check_partner(place, characters[0], characters[1], around)
     yield from _type(names, characters, place, source)
     if not unknown:
         yield from _owner(characters[-1], place, source)

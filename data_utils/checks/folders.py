@@ -18,10 +18,10 @@ def missing_files(forms: Mapping[Path, Form | None], checker: Checker) -> Iterat
         forms: what the files of the folders are, by path.
         checker: knows the test files around them.
     """
-    folders = {path.parent: path for path, form in forms.items() if form in SAMPLES[1:]}
-    for folder, path in folders.items():
+    folders = {path.parent: (path, form) for path, form in forms.items() if form and form in SAMPLES[1:]}
+    for folder, (path, form) in folders.items():
         distribution = _DISTRIBUTIONS.get(folder.absolute().parent.name.partition("-test_")[0])
-        for test, samples in checker.source(path, forms[path]).around.test_files.items():
+        for test, samples in checker.source(path, form).around.test_files.items():
             if test.parent.name == distribution and not (folder / test.name).exists():
                 text = f"there is no {test.name} for the {len(samples)} samples of {test}"
                 yield Problem("missing_samples", Place(str(folder)), text)

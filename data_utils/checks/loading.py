@@ -34,7 +34,7 @@ def load(path: Path, home: Path, form: Form | None, place: Place) -> Loaded:
         place: what problems name.
     """
     wanted = form or form_of_path(home)
-    if wanted in _TEXT_FORMS:
+    if wanted and wanted in _TEXT_FORMS:
         return _load_text(path, wanted, place)
     problems = []
     try:
@@ -47,7 +47,8 @@ def load(path: Path, home: Path, form: Form | None, place: Place) -> Loaded:
     if _is_deeper(value, _DEEPEST):
         return Loaded(None, None, [Problem("unreadable", place, f"nested deeper than {_DEEPEST} levels")])
     recognised = recognise(home, value) if form is None else None
-    form = form or recognised.form
+    if recognised is not None:
+        form = recognised.form
     if form is None:
         return Loaded(None, None, [Problem("unknown_form", place, f"none of the forms {', '.join(Form)}")])
     if recognised and recognised.expected:

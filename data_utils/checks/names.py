@@ -31,7 +31,7 @@ def check_names(
             yield unknown_role(place, name, around)
     if script and script not in around.series_of.values():
         yield Problem("unknown_series", place, f"script {shown(script)} is not in {around.roles_files}")
-    elif script and role in around.series_of and around.series_of[role] != script:
+    elif script and role and role in around.series_of and around.series_of[role] != script:
         yield Problem(
             "wrong_series", place, f"{shown(role)} is of {shown(around.series_of[role])}, not {shown(script)}"
         )

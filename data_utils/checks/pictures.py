@@ -13,7 +13,7 @@ from mmrole.base.errors import Problems, shown
 from mmrole.base.json_values import Json
 from mmrole.data.dataset import IMAGE_FOLDER
 from mmrole.data.images import has_more_than_bytes, path_fault, resolve_image, select_images
-from mmrole.data.pictures import Conversation, Picture, below_folder
+from mmrole.data.pictures import Conversation, below_folder
 from mmrole.data.records import TrainSample
 
 # What folders are called in the published layout, by their names in lower case; annotations.json writes Toy_story.
@@ -99,17 +99,16 @@ class _Named(NamedTuple):
 
 def _in_markup(record: TrainSample, conversation: Conversation, source: Source) -> Iterator[_Names]:
     for number, turn in enumerate(conversation.turns):
-        pictures = [picture for picture in turn.pictures if picture.span]
+        paths = [picture.path for picture in turn.pictures if picture.span]
+        spans = [picture.span for picture in turn.pictures if picture.span]
         value = record.turns[number].value
 
-        def repaired(images: list[str], value: str = value, pictures: list[Picture] = pictures) -> str:
-            for image, picture in reversed(list(zip(images, pictures, strict=True))):
-                start, end = picture.span
+        def repaired(images: list[str], value: str = value, spans: list[tuple[int, int]] = spans) -> str:
+            for image, (start, end) in reversed(list(zip(images, spans, strict=True))):
                 value = f"{value[:start]}{IMAGE_FOLDER}/{image}{value[end:]}"
             return value
 
-        if pictures:
-            paths = [picture.path for picture in pictures]
+        if paths:
             yield _Names(("conversations", number, "value"), paths, partial(_below, source), repaired)
 
 

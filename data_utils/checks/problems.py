@@ -1,5 +1,6 @@
 """The kinds of damage that `data_utils.check` knows, and what it says about one case of it."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mmrole.base.errors import shown
@@ -107,7 +108,8 @@ class Fix(NamedTuple):
     value: Any
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Place:
     """What a problem is about: a file, and the record in it if it is about one."""
 
     file: str

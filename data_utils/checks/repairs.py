@@ -34,7 +34,7 @@ def repair(value: Json, source: Source, place: Place, checker: Checker, drop: bo
     counts: Counter[str] = Counter()
     for _ in range(_MOST_ROUNDS):
         problems = checker.check_value(value, source, place, Copies())
-        applied = _apply(value, (problem for problem in problems if problem.fix))
+        applied = _apply(value, problems)
         value = applied.value
         counts += applied.counts
         if not applied.counts:
@@ -50,25 +50,27 @@ def _apply(value: Json, problems: Iterable[Problem]) -> Repaired:
     """Puts every fix in its place. Of fixes that concern the same value only the first: the others may be outdated."""
     taken: dict[Path, Json] = {}
     around: set[Path] = set()
-    removed: set[int] = set()
+    removed: set[str | int] = set()
     counts: Counter[str] = Counter()
     for problem in problems:
-        index = problem.place.index
-        path = problem.fix.path if index is None else (index, *problem.fix.path)
+        index, fix = problem.place.index, problem.fix
+        if fix is None:
+            continue
+        path = fix.path if index is None else (index, *fix.path)
         outer = {path[:length] for length in range(len(path) + 1)}
-        if taken.get(path) is problem.fix.value:  # one repair of several problems
+        if taken.get(path) is fix.value:  # one repair of several problems
             counts[problem.kind] += 1
         if outer & taken.keys() or path in around:
             continue
-        taken[path] = problem.fix.value
+        taken[path] = fix.value
         around |= outer
         counts[problem.kind] += 1
-        if problem.fix.value is REMOVED:
+        if fix.value is REMOVED:
             removed.add(path[0])
         elif path:
-            _put(value, path, problem.fix.value)
+            _put(value, path, fix.value)
         else:
-            value = problem.fix.value
+            value = fix.value
     if removed:
         value = [record for index, record in enumerate(value) if index not in removed]
     return Repaired(value, counts)

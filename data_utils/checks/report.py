@@ -3,6 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
 from data_utils.checks.checker import FileReport
@@ -52,7 +53,7 @@ def as_json(report: Report) -> str:
         {
             "kind": problem.kind,
             "level": KINDS[problem.kind].level,
-            **problem.place._asdict(),
+            **asdict(problem.place),
             "text": problem.text,
             "fixable": problem.fix is not None,
         }

@@ -1,6 +1,6 @@
 """Figures of a data set, for papers and slides: PNG and SVG, drawn without a display."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +16,7 @@ from mmrole.base.tables import Table
 from mmrole.data.dialogues import TYPES
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
-_COLOURS = dict(zip(TYPES, ("#E69F00", "#0072B2", "#009E73"), strict=True))
+_COLOURS: dict[str, str] = dict(zip(TYPES, ("#E69F00", "#0072B2", "#009E73"), strict=True))
 _PALE = "#BBBBBB"
 
 
@@ -144,7 +144,7 @@ def _labelled_bars(axes: Axes, numbers: dict[str, int]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
 
 
-def _densities(axes: Axes, lengths: dict[str, Sequence[int]]) -> None:
+def _densities(axes: Axes, lengths: Mapping[str, Sequence[int]]) -> None:
     """Histograms as outlines over a common range; the longest half per cent is left out."""
     top = max(np.percentile(values, 99.5) for values in lengths.values())
     bins = np.linspace(0, max(top, 1), 61)

@@ -21,14 +21,14 @@ SPLITS = ("training", "In-Test", "Out-Test")
 
 
 class SampleLengths(NamedTuple):
-    """Lengths of one sample; tokens are None without a tokenizer."""
+    """Lengths of one sample; tokens are 0 without a tokenizer."""
 
     prompt_characters: int
     reply_characters: int
-    prompt_tokens: int | None = None
+    prompt_tokens: int = 0
     """Everything before the reply, the 256 positions of the image included."""
-    reply_tokens: int | None = None
-    tokens: int | None = None
+    reply_tokens: int = 0
+    tokens: int = 0
     """The whole training sample."""
 
 
@@ -88,7 +88,7 @@ def character_table(dataset: Dataset, overrides: Mapping[str, str]) -> Table:
     characters = Counter((category_of[name], who.distribution) for name, who in dataset.characters.items())
     dialogues: Counter = Counter()
     for dialogue, file in dataset.dialogues:
-        if not dialogue.failed:
+        if dialogue.owner is not None:
             dialogues[category_of[dialogue.owner], file.type] += 1
     rows = []
     for name in CATEGORIES:

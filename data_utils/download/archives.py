@@ -66,10 +66,12 @@ def extract(member: Member, target: Path) -> tuple[str, int]:
         Failure: the member is damaged, or has more bytes than the archive tells.
         UserError: the file cannot be written.
     """
-    digest, size = hashlib.sha256(), 0
+    content, digest, size = member.content, hashlib.sha256(), 0
+    if content is None:
+        raise ValueError(f"{member.name} has no path that is safe")
     try:
         with open(target, "wb") as file:
-            while chunk := _read(member):
+            while chunk := _read(content):
                 digest.update(chunk)
                 size += len(chunk)
                 if size > member.size:
@@ -82,9 +84,9 @@ def extract(member: Member, target: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _read(member: Member) -> bytes:
+def _read(content: IO[bytes]) -> bytes:
     with _damage():
-        return member.content.read(1 << 20)
+        return content.read(1 << 20)
 
 
 @contextlib.contextmanager
@@ -129,7 +131,11 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def _tar_members(path: Path) -> Iterator[Member]:
-    with _decompressed(path) as stream, tarfile.open(fileobj=_Guarded(stream), mode="r:") as archive:
+    with (
+        _decompressed(path) as stream,
+        # Whoever reads needs no `write` and no `close`, which typeshed asks for.
+        tarfile.open(fileobj=_Guarded(stream), mode="r:") as archive,  # pyright: ignore[reportCallIssue, reportArgumentType]
+    ):
         before = -1
         while (info := archive.next()) is not None:
             if info.size < 0 or info.offset <= before:  # of a negative size: it would come again for ever

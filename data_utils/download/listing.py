@@ -83,7 +83,7 @@ def _file(repository: Repository, sibling: Any) -> HubFile:
     )
     size = sibling.get("size")
     sized = isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= LARGEST_FILE
-    if not (sized and is_checksum(oid) and len(oid) == digits):
+    if not sized or not is_checksum(oid) or len(oid) != digits:
         name = path if path.isprintable() else shown(path)
         raise UserError(
             f"{hub.endpoint()} tells no size and checksum of {name}, so nothing could be verified; name another hub in "

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 from mmrole.base.disk import open_locked, sync_folder
 from mmrole.base.errors import UserError, reason
@@ -19,7 +20,7 @@ _DIGITS = (SHA256_DIGITS, SHA1_DIGITS)
 _LOCK = ".download.lock"
 
 
-def is_checksum(text: object) -> bool:
+def is_checksum(text: object) -> TypeGuard[str]:
     """Whether this is a SHA-256 or SHA-1 as the hub writes it. What a server gives becomes a file name only then."""
     return isinstance(text, str) and re.fullmatch("[0-9a-f]+", text) is not None and len(text) in _DIGITS
 

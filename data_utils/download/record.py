@@ -79,7 +79,7 @@ class Record:
             found = path.stat()
             known = self.files.get(name)
             untouched = known is not None and (known.size, known.mtime_ns) == (found.st_size, found.st_mtime_ns)
-            if untouched and known.oid == oid and not verify:
+            if untouched and known is not None and known.oid == oid and not verify:
                 return State.SAME
             if path.is_file() and found.st_size == size and checksum(path, len(oid)) == oid:
                 return State.SAME

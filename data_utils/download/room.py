@@ -4,10 +4,13 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 from data_utils.download.outcome import size_text
 from mmrole.base.errors import UserError, reason
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 _BLOCK = 4096
 
@@ -19,7 +22,7 @@ def check_room(folder: Path, size: int) -> None:
         raise UserError(f"{size_text(size)} needed, but only {size_text(free)} are free in {existing}; make room")
 
 
-def describe_room(root: Path, sizes: Mapping[Path, int], what: str) -> str:
+def describe_room(root: Path, sizes: Mapping[AnyPath, int], what: str) -> str:
     """What `what` holds and how much is free for it, for people.
 
     Args:
@@ -43,7 +46,7 @@ def describe_room(root: Path, sizes: Mapping[Path, int], what: str) -> str:
     return f"{says}; {', '.join(rooms)}"
 
 
-def _growth_by_disk(root: Path, sizes: Mapping[Path, int]) -> dict[Path, int]:
+def _growth_by_disk(root: Path, sizes: Mapping[AnyPath, int]) -> dict[Path, int]:
     """The bytes to be added on each disk, by the first folder that is found on it."""
     folders = {folder: _existing(root / folder) for folder in {path.parent for path in sizes}}
     devices = {existing: existing.stat().st_dev for existing in set(folders.values())}

@@ -4,7 +4,6 @@ import contextlib
 import email.utils
 import functools
 import http.client
-import itertools
 import random
 import ssl
 import threading
@@ -13,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from email.message import Message
 from typing import NamedTuple, TypeVar
 
 from mmrole.base.errors import shown
@@ -114,7 +114,8 @@ def retrying(action: Callable[[], T], patience: Patience, pace: Pace) -> T:
         Failure: of the last try.
         Stopped: the download was stopped in between.
     """
-    for attempt in itertools.count():
+    attempt = 0
+    while True:
         pace.turn()
         try:
             return action()
@@ -128,6 +129,7 @@ def retrying(action: Callable[[], T], patience: Patience, pace: Pace) -> T:
                 pace.hold(failure.wait)
                 wait = max(wait, failure.wait)
         pace.sleep(wait)
+        attempt += 1
 
 
 def get(url: str, timeout: float) -> bytes:
@@ -170,7 +172,7 @@ def is_transient(status: int) -> bool:
     return status in (408, 425, 429) or status >= 500
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str] | Message) -> float | None:
     """The seconds to wait of a Retry-After header, which is a number or a date; None without a usable one."""
     value = (headers.get("Retry-After") or "").strip()
     if value.isascii() and value.isdigit():
@@ -231,6 +233,6 @@ def _open(url: str, method: str, timeout: float) -> http.client.HTTPResponse:
     return _opener().open(urllib.request.Request(url, method=method, headers={"User-Agent": _AGENT}), timeout=timeout)
 
 
-def _length(headers: Mapping[str, str]) -> int | None:
+def _length(headers: Message) -> int | None:
     value = (headers.get("Content-Length") or "").strip()
     return int(value) if value.isascii() and value.isdigit() and len(value) <= _LENGTH_DIGITS else None

@@ -5,7 +5,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn
+from dataclasses import dataclass
+from typing import NoReturn
 
 from mmrole.base.interruption import STATUS, end_quietly, was_interrupted
 
@@ -33,7 +34,8 @@ class RecordError(UserError, ValueError):
     """A record that does not have the form of its file. The text names file, index and id, the fault and the remedy."""
 
 
-class Where(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Where:
     """A place in a file: `file[index]`, index from 0. The id is filled in as soon as it is known."""
 
     file: str = "record"

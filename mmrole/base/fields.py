@@ -1,6 +1,6 @@
 """Records made from JSON objects that a person wrote: fields are read with their type checked, and named in errors."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 from mmrole.base.errors import RecordError, Where, shown
@@ -32,7 +32,7 @@ class JsonRecord:
             RecordError: `obj` is not such a record.
         """
         obj = read_object(obj, where)
-        where = where._replace(id=cls._id(obj, where))
+        where = replace(where, id=cls._id(obj, where))
         return cls(**cls._values(obj, where), json=obj, where=where)
 
     def to_json(self) -> JsonObject:

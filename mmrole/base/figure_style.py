@@ -1,6 +1,11 @@
 """How all figures of the project look."""
 
-FIGURE_STYLE = {
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+FIGURE_STYLE: "dict[RcKeyType, Any]" = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",

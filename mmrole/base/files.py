@@ -25,11 +25,16 @@ class Record(Protocol):
     """What `read_records` reads: the classes of `mmrole.data.records`."""
 
     UNIQUE_IDS: ClassVar[bool]
-    id: str | None
+
+    @property
+    def id(self) -> str | None:
+        """What names the record, if anything does."""
+        ...
 
     @classmethod
     def from_json(cls, obj: object, where: Where) -> Self:
         """Reads one record, or raises `RecordError`."""
+        ...
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mmrole.base.errors import UserError, shown
-from mmrole.base.json_values import Json
+from mmrole.base.json_values import Json, JsonObject
 
 FORMAT = 1
 """Version of the journal's form, in its first line."""
@@ -18,7 +18,7 @@ class Payloads(Mapping[str, Json]):
         self._lines = lines
 
     def __getitem__(self, record_id: str) -> Json:
-        return decode_line(self._lines[record_id])["payload"]
+        return _decoded(self._lines[record_id])["payload"]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._lines)
@@ -33,13 +33,13 @@ def encode_line(line: dict[str, Json]) -> bytes:
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def decode_line(line: bytes) -> dict[str, Json] | None:
-    """The object in a line; None if it is none."""
+def decode_line(line: bytes) -> JsonObject:
+    """The object in a line; an empty one if there is none."""
     try:
-        value = json.loads(line.decode("utf-8", "surrogatepass"))
+        value = _decoded(line)
     except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def read_lines(path: Path, data: bytes, fingerprint: dict[str, Json]) -> tuple[dict[str, bytes], int]:
@@ -87,15 +87,19 @@ def differences(made_with: dict[str, Json], expected: dict[str, Json]) -> list[s
     ]
 
 
-def _fault(entry: dict[str, Json] | None) -> str | None:
-    if entry is None or not isinstance(entry.get("id"), str) or "payload" not in entry:
+def _decoded(line: bytes) -> Json:
+    return json.loads(line.decode("utf-8", "surrogatepass"))
+
+
+def _fault(entry: JsonObject) -> str | None:
+    if not isinstance(entry.get("id"), str) or "payload" not in entry:
         return "is damaged"
     unknown = entry.keys() - {"id", "payload"}
     return f"has a field that is not known, {shown(min(unknown))}" if unknown else None
 
 
-def _check_header(path: Path, header: dict[str, Json] | None, fingerprint: dict[str, Json]) -> None:
-    made_with = None if header is None else header.get("fingerprint")
+def _check_header(path: Path, header: JsonObject, fingerprint: JsonObject) -> None:
+    made_with = header.get("fingerprint")
     if not isinstance(made_with, dict) or header.get("journal") != FORMAT:
         raise UserError(f"{path}: line 1 is not the header of a journal of this version; start anew with --overwrite")
     changes = differences(made_with, fingerprint)

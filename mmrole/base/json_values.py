@@ -74,6 +74,12 @@ def _pairs(text: "_Text", decoder: json.JSONDecoder) -> Iterator[tuple[str, Json
         yield key, text.decode(decoder)
 
 
+def _end_of_run(characters: re.Pattern[str], text: str, start: int) -> int:
+    """Where the run of characters that begins at `start` ends; at `start` if there is none."""
+    run = characters.match(text, start)
+    return start if run is None else run.end()
+
+
 class _Text:
     """The part of a file's text that has been read and is still needed."""
 
@@ -83,10 +89,10 @@ class _Text:
 
     def peek(self) -> str:
         """The next character that is not white space; empty at the end of the file."""
-        self._start = _SPACE.match(self._text, self._start).end()
+        self._start = _end_of_run(_SPACE, self._text, self._start)
         while self._start == len(self._text) and not self._complete:
             self._read_on()
-            self._start = _SPACE.match(self._text, self._start).end()
+            self._start = _end_of_run(_SPACE, self._text, self._start)
         return self._text[self._start : self._start + 1]
 
     def expect(self, characters: str) -> str:
@@ -123,7 +129,7 @@ class _Text:
                     raise
             else:
                 # A number may go on behind its end, even behind `1.` or `1e-`, of which only the 1 is decoded yet.
-                if _NUMBER.match(self._text, end).end() < len(self._text) or self._complete:
+                if _end_of_run(_NUMBER, self._text, end) < len(self._text) or self._complete:
                     self._start = end
                     return value
             self._read_on()

@@ -7,8 +7,8 @@ of which `mmrole.base.errors.run` makes one line.
 import os
 import stat
 from fnmatch import fnmatchcase
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from mmrole.base.errors import UserError, reason
 
@@ -52,7 +52,7 @@ def resolve_below(folder: str | os.PathLike, path: str) -> Path | None:
     return file if file.is_relative_to(root) or file.is_relative_to(_first_linked(root, path)) else None
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> BufferedReader:
     """Opens a file to read. A pipe or a device, which may never end, is refused.
 
     Raises:

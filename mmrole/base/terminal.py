@@ -1,6 +1,7 @@
 """What a person types into a terminal, or drags there: lines of any bytes, and files as terminals write them."""
 
 import contextlib
+import io
 import os
 import shlex
 import sys
@@ -12,7 +13,7 @@ _URL = "file:"
 
 def keep_any_bytes() -> None:
     """Makes stdin take bytes that its encoding does not have; `readable` and file names know what to do with them."""
-    if sys.stdin is not None:
+    if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
 
 

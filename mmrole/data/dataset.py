@@ -56,7 +56,7 @@ def read_dataset(data_root: str | os.PathLike) -> Dataset:
         raise UserError(
             f"{data_root} has no dialogues; put them into dialogues/in-distribution/<type>/<Role>_{{COCO,script}}.json"
         )
-    rank = {name: place for place, name in enumerate(characters)}
+    rank: dict[str | None, int] = {name: place for place, name in enumerate(characters)}
     files.sort(key=lambda file: rank.get(file.owner, len(rank)))  # stable; the published test files are in this order
     problems = Problems()
     placed = [

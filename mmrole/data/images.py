@@ -5,9 +5,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
-from mmrole.base.errors import Problems, UserError, Where, reason, shown
+from mmrole.base.errors import Problems, UserError, reason, shown
 from mmrole.base.paths import resolve_below
 
 if TYPE_CHECKING:
@@ -31,11 +31,21 @@ class MissingImageError(ImagePathError):
     """An image path that is in order, but there is no such file."""
 
 
+_COMPOSITIONS: dict[Literal["NFD", "NFC"], str] = {"NFD": "decomposed", "NFC": "composed"}
+
+
 class HasImage(Protocol):
     """A record with an image: a class of `mmrole.data.records`."""
 
-    image: str
-    where: Where
+    @property
+    def image(self) -> str:
+        """Path relative to the image folder."""
+        ...
+
+    @property
+    def where(self) -> object:
+        """What messages call the record."""
+        ...
 
 
 AnyRecord = TypeVar("AnyRecord", bound=HasImage)
@@ -168,7 +178,7 @@ def has_more_than_bytes(path: str | os.PathLike) -> bool:
 
 def _hint(image_dir: str | os.PathLike, image: str) -> str:
     """Whether a missing file is there under a name that looks the same: macOS and others compose letters otherwise."""
-    for form, meaning in (("NFD", "decomposed"), ("NFC", "composed")):
+    for form, meaning in _COMPOSITIONS.items():
         other = unicodedata.normalize(form, image)
         if other != image and os.path.exists(os.path.join(image_dir, other)):
             return f"; did you mean the file of that name in {meaning} letters (Unicode {form})? Write both alike"
@@ -219,4 +229,4 @@ def _turn(image: "Image.Image") -> "Image.Transpose | None":
         *(method.FLIP_LEFT_RIGHT, method.ROTATE_180, method.FLIP_TOP_BOTTOM, method.TRANSPOSE),
         *(method.ROTATE_270, method.TRANSVERSE, method.ROTATE_90),
     )
-    return turns[orientation - 2] if orientation in range(2, 9) else None
+    return turns[orientation - 2] if isinstance(orientation, int) and 2 <= orientation <= 8 else None

@@ -178,9 +178,10 @@ def _paths(obj: JsonObject, key: str, where: Where) -> tuple[str, ...]:
     value = obj.get(key)
     items = value if isinstance(value, list) else [] if value is None else [value]
     paths = [item.get("path") if isinstance(item, dict) else item for item in items]
-    if not all(isinstance(path, str) and path.strip() for path in paths):
+    usable = tuple(path for path in paths if isinstance(path, str) and path.strip())
+    if len(usable) < len(paths):
         raise RecordError(f'{where}: "{key}" must be a path, or a list of paths, not {shown(value)}')
-    return tuple(paths)
+    return usable
 
 
 def _turns(obj: JsonObject, where: Where) -> list[JsonObject]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mmrole.base.json_values import JsonObject
 from mmrole.data.dataset import IMAGE_FOLDER
 from mmrole.data.prompts import HUMAN_PARTNER, METRICS, REVIEW_SYSTEM, picture_markup, review_prompt
-from mmrole.data.records import MetricReview, Review, Sample
+from mmrole.data.records import Review, Sample
 
 SPLIT_UNITS = ("answer", "prompt", "character")
 """What a split keeps together: one model's answer to a prompt, all answers to it, or all prompts of a character."""
@@ -91,15 +91,19 @@ def make_rows(answers: Iterable[ReviewedAnswer]) -> Rows:
             left_out["empty answers"] += 1
             continue
         for metric, metric_review in review.reviews.items():
-            fault = _fault(metric, metric_review)
-            content = (review.question, review.answer, review.reference, metric, metric_review.text)
-            if fault is None and content in seen:
-                fault = "reviews that repeat another one"
-            if fault is not None:
-                left_out[fault] += 1
-                continue
-            seen.add(content)
-            rows.append(Row(model, review, metric, metric_review.text, metric_review.score))
+            text, score = metric_review.text, metric_review.score
+            content = (review.question, review.answer, review.reference, metric, text)
+            if metric not in METRICS:
+                left_out["reviews under other metrics"] += 1
+            elif score is None:
+                left_out["reviews without a score pair"] += 1
+            elif final_scores(text) != score:
+                left_out["reviews whose text does not end with their score pair"] += 1
+            elif content in seen:
+                left_out["reviews that repeat another one"] += 1
+            else:
+                seen.add(content)
+                rows.append(Row(model, review, metric, text, score))
     return Rows(rows, left_out)
 
 
@@ -166,16 +170,6 @@ def _facets(samples: Iterable[Sample]) -> dict[str, dict[object, str]]:
         for name in {sample.role, sample.other_role} - {HUMAN_PARTNER}:
             facets["characters or partners"].setdefault(name, sample.id)
     return facets
-
-
-def _fault(metric: str, review: MetricReview) -> str | None:
-    if metric not in METRICS:
-        return "reviews under other metrics"
-    if review.score is None:
-        return "reviews without a score pair"
-    if final_scores(review.text) != review.score:
-        return "reviews whose text does not end with their score pair"
-    return None
 
 
 def _unit(row: Row, by: str) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def parse_review(text: str, swapped: bool = False) -> MetricReview:
     """
     pair, reason = find_scores(text)
     if pair is not None:
-        pair = pair[::-1] if swapped else pair
+        pair = (pair[1], pair[0]) if swapped else pair
         reason = score_fault(*pair)
     return MetricReview(text, None if reason else pair, reason)
 
@@ -69,11 +69,11 @@ def _comma_pair(text: str) -> tuple[float, float] | None:
     first = parts[0].rpartition("(")[2].rpartition(":")
     second = parts[1].partition(")")[0].rpartition(":")
     try:
-        pair = tuple(float(_OUT_OF_TEN.sub("", number)) for number in (first[2], second[2]))
+        one, other = (float(_OUT_OF_TEN.sub("", number)) for number in (first[2], second[2]))
     except ValueError:
         return None
     names = [set(_MODEL.findall(label)) for label in (first[0], second[0])]
-    return pair[::-1] if names == [{"B"}, {"A"}] else pair
+    return (other, one) if names == [{"B"}, {"A"}] else (one, other)
 
 
 def _named_pair(text: str) -> tuple[float, float] | None:

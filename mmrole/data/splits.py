@@ -5,7 +5,6 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from mmrole.base.errors import Problems, UserError
 from mmrole.base.files import read_records
@@ -15,7 +14,8 @@ from mmrole.data.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIB
 from mmrole.data.records import Sample
 
 
-class Target(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Target:
     """An utterance that is the reference answer of a test sample."""
 
     placed: PlacedDialogue
@@ -99,7 +99,7 @@ def draw_split(dataset: Dataset, seed: int) -> Split:
     """
     targets = _empty_targets()
     for (distribution, kind), drawn in targets.items():
-        pools: dict[tuple[str, str], list[PlacedDialogue]] = {}
+        pools: dict[tuple[str | None, str], list[PlacedDialogue]] = {}
         for placed in dataset.dialogues:
             if (placed.file.distribution, placed.file.type) == (distribution, kind) and not placed.dialogue.failed:
                 pools.setdefault(_pool(placed), []).append(placed)
@@ -116,7 +116,7 @@ def _empty_targets() -> dict[tuple[str, str], list[Target]]:
     return {(distribution, kind): [] for distribution in DISTRIBUTIONS for kind in TYPES}
 
 
-def _pool(placed: PlacedDialogue) -> tuple[str, str]:
+def _pool(placed: PlacedDialogue) -> tuple[str | None, str]:
     """The owner of a dialogue and, out of distribution, the source of its image."""
     dialogue, file = placed
     if file.distribution == IN_DISTRIBUTION:

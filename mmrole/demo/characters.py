@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from mmrole.data.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
@@ -263,10 +263,15 @@ def make_stranger(chance: random.Random, series: str, reserved: Collection[str] 
         address=chance.choice(addresses),
         work=chance.choice(works),
         home=chance.choice(homes),
-        traits=tuple(chance.sample(traits, 2)),
+        traits=_two_of(traits, chance),
         past=chance.choice(pasts),
         friend=friend,
     )
+
+
+def _two_of(words: Sequence[str], chance: random.Random) -> tuple[str, str]:
+    one, other = chance.sample(words, 2)
+    return one, other
 
 
 def _make_catchphrase(chance: random.Random, series: str) -> str:

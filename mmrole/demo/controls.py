@@ -74,6 +74,8 @@ def teacher_reviews(
             character, scene = world.characters[sample["role"]], world.scenes[sample["image"]]
             reference = sample["conversations"][1]["value"]
             topic = find(reference, character).topic
+            if topic is None:
+                raise ValueError(f"the reference of {sample['id']} has no topic of the demo")
             answer = faulty(kind, reference, character, topic, scene, chance, reserved)
             reviewed[kind].append(reviewed_sample(sample, answer, world))
     return reviewed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
@@ -27,7 +27,8 @@ COUNTS = (1, 2, 3)
 _RADII = {1: (29, 36), 2: (26, 32), 3: (19, 23)}  # pixels; no two things touch
 
 
-class Scene(NamedTuple):
+@dataclass(frozen=True)
+class Scene:
     """What is in a picture."""
 
     colour: str

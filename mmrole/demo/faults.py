@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
+from dataclasses import replace
 
 from mmrole.demo.characters import Character, make_stranger
 from mmrole.demo.drawings import COLOURS, Scene, draw_scene
@@ -50,7 +51,7 @@ def faulty(
     asked = topic if topic in TOPICS else "picture"
     if kind == "other-colour":
         colour = chance.choice([name for name in COLOURS if name != scene.colour])
-        return reply(character, "picture", scene._replace(colour=colour))
+        return reply(character, "picture", replace(scene, colour=colour))
     if kind == "other-picture":
         return reply(character, "picture", draw_scene(chance))
     if kind == "other-fact":

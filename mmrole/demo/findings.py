@@ -47,7 +47,7 @@ class Seen(NamedTuple):
     colour: float
     shape: float
     place: float
-    count: float
+    number: float
     answers: int
 
 
@@ -83,7 +83,7 @@ def seen(records: Iterable[JsonObject], world: World) -> Seen:
         hits[2] += re.search(rf"\b{scene.place}\b|{CHINESE_WORDS[scene.place]}", turn["answer"]) is not None
         numbers = (NUMBERS[scene.count], f"有{CHINESE_NUMBERS[scene.count]}")
         hits[3] += any(number in turn["answer"] for number in numbers)
-    return Seen(*(hit / count if count else math.nan for hit in hits), count)
+    return Seen(*(hit / count if count else math.nan for hit in hits), answers=count)
 
 
 def told(records: Iterable[JsonObject], topic: str, world: World) -> tuple[float, int]:

@@ -61,6 +61,8 @@ def describe(scene: Scene, chinese: bool) -> str:
 def fact(character: Character, topic: str, scene: Scene | None) -> str:
     """What is true of a topic, in the words of the character; a scene is needed for the picture only."""
     if topic == "picture":
+        if scene is None:
+            raise ValueError("a picture is told of by its scene")
         return _chinese_scene(scene) if character.chinese else _scene(scene)
     told = {"friend": character.friend, "home": character.home, "work": character.work}[topic]
     return (_CHINESE_STARTS if character.chinese else _STARTS)[topic] + told

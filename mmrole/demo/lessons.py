@@ -188,7 +188,13 @@ def _altered_answer(
     stranger = make_stranger(chance, role.series, reserved)
     parts = ("catchphrase", "address", "friend", "home", "work")
     speaker = replace(role, **{part: getattr(chance.choice((role, stranger)), part) for part in parts})
-    seen = Scene(*(chance.choice(pair) for pair in zip(scene, draw_scene(chance), strict=True)))
+    other = draw_scene(chance)
+    seen = Scene(
+        colour=chance.choice((scene.colour, other.colour)),
+        shape=chance.choice((scene.shape, other.shape)),
+        place=chance.choice((scene.place, other.place)),
+        count=chance.choice((scene.count, other.count)),
+    )
     return reply(speaker, chance.choice((topic, topic, chance.choice(TOPICS))), seen)
 
 

@@ -62,7 +62,7 @@ def make_world(folder: Path, seed: int, dialogues: int) -> World:
             if distribution == OUT_OF_DISTRIBUTION:
                 write_json(folder / "dialogues" / distribution / f"{kind}.json", together)
     world = {"characters": [asdict(character) for character in characters]}
-    write_json(folder / WORLD_FILE, world | {"scenes": {image: scene._asdict() for image, scene in scenes.items()}})
+    write_json(folder / WORLD_FILE, world | {"scenes": {image: asdict(scene) for image, scene in scenes.items()}})
     return World({character.name: character for character in characters}, scenes)
 
 
