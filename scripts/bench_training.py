@@ -86,7 +86,7 @@ def make_trees(data: str, number: int, config: object, folder: Path) -> list[lis
     for index in range(number):
         file = folder / f"{index}.png"
         Image.fromarray(rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)).save(file)
-        image = ImageRows(19, index, file)  # <|im_start|>system …, <|im_start|>user, Picture 1: <img>
+        image = ImageRows(19, 256, index, file)  # <|im_start|>system …, <|im_start|>user, Picture 1: <img>
         tree, ids = [], np.zeros(0, dtype=np.int32)
         for shared, length, n_targets in profile[(2 * index + 1) * len(profile) // (2 * number)]:
             ids = np.concatenate([ids[:shared], rng.integers(1000, config.vocab_size, length - shared, dtype=np.int32)])
@@ -130,6 +130,9 @@ def micro_batches(
     model: object, samples: list[EncodedSample], prompt_tree: bool, max_batch_tokens: int, costs: Costs
 ) -> tuple[Callable[[], None], float]:
     """This project's way: a plan, then micro-batches; and the operations that it takes."""
+    from bench_answers import byte_tokenizer
+
+    from mmrole.models.qwen_vl import QwenVL
     from mmrole.training.batches import collate
     from mmrole.training.loss import tree_loss
     from mmrole.training.planning import group_samples, plan_epoch
@@ -139,14 +142,14 @@ def micro_batches(
         groups, samples_per_step=SAMPLES_PER_STEP, world_size=1, max_batch_tokens=max_batch_tokens, seed=0, epoch=0
     )
     bins = [bin_ for step in steps for bin_ in step.bins[0]]
-    size = model.config.visual["image_size"]
+    family = QwenVL(byte_tokenizer(), model.config)
 
     def batches() -> object:
-        return (collate([samples[i] for i in bin_], size, prompt_tree=prompt_tree) for bin_ in bins)
+        return (collate([samples[i] for i in bin_], family, prompt_tree=prompt_tree) for bin_ in bins)
 
     def run() -> None:
         for batch in batches():
-            tree_loss(model, batch.to(model.device)).sum.backward()
+            tree_loss(model, batch.to(model.device), family).sum.backward()
 
     flops = 0.0
     for batch in batches():

@@ -27,7 +27,14 @@ class Quotation:
     text: str
 
 
-Part: TypeAlias = "str | Quotation | ImageSource"
+class LabelledImage(NamedTuple):
+    """An image, and the text before it that names it in place of the model's own (`Picture 1: `)."""
+
+    image: ImageSource
+    label: str
+
+
+Part: TypeAlias = "str | Quotation | ImageSource | LabelledImage"
 
 
 class Message(NamedTuple):
@@ -46,7 +53,8 @@ class Message(NamedTuple):
     @property
     def images(self) -> tuple[ImageSource, ...]:
         """Its images, in order."""
-        return tuple(part for part in self.content if not isinstance(part, str | Quotation))
+        shown = (part for part in self.content if not isinstance(part, str | Quotation))
+        return tuple(part.image if isinstance(part, LabelledImage) else part for part in shown)
 
 
 def one_turn(system: str, *content: Part | None) -> tuple[Message, Message]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mmrole.data.messages import Message, Part, Quotation
+from mmrole.data.messages import LabelledImage, Message, Part, Quotation
 
 if TYPE_CHECKING:
     from mmrole.qwen_vl import QWenTokenizer
     from mmrole.qwen_vl.chat_format import EncodedChat
 
 
-def encode_chat(tokenizer: QWenTokenizer, messages: Sequence[Message]) -> EncodedChat:
+def encode_chat(
+    tokenizer: QWenTokenizer,
+    messages: Sequence[Message],
+    *,
+    answer: bool = True,
+    encode_text: Callable[[str], Sequence[int]] | None = None,
+) -> EncodedChat:
     """Token ids of a chat, up to where the answer to its last turn begins.
 
     Whatever a quotation says, the ids of the rest are the same. Where it does not begin with a line break and text
@@ -22,6 +28,8 @@ def encode_chat(tokenizer: QWenTokenizer, messages: Sequence[Message]) -> Encode
     Args:
         tokenizer: of the model.
         messages: those of a request; without a system message the model's own default comes first.
+        answer: false for a sample to learn from, in which the last turn has its answer.
+        encode_text: does what `tokenizer.encode_ordinary` does, faster perhaps.
     """
     from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, InlineImage, encode_messages
 
@@ -31,11 +39,12 @@ def encode_chat(tokenizer: QWenTokenizer, messages: Sequence[Message]) -> Encode
     def plain(part: Part) -> str | InlineImage:
         if isinstance(part, Quotation):
             return part.text
+        if isinstance(part, LabelledImage):
+            return InlineImage(*part)
         return part if isinstance(part, str) else InlineImage(part)
 
-    return encode_messages(
-        tokenizer, [(role, list(map(plain, set_quotations_apart(content)))) for role, content in messages]
-    )
+    contents = ((role, list(map(plain, set_quotations_apart(content)))) for role, content in messages)
+    return encode_messages(tokenizer, contents, answer=answer, encode_text=encode_text)
 
 
 def set_quotations_apart(content: Sequence[Part]) -> list[Part]:

@@ -23,17 +23,21 @@ if TYPE_CHECKING:
 
 
 class EncodedImage(NamedTuple):
-    """An image in a sequence of tokens: `rows` positions from `start` on take the rows of its features.
+    """An image in a sequence of tokens.
 
-    `label_start` and `stop` are the ends of all that belongs to it: label, frame and rows.
+    Attributes:
+        start: the first of the positions that take rows of its features.
+        rows: how many do.
+        label_start: the first position of all that belongs to it: label, frame and rows.
+        stop: the end of that.
+        image: what the message holds.
     """
 
-    label_start: int
     start: int
     rows: int
+    label_start: int
     stop: int
     image: Any
-    """What the message holds."""
 
 
 class Encoded(NamedTuple):
@@ -41,7 +45,7 @@ class Encoded(NamedTuple):
 
     Attributes:
         input_ids: int [length].
-        targets: bool [length], what is learned where the messages are a training sample (before the shift).
+        targets: bool [length], the loss positions where the messages are a training sample (before the shift).
         images: in order.
     """
 
@@ -72,8 +76,14 @@ class Family(Protocol):
     not_quantized: Sequence[str]
     """Names of modules that stay as they are where the language model's matrices are quantized."""
 
-    def encode(self, messages: Sequence[Message]) -> Encoded:
-        """A chat as the model reads it, up to where the answer to its last turn begins."""
+    def encode(self, messages: Sequence[Message], *, for_training: bool = False) -> Encoded:
+        """A chat as the model reads it, up to where the answer to its last turn begins; without a system message the
+        family's own comes first.
+
+        Args:
+            messages: a chat.
+            for_training: it is a sample to learn from, whose last turn has its answer.
+        """
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a reply's tokens, whatever they are, without white space around it."""

@@ -23,7 +23,7 @@ from mmrole.models.model_files import check_model_files
 if TYPE_CHECKING:
     import torch
 
-    from mmrole.models.qwen_vl import QwenVLTreeModel
+    from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
     from mmrole.qwen_vl import QWenLMHeadModel
 
 
@@ -141,6 +141,15 @@ def check_checkpoint(checkpoint: Checkpoint) -> Context:
     if checkpoint.adapter is not None:
         check_adapter(checkpoint.adapter, checkpoint.base, config)
     return Context(tokenizer, config.max_position_embeddings)
+
+
+def read_family(checkpoint: Checkpoint) -> QwenVL:
+    """The family of a checkpoint that `check_checkpoint` has found sound."""
+    from mmrole.models.qwen_vl import QwenVL
+    from mmrole.qwen_vl import QWenTokenizer
+    from mmrole.qwen_vl.checkpoint import read_config
+
+    return QwenVL(QWenTokenizer(checkpoint.file(VOCABULARY)), read_config(checkpoint.base))
 
 
 def load(model: Model, progress: bool, identity: Mapping[str, object] | None = None) -> QwenVLTreeModel:

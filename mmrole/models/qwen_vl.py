@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 LORA_TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")
 """Ends of the names of the matrices that get adapters, as published: those of the language model."""
 
+# No token of Qwen reaches over a line break to a character that is not white space, so lines can be encoded alone:
+# profiles, tasks and histories repeat from sample to sample.
+_LINE_STARTS = re.compile(r"(?<=[\r\n])(?=\S)")
+
 
 class QwenVL:
     """A `Family`: Qwen-VL with the vocabulary and configuration of a checkpoint."""
@@ -38,13 +44,20 @@ class QwenVL:
         self.tokenizer, self.config = tokenizer, config
         self.max_positions, self.hidden_size = config.max_position_embeddings, config.hidden_size
         self.stop_ids = frozenset((tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id))
+        self._encode_line = lru_cache(1 << 17)(tokenizer.encode_ordinary)
 
-    def encode(self, messages: Sequence[Message]) -> Encoded:
-        """The ids of a chat, see `mmrole.models.encoding.encode_chat`."""
-        chat = encode_chat(self.tokenizer, messages)
-        ids = np.array(chat.input_ids)
-        shown = (EncodedImage(start - 1, start, FEATURES_PER_IMAGE, 0, image) for start, image in chat.images)
-        return Encoded(ids, np.zeros(len(ids), dtype=bool), tuple(shown))
+    def __reduce__(self) -> tuple[type[QwenVL], tuple[QWenTokenizer, QWenConfig]]:
+        return QwenVL, (self.tokenizer, self.config)  # for the workers of a DataLoader
+
+    def encode(self, messages: Sequence[Message], *, for_training: bool = False) -> Encoded:
+        """See `Family.encode` and, for the ids, `encode_chat`. Loss positions are the published ones (spec §7)."""
+        chat = encode_chat(self.tokenizer, messages, answer=not for_training, encode_text=self._encode_text)
+        lengths, learned = zip(*chat.learned, strict=True)
+        shown = (
+            EncodedImage(start, FEATURES_PER_IMAGE, label_start, start + FEATURES_PER_IMAGE + 1, image)
+            for start, image, label_start in chat.images
+        )
+        return Encoded(np.array(chat.input_ids, dtype=np.int32), np.repeat(learned, lengths), tuple(shown))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a reply; a broken `<img>` and ids without a token are left out."""
@@ -86,6 +99,10 @@ class QwenVL:
             CheckpointError: the checkpoint is damaged or incomplete.
         """
         return QWenLMHeadModel.from_pretrained(directory, attn_implementation="sdpa", **options)
+
+    def _encode_text(self, text: str) -> list[int]:
+        """As the tokenizer's `encode_ordinary`; lines that texts repeat are tokenized once."""
+        return [id_ for line in _LINE_STARTS.split(text) for id_ in self._encode_line(line)]
 
     def freeze_vision(self, module: nn.Module) -> None:
         """Freezes the vision tower but for its resampler; that one is trained with its table of positions (spec §7)."""

@@ -126,7 +126,7 @@ class QWenProcessor:
 
     def _locate(self, ids: list[int], paths: list[str], resolve: Callable[[str], ImageSource]) -> EncodedChat:
         starts = [i + 1 for i, id_ in enumerate(ids) if id_ == self.tokenizer.img_start_id]
-        return EncodedChat(ids, [ImageSpan(s, resolve(path)) for s, path in zip(starts, paths, strict=True)])
+        return EncodedChat(ids, [ImageSpan(s, resolve(path), s - 1) for s, path in zip(starts, paths, strict=True)])
 
     def _batch(self, chats: Sequence[EncodedChat]) -> BatchFeature:
         shape = len(chats), max((len(chat.input_ids) for chat in chats), default=0)
@@ -140,7 +140,7 @@ class QWenProcessor:
             padding = shape[1] - len(chat.input_ids)
             input_ids[row, padding:] = torch.tensor(chat.input_ids)
             attention_mask[row, padding:] = 1
-            for start, image in chat.images:
+            for start, image, _ in chat.images:
                 key = _key(image)
                 if key not in index_of_image:
                     index_of_image[key] = len(images)

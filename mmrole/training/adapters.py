@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
-from transformers import BitsAndBytesConfig
-from transformers.initialization import no_init_weights
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from mmrole.base.errors import UserError
-from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel
+from mmrole.models.families import Family
 from mmrole.training.arguments import LoraArguments, TrainingArguments
 
-# As loaded in 4 bits: the matrices that the published LoRA targets name lie in the language model alone.
-_NOT_QUANTIZED = ["lm_head", "transformer.visual"]
 
-
-def load_model(directory: str, training: TrainingArguments, lora: LoraArguments) -> QWenLMHeadModel | PeftModel:
+def load_model(
+    family: Family, directory: str, training: TrainingArguments, lora: LoraArguments
+) -> PreTrainedModel | PeftModel:
     """Loads a checkpoint for training and decides which of its parameters are trained.
 
     In bfloat16 (float16) where DeepSpeed keeps float32 copies of the trained weights, or where only adapters are
@@ -27,26 +27,17 @@ def load_model(directory: str, training: TrainingArguments, lora: LoraArguments)
     """
     reduced = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
     dtype = reduced if training.deepspeed or training.use_lora else torch.float32
-    quantization = four_bits(dtype) if lora.q_lora else None
+    quantization = four_bits(dtype, family.not_quantized) if lora.q_lora else None
     device_map = {"": training.device} if lora.q_lora else None
-    model = QWenLMHeadModel.from_pretrained(
-        directory, dtype=dtype, attn_implementation="sdpa", quantization_config=quantization, device_map=device_map
-    )
+    model = family.load_module(directory, dtype=dtype, quantization_config=quantization, device_map=device_map)
     if training.fix_vit:
-        freeze_vision(model)
+        family.freeze_vision(model)
     if training.use_lora:
         return add_adapters(model, lora, training.gradient_checkpointing)
     return model
 
 
-def freeze_vision(model: QWenLMHeadModel) -> None:
-    """Freezes the vision tower but for its resampler; that one is trained with its table of positions (spec §7)."""
-    visual = model.transformer.visual
-    visual.requires_grad_(False)
-    visual.attn_pool.requires_grad_(True)
-
-
-def add_adapters(model: QWenLMHeadModel, lora: LoraArguments, activation_checkpointing: bool) -> PeftModel:
+def add_adapters(model: PreTrainedModel, lora: LoraArguments, activation_checkpointing: bool) -> PeftModel:
     """Freezes the model and adds trainable LoRA adapters; in 4 bits, small weights are kept in float32."""
     if lora.q_lora:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -55,33 +46,25 @@ def add_adapters(model: QWenLMHeadModel, lora: LoraArguments, activation_checkpo
     return get_peft_model(model, _config(lora))
 
 
-def check_adapters(config: QWenConfig, lora: LoraArguments) -> None:
+def check_adapters(family: Family, lora: LoraArguments) -> None:
     """Finds out on a model without weights whether these adapters can be added.
 
     Raises:
         UserError: a name of --lora_target_modules names nothing, or what cannot have an adapter.
     """
-    with torch.device("meta"), no_init_weights():
-        model = QWenLMHeadModel(config)
+    model = family.empty_module()
     modules = dict(model.named_modules())
     for target in lora.lora_target_modules:
         matched = [name for name in modules if name == target or name.endswith(f".{target}")]
         if not matched:
-            raise UserError(
-                f"--lora_target_modules {target}: the model has no such module; its own are {_linear(modules)}"
-            )
+            own = ", ".join(family.language_matrices(model))
+            raise UserError(f"--lora_target_modules {target}: the model has no such module; its own are {own}")
         if "lm_head" in matched:
             raise UserError(f"--lora_target_modules {target}: the LM head gets no adapter; leave it out")
     try:
         get_peft_model(model, _config(lora))
     except ValueError as error:
         raise UserError(f"--lora_target_modules: {' '.join(str(error).split())}") from None
-
-
-def _linear(modules: dict[str, nn.Module]) -> str:
-    """The last parts of the names of the language model's matrices."""
-    inner = {name for name, module in modules.items() if isinstance(module, nn.Linear) and ".h." in name}
-    return ", ".join(sorted({".".join(name.split(".")[3:]) for name in inner}))
 
 
 def _config(lora: LoraArguments) -> LoraConfig:
@@ -95,14 +78,14 @@ def _config(lora: LoraArguments) -> LoraConfig:
     )
 
 
-def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """QLoRA's quantization: NF4 with quantized scales, computing in `dtype`."""
+def four_bits(dtype: torch.dtype, not_quantized: Sequence[str]) -> BitsAndBytesConfig:
+    """QLoRA's quantization: NF4 with quantized scales, computing in `dtype`; some modules stay as they are."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=_NOT_QUANTIZED,
+        llm_int8_skip_modules=list(not_quantized),
     )
 
 

@@ -16,6 +16,7 @@ import transformers
 from transformers import HfArgumentParser
 
 from mmrole.base.errors import UserError
+from mmrole.models.qwen_vl import LORA_TARGETS
 from mmrole.training import deepspeed_config, extensions, flags, values
 from mmrole.training.old_flags import translate
 from mmrole.training.reporters import check_reporters
@@ -57,7 +58,7 @@ class LoraArguments:
     lora_alpha: int = field(default=16, metadata={"help": "Scale of the adapters, times the rank."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before an adapter, in training."})
     lora_target_modules: list[str] = field(
-        default_factory=lambda: ["c_attn", "attn.c_proj", "w1", "w2"],
+        default_factory=lambda: list(LORA_TARGETS),
         metadata={
             "help": "Ends of the names of the matrices that get adapters; by default those of the language model."
         },
@@ -100,9 +101,7 @@ class TrainingArguments(transformers.TrainingArguments):
         metadata={"help": "Most tokens of a sample; longer ones are cut from the right, never in an image."},
     )
     use_lora: bool = field(default=False, metadata={"help": "Train LoRA adapters of the language model only."})
-    fix_vit: bool = field(
-        default=True, metadata={"help": "Freeze the vision tower but for its resampler (visual.attn_pool)."}
-    )
+    fix_vit: bool = field(default=True, metadata={"help": "Freeze the vision tower but for its resampler."})
     prompt_tree: bool = field(
         default=True,
         metadata={"help": "Read what samples of a step share once; False: each alone. Same loss, up to rounding."},

@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrole.prompt_tree import PromptTree, TokenSequence, build_tree, concatenate, group_by_prefix
+from mmrole.models.families import Family
+from mmrole.prompt_tree import TokenSequence, build_tree, concatenate, group_by_prefix
 from mmrole.prompt_tree.attention import BlockwiseAttention
+from mmrole.prompt_tree.image_keys import feature_rows
 from mmrole.prompt_tree.mask import block_mask, dense_mask
-from mmrole.prompt_tree.sequences import TEXT
-from mmrole.qwen_vl.image_processing import preprocess
-from mmrole.qwen_vl.lm_head import LossPositions
-from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.planning import MIN_SHARED
 
@@ -27,11 +25,11 @@ class TreeBatch:
 
     Attributes:
         input_ids: int64 [1, N].
-        position_ids: int64 [1, N], depths in the trees.
+        position_ids: int64 [P, N], see `Family.positions`.
         last: int64 [N], the last node of each subtree: who sees whom (`PromptTree.last`). It stays in the memory of
             the CPU, where the blocks of the attention are made without a wait for the device.
         image_positions: int64 [1, N], the row of the features that a node takes, -1 for text.
-        pixel_values: float32 [I, 3, size, size], each distinct image once; None without images.
+        pixel_values: of `Family.preprocess`, each distinct image once; None without images.
         parents: int64 [T], the nodes whose hidden states predict a target.
         targets: int64 [T], token ids.
         weights: int64 [T], in how many samples each is a loss position.
@@ -64,10 +62,11 @@ class TreeBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})
 
-    def inputs(self, attn_implementation: str) -> dict[str, Any]:
-        """Arguments of `QWenLMHeadModel.forward`, whose loss is then the sum over all loss positions.
+    def inputs(self, family: Family, attn_implementation: str) -> dict[str, Any]:
+        """Arguments of a model's forward, whose loss is then the sum over all loss positions.
 
         Args:
+            family: of the model.
             attn_implementation: of the model: "eager" gets the dense mask, "flex_attention" a BlockMask, "sdpa" blocks
                 of queries with the keys that they see.
 
@@ -86,23 +85,24 @@ class TreeBatch:
             attention = {"attention_mask": block_mask(self.last[None].to(device, non_blocking=True))}
         else:
             attention = {"attention_mask": dense_mask(self.last.to(device, non_blocking=True))[None, None]}
-        return attention | {
-            "input_ids": self.input_ids,
-            "position_ids": self.position_ids,
-            "image_positions": self.image_positions,
-            "pixel_values": self.pixel_values,
-            "loss_positions": LossPositions(self.parents, self.targets, self.weights),
-            "use_cache": False,
-            "training_rules": True,
-        }
+        return family.loss_arguments(
+            input_ids=self.input_ids,
+            position_ids=self.position_ids,
+            pixel_values=self.pixel_values,
+            image_positions=self.image_positions,
+            sources=self.parents,
+            targets=self.targets,
+            weights=self.weights,
+            attention=attention,
+        )
 
 
-def collate(samples: Sequence[EncodedSample], image_size: int, *, prompt_tree: bool = True) -> TreeBatch:
+def collate(samples: Sequence[EncodedSample], family: Family, *, prompt_tree: bool = True) -> TreeBatch:
     """The micro-batch of a bin of samples. Without samples it is one node without loss.
 
     Args:
         samples: any number.
-        image_size: height and width of images in pixels, `config.visual["image_size"]`.
+        family: of the model.
         prompt_tree: merge shared prefixes; otherwise samples lie side by side.
 
     Raises:
@@ -112,15 +112,16 @@ def collate(samples: Sequence[EncodedSample], image_size: int, *, prompt_tree: b
     groups = group_by_prefix(sequences, MIN_SHARED) if prompt_tree else [[index] for index in range(len(sequences))]
     # What shares no more than a system message is kept apart: attention is cheaper in a forest than in one wide tree.
     tree = concatenate([build_tree([sequences[index] for index in group]) for group in groups])
-    files = {rows.number: rows.file for sample in samples for rows in sample.images}
-    numbers = sorted(files)
-    image_positions = _image_positions(tree, numbers)
+    images = {image.number: image for sample in samples for image in sample.images}
+    numbers = sorted(images)
+    image_positions = feature_rows(tree.image_keys, {number: images[number].rows for number in numbers})
+    pictures = [images[number].file for number in numbers]
     return TreeBatch(
         input_ids=torch.from_numpy(tree.input_ids)[None],
-        position_ids=torch.from_numpy(tree.depths)[None],
+        position_ids=torch.from_numpy(family.positions(tree)),
         last=torch.from_numpy(tree.last),
         image_positions=torch.from_numpy(image_positions)[None],
-        pixel_values=preprocess([files[number] for number in numbers], image_size) if numbers else None,
+        pixel_values=family.preprocess(pictures) if numbers else None,
         parents=torch.from_numpy(tree.parent[tree.target_nodes]),
         targets=torch.from_numpy(tree.input_ids[tree.target_nodes]),
         weights=torch.from_numpy(tree.target_counts),
@@ -128,10 +129,3 @@ def collate(samples: Sequence[EncodedSample], image_size: int, *, prompt_tree: b
         n_tokens=sum(len(sample) for sample in samples),
         n_samples=len(samples),
     )
-
-
-def _image_positions(tree: PromptTree, numbers: Sequence[int]) -> np.ndarray:
-    """[N] int64: rows of the features of the images with these numbers (ascending), laid one after the other."""
-    places = np.searchsorted(numbers, tree.image_keys // FEATURES_PER_IMAGE)
-    rows = places * FEATURES_PER_IMAGE + tree.image_keys % FEATURES_PER_IMAGE
-    return np.where(tree.image_keys == TEXT, -1, rows)

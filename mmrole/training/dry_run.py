@@ -10,19 +10,19 @@ from transformers import Trainer
 from transformers.optimization import get_scheduler
 
 from mmrole.base.errors import UserError
-from mmrole.qwen_vl import QWenConfig
+from mmrole.models.families import Family
 from mmrole.training.adapters import check_adapters
 from mmrole.training.arguments import Arguments, TrainingArguments
 from mmrole.training.deepspeed_config import check_config
 from mmrole.training.values import in_a_line
 
 
-def check_settings(arguments: Arguments, config: QWenConfig, total_steps: int) -> None:
+def check_settings(arguments: Arguments, family: Family, total_steps: int) -> None:
     """Tries what libraries will make of the flags.
 
     Args:
         arguments: the command line.
-        config: of the model.
+        family: of the model.
         total_steps: of the run.
 
     Raises:
@@ -30,13 +30,13 @@ def check_settings(arguments: Arguments, config: QWenConfig, total_steps: int) -
     """
     training, sections = arguments.training, {}
     if training.deepspeed:
-        check_config(training, config.hidden_size, total_steps)
+        check_config(training, family.hidden_size, total_steps)
         sections = training.hf_deepspeed_config.config
     check_optimizer(
         training, total_steps, own_optimizer="optimizer" not in sections, own_schedule="scheduler" not in sections
     )
     if training.use_lora:
-        check_adapters(config, arguments.lora)
+        check_adapters(family, arguments.lora)
 
 
 def check_optimizer(training: TrainingArguments, total_steps: int, *, own_optimizer: bool, own_schedule: bool) -> None:

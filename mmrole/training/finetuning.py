@@ -19,10 +19,9 @@ from transformers.utils import logging
 
 from mmrole.base.errors import UserError
 from mmrole.base.process_environment import check_process_environment
-from mmrole.models.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
-from mmrole.models.loading import check_checkpoint
-from mmrole.qwen_vl import QWenTokenizer
-from mmrole.qwen_vl.checkpoint import read_config
+from mmrole.models.checkpoints import Checkpoint, find_checkpoint
+from mmrole.models.families import Family
+from mmrole.models.loading import check_checkpoint, read_family
 from mmrole.training import checkpoints, extensions, states
 from mmrole.training.adapters import load_model, trained_parameters
 from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments
@@ -65,7 +64,7 @@ class Start(NamedTuple):
 
     Attributes:
         model: the checkpoint to start from.
-        prepared: data and tokenizer.
+        prepared: data and family.
         run: what the run is made of, for its checkpoints.
         resumed: the checkpoint to go on from, None to start from the model.
         total_steps: of the whole run.
@@ -98,7 +97,7 @@ def begin(arguments: Arguments) -> Start | None:
         lambda: describe_run(arguments, model.identity()["model"], prepared.steps, prepared.eval_steps),
     )
     total = _total_steps(training, prepared.steps)
-    check_settings(arguments, read_config(model.base), total)
+    check_settings(arguments, prepared.family, total)
     resumed, notes = checkpoints.choose(output_dir, training.resume_from_checkpoint)
     for note in [*notes, *(extensions.locks() if training.deepspeed else [])]:
         say(training, f"note: {note}")
@@ -128,11 +127,11 @@ def train(arguments: Arguments, start: Start) -> None:
     """
     training, prepared = arguments.training, start.prepared
     set_seed(training.seed)
-    model = load_model(str(start.model.base), training, arguments.lora)
+    model = load_model(prepared.family, str(start.model.base), training, arguments.lora)
     start.model.check_unchanged({"model": start.run["--model_name_or_path"]})
     trained, parameters = trained_parameters(model)
     say(training, f"{start.model}: {trained:,} of {parameters:,} parameters are trained")
-    trainer = TreeTrainer(model, training, prepared.steps, prepared.tokenizer, start.run, prepared.eval_steps)
+    trainer = TreeTrainer(model, training, prepared.steps, prepared.family, start.run, prepared.eval_steps)
     try:
         trainer.train(resume_from_checkpoint=None if start.resumed is None else str(start.resumed))
     except KeyboardInterrupt:
@@ -149,7 +148,7 @@ def train(arguments: Arguments, start: Start) -> None:
 class Prepared(NamedTuple):
     """Everything that is checked before the model loads."""
 
-    tokenizer: QWenTokenizer
+    family: Family
     steps: TrainingSteps
     eval_steps: TrainingSteps | None
     quoting: int
@@ -181,9 +180,8 @@ def _prepare(arguments: Arguments) -> Prepared:
     checkpoint = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
     if is_first:
         check_checkpoint(checkpoint)
-    tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
+    family = read_family(checkpoint)
     samples, eval_samples = _read(data, decode_images=is_first)  # each image is decoded once
-    image_size = read_config(checkpoint.base).visual["image_size"]
     plan = Plan(
         samples_per_step=training.samples_per_step,
         rank=training.process_index,
@@ -191,14 +189,13 @@ def _prepare(arguments: Arguments) -> Prepared:
         max_batch_tokens=training.max_batch_tokens,
         seed=training.order_seed,
         prompt_tree=training.prompt_tree,
-        image_size=image_size,
         drop_last=training.dataloader_drop_last,
     )
-    encoder = SampleEncoder(tokenizer, training.model_max_length, data.system_message)
+    encoder = SampleEncoder(family, training.model_max_length, data.system_message)
     steps = _steps(encoder, samples, plan)
     whole = replace(plan, drop_last=False)
     eval_steps = None if eval_samples is None else _steps(encoder, eval_samples, whole)
-    return Prepared(tokenizer, steps, eval_steps, sum(sample.quotes for sample in samples))
+    return Prepared(family, steps, eval_steps, sum(sample.quotes for sample in samples))
 
 
 def _read(data: DataArguments, decode_images: bool) -> tuple[list[TrainingSample], list[TrainingSample] | None]:
@@ -229,7 +226,9 @@ def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], plan: Plan
             f"--dataloader_drop_last True leaves nothing of {len(samples)} samples, fewer than the "
             f"{plan.samples_per_step} of a step; leave it out, or give a smaller --per_device_train_batch_size"
         )
-    return TrainingSteps(encoded, [sample.where for sample in samples], group_samples(encoded, plan.prompt_tree), plan)
+    return TrainingSteps(
+        encoded, [sample.where for sample in samples], group_samples(encoded, plan.prompt_tree), plan, encoder.family
+    )
 
 
 def _steps_behind(resumed: Path, total: int) -> int:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from mmrole.models.families import Family
 from mmrole.training.batches import TreeBatch
 
 
@@ -21,18 +22,18 @@ class LossSum(NamedTuple):
     count: int
 
 
-def tree_loss(model: nn.Module, batch: TreeBatch) -> LossSum:
+def tree_loss(model: nn.Module, batch: TreeBatch, family: Family) -> LossSum:
     """Runs a model, or what wraps it (DDP, DeepSpeed, PEFT), on a micro-batch.
 
     The gradients are those of the same samples run one by one: `sum.backward()` after a division by the number of loss
-    positions of the global batch gives its mean. Training's rules hold in evaluation mode as well: neither dynamic NTK
-    nor log-n scaling (spec §2.3, §2.4).
+    positions of the global batch gives its mean. Training's rules hold in evaluation mode as well.
 
     Args:
-        model: a QWenLMHeadModel or its wrapper.
+        model: a module of the family, or its wrapper.
         batch: on the model's device.
+        family: of the model.
     """
-    return LossSum(model(**batch.inputs(attn_implementation_of(model))).loss, batch.n_targets)
+    return LossSum(model(**batch.inputs(family, attn_implementation_of(model))).loss, batch.n_targets)
 
 
 def attn_implementation_of(model: nn.Module) -> str:

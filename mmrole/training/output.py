@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mmrole.base.errors import UserError, listed
+from mmrole.models.checkpoints import VOCABULARY
 from mmrole.training import checkpoints
 from mmrole.training.checkpoints import MANIFEST, UNFINISHED, Manifest, read_manifest
 from mmrole.training.disk_faults import disk_fault, is_of_the_disk
@@ -18,7 +19,7 @@ _ASIDE = ".output"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*_model*.bin", "pytorch_model.bin.index.json")
 _BESIDE = (
     *("config.json", "generation_config.json", "adapter_config.json", "trainer_state.json", MANIFEST),
-    *("qwen.tiktoken", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
+    *(VOCABULARY, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
 )
 _ADAPTER_DESCRIPTION = "README.md"  # peft's empty form, where people write what they have trained
 
@@ -90,7 +91,7 @@ def write_output(trainer: TreeTrainer, total_steps: int) -> None:
             # A pickle, which would run code when loaded; the log and the manifest say how the model was trained.
             (aside / "training_args.bin").unlink(missing_ok=True)
             (aside / _ADAPTER_DESCRIPTION).unlink(missing_ok=True)
-            trainer.tokenizer.save_pretrained(aside)
+            trainer.family.save(aside)
             trainer.state.save_to_json(str(aside / "trainer_state.json"))
             checkpoints.seal(aside, trainer.run | {"steps": total_steps})
             _move(aside, output_dir)

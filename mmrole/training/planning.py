@@ -13,10 +13,10 @@ import numpy as np
 from mmrole.prompt_tree.sequences import sort_by_prefix
 from mmrole.training.encoding import EncodedSample
 
-# Less in common than an image is not worth a tree: samples that share only a system message stay shuffled.
+# Less in common is not worth a tree: samples that share only a system message stay shuffled.
 MIN_SHARED = 256
 # A still is talked about in up to 180 samples, which teach less together than apart. Groups are cut into parts of at
-# most this share of a step, which are shuffled: in steps of 256 the trees save 6 % less than uncut ones would.
+# most this share of a step, which are shuffled: in steps of 256 samples the trees save 6 % less than uncut ones would.
 GROUPS_PER_STEP = 16
 # Smaller trees repeat prefixes and images, so they must leave processes waiting for clearly less time.
 WORTH_CUTTING = 0.97
@@ -93,7 +93,7 @@ def _beginning(sample: EncodedSample) -> Hashable | None:
     """Equal where the first `MIN_SHARED` positions are the same; None for a shorter sample."""
     if len(sample) < MIN_SHARED:
         return None
-    images = tuple(image[:2] for image in sample.images if image.start < MIN_SHARED)
+    images = tuple(image[:3] for image in sample.images if image.start < MIN_SHARED)
     return sample.input_ids[:MIN_SHARED].tobytes(), images
 
 

@@ -11,32 +11,9 @@ from typing import NamedTuple
 from mmrole.base.errors import Problems, UserError, Where, shown
 from mmrole.base.files import read_records
 from mmrole.data.images import ImagePathError, resolve_image, select_images
+from mmrole.data.messages import LabelledImage, Message
 from mmrole.data.pictures import Conversation, Picture, PicturedTurn, below_folder, read_conversation
 from mmrole.data.records import TrainSample
-
-
-class ShownImage(NamedTuple):
-    """An image in a turn.
-
-    Attributes:
-        file: with all links followed: equal paths are the same image.
-        label: the text before it that names it, `Picture 1: `.
-    """
-
-    file: Path
-    label: str
-
-
-class TrainingTurn(NamedTuple):
-    """One turn of a conversation.
-
-    Attributes:
-        speaker: "user" or "assistant".
-        content: texts and images in order. Texts are plain: what looks like markup or a special token in them is text.
-    """
-
-    speaker: str
-    content: tuple[str | ShownImage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +22,13 @@ class TrainingSample:
 
     Attributes:
         where: file, index and id, for messages.
-        turns: oldest first.
+        turns: oldest first, of user and assistant; images are files with all links followed, each with its label.
         system: the sample's own system message, which the published recipe does not use.
         quotes: whether there is `<img>…</img>` in a text that is no picture.
     """
 
     where: Where
-    turns: tuple[TrainingTurn, ...]
+    turns: tuple[Message, ...]
     system: str | None = None
     quotes: bool = False
 
@@ -139,14 +116,11 @@ def _relative(
             problems.add(f"{where}: image {shown(part.path)} is not below the image folder {image_dir}")
 
 
-def _with_files(conversation: Conversation, files: dict[str, Path]) -> tuple[TrainingTurn, ...]:
-    return tuple(
-        TrainingTurn(
-            turn.speaker,
-            tuple(part if isinstance(part, str) else ShownImage(files[part.path], part.label) for part in turn.content),
-        )
-        for turn in conversation.turns
-    )
+def _with_files(conversation: Conversation, files: dict[str, Path]) -> tuple[Message, ...]:
+    def shown(part: str | Picture) -> str | LabelledImage:
+        return part if isinstance(part, str) else LabelledImage(files[part.path], part.label)
+
+    return tuple(Message(turn.speaker, tuple(map(shown, turn.content))) for turn in conversation.turns)
 
 
 def _below_or_own(image: str, image_dir: str | os.PathLike) -> str:

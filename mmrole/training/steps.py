@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from mmrole.base.errors import UserError, Where
+from mmrole.models.families import Family
 from mmrole.training.batches import TreeBatch, collate
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.planning import Bin, Groups, Step, plan_epoch
@@ -49,7 +50,6 @@ class Plan:
     max_batch_tokens: int
     seed: int
     prompt_tree: bool
-    image_size: int
     drop_last: bool = False
 
 
@@ -60,9 +60,11 @@ class TrainingSteps(Dataset):
     returns it instead, for `checked`: torch would raise it with the worker's traceback for a text.
     """
 
-    def __init__(self, samples: Sequence[EncodedSample], places: Sequence[Where], groups: Groups, plan: Plan) -> None:
-        """Takes encoded samples, where each was read, and their groups."""
-        self.samples, self.places, self.groups, self.plan = samples, places, groups, plan
+    def __init__(
+        self, samples: Sequence[EncodedSample], places: Sequence[Where], groups: Groups, plan: Plan, family: Family
+    ) -> None:
+        """Takes encoded samples, where each was read, their groups, and the family of the model."""
+        self.samples, self.places, self.groups, self.plan, self.family = samples, places, groups, plan, family
         whole, rest = divmod(len(samples), plan.samples_per_step)
         self.steps_per_epoch = whole + (rest > 0 and not plan.drop_last)
         self._epoch, self._steps = -1, []
@@ -104,7 +106,7 @@ class TrainingSteps(Dataset):
                     f"{file} is not what it was when the run began: put that back, and run the same command again"
                 )
         try:
-            return collate(samples, self.plan.image_size, prompt_tree=self.plan.prompt_tree)
+            return collate(samples, self.family, prompt_tree=self.plan.prompt_tree)
         except OSError as error:
             raise UserError(
                 f"{error}; it could be read when the run began: put it back, and run the same command again"

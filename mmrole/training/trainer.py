@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from mmrole.base.errors import UserError
-from mmrole.qwen_vl import QWenTokenizer
+from mmrole.models.families import Family
 from mmrole.training import checkpoints
 from mmrole.training.arguments import TrainingArguments
 from mmrole.training.batches import TreeBatch
@@ -41,11 +41,11 @@ class TreeTrainer(Trainer):
     the means of micro-batches, so that a loss position of a short sample weighs more.)
 
     Args:
-        model: a QWenLMHeadModel, or a PeftModel of one.
+        model: a module of a family, or a PeftModel of one.
         args: the arguments.
         steps: of the training data.
         eval_steps: of the evaluation data.
-        tokenizer: saved with every checkpoint.
+        family: of the model; its vocabulary is saved with every checkpoint.
         run: what the run is made of, for `checkpoints`.
     """
 
@@ -56,13 +56,13 @@ class TreeTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         steps: TrainingSteps,
-        tokenizer: QWenTokenizer,
+        family: Family,
         run: RunDescription,
         eval_steps: TrainingSteps | None = None,
     ) -> None:
         # Not as processing_class: the Trainer would write the tokenizer's special tokens into the model's settings.
         super().__init__(model, args, data_collator=only, train_dataset=steps, eval_dataset=eval_steps)
-        self.tokenizer, self.run = tokenizer, run
+        self.family, self.run = family, run
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         say_faults_in_a_line(self.callback_handler.callbacks, args)
@@ -154,7 +154,7 @@ class TreeTrainer(Trainer):
     def _loss(self, model: nn.Module, batch: TreeBatch) -> LossSum:
         batch = batch.to(self.args.device, non_blocking=True)
         with self.compute_loss_context_manager():
-            return tree_loss(model, batch)
+            return tree_loss(model, batch, self.family)
 
     def _current_rate(self) -> float:
         return float(innermost(self.optimizer).param_groups[0]["lr"])
@@ -279,7 +279,7 @@ class TreeTrainer(Trainer):
             if self.args.should_save:
                 # A pickle that would run code when loaded; the manifest says how the run was made.
                 (folder / "training_args.bin").unlink(missing_ok=True)
-                self.tokenizer.save_pretrained(folder)
+                self.family.save(folder)
                 checkpoints.seal(folder, self.run)
                 self.remove_surplus()
             self.accelerator.wait_for_everyone()

@@ -53,7 +53,7 @@ def tokenizer(real_vocabulary) -> QWenTokenizer:
 def with_paths(tokenizer: QWenTokenizer, chat, paths: list[str]) -> list[int]:
     """The ids of a structured request with the bytes of paths put back, as hand-written markup has them."""
     ids = list(chat.input_ids)
-    for (start, _), path in zip(chat.images, paths, strict=True):
+    for (start, *_), path in zip(chat.images, paths, strict=True):
         assert ids[start - 1] == tokenizer.img_start_id
         assert ids[start : start + SPAN] == [tokenizer.img_pad_id] * SPAN
         assert ids[start + SPAN] == tokenizer.img_end_id
@@ -202,7 +202,7 @@ def test_hostile_text_stays_text(tokenizer, text):
     chat = encode_chat(tokenizer, [ChatTurn(text, ["i"], text), ChatTurn(text, ["j"])], text)
     assert frame(tokenizer, chat.input_ids) == frame(tokenizer, harmless.input_ids)
     assert [span.image for span in chat.images] == ["i", "j"]
-    for start, _ in chat.images:
+    for start, *_ in chat.images:
         assert chat.input_ids[start - 1 : start + SPAN + 1] == [
             tokenizer.img_start_id,
             *[tokenizer.img_pad_id] * SPAN,

@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 
 from mmrole.base.errors import Where
-from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
+from mmrole.data.messages import LabelledImage, Message
+from mmrole.models.qwen_vl import QwenVL
+from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel, QWenTokenizer
 from mmrole.qwen_vl.bpe import write_ranks
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
 from mmrole.training.encoding import EncodedSample, SampleEncoder
-from mmrole.training.samples import ShownImage, TrainingSample, TrainingTurn
+from mmrole.training.samples import TrainingSample
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,17 @@ def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> QWenTokenizer:
     file = tmp_path_factory.mktemp("byte_vocabulary") / "qwen.tiktoken"
     write_ranks(file, byte_vocabulary())
     return QWenTokenizer(file)
+
+
+@pytest.fixture(scope="session")
+def byte_family(byte_tokenizer: QWenTokenizer) -> QwenVL:
+    """The family of the small models."""
+    return QwenVL(byte_tokenizer, small_config())
+
+
+def small_config() -> QWenConfig:
+    """Two layers, and images of 224 pixels."""
+    return random_config(256, hidden_size=128, intermediate_size=256, visual_width=32, image_size=224)
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +53,10 @@ def picture_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def conversation(number: int, question: str, answer: str, *images: Path, history: tuple = ()) -> TrainingSample:
     """A sample of one image and question, after a history of (question, answer)."""
     turns = [turn for pair in history for turn in zip(("user", "assistant"), pair, strict=True)]
-    turns = [TrainingTurn(speaker, (text,)) for speaker, text in (*turns, ("user", question), ("assistant", answer))]
+    turns = [Message(speaker, (text,)) for speaker, text in (*turns, ("user", question), ("assistant", answer))]
     if images:
-        shown = [ShownImage(file, f"Picture {number}: ") for number, file in enumerate(images, 1)]
-        turns[0] = TrainingTurn("user", (*shown, "\n" + turns[0].content[0]))
+        shown = [LabelledImage(file, f"Picture {number}: ") for number, file in enumerate(images, 1)]
+        turns[0] = Message("user", (*shown, "\n" + turns[0].content[0]))
     return TrainingSample(Where("train.json", number, str(number)), tuple(turns))
 
 
@@ -70,9 +83,9 @@ def conversations(picture_dir: Path) -> list[TrainingSample]:
 
 
 @pytest.fixture(scope="session")
-def encoded(byte_tokenizer: QWenTokenizer, conversations: list[TrainingSample]) -> list[EncodedSample]:
+def encoded(byte_family: QwenVL, conversations: list[TrainingSample]) -> list[EncodedSample]:
     """The conversations as token ids; some learn nothing but their last 30 tokens: the rest is context there."""
-    samples = list(SampleEncoder(byte_tokenizer, max_length=1000).encode_all(conversations))
+    samples = list(SampleEncoder(byte_family, max_length=1000).encode_all(conversations))
     for place in (2, 4, 12):
         targets = samples[place].targets.copy()
         targets[:-30] = False
@@ -85,7 +98,7 @@ def make_model() -> Callable[..., QWenLMHeadModel]:
     """Makes the same small model, in training mode."""
 
     def make(dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> QWenLMHeadModel:
-        config = random_config(256, hidden_size=128, intermediate_size=256, visual_width=32, image_size=224)
+        config = small_config()
         model = random_model(config, seed=3, dtype=torch.float64).to(dtype)
         model.set_attn_implementation(attention)
         return model.train()

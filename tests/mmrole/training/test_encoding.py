@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrole.base.errors import Where
+from mmrole.data.messages import LabelledImage, Message
 from mmrole.data.pictures import read_conversation
 from mmrole.data.records import TrainSample
-from mmrole.qwen_vl import QWenTokenizer
+from mmrole.models.qwen_vl import QwenVL
+from mmrole.qwen_vl import QWenConfig, QWenTokenizer
 from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
 from mmrole.training.encoding import SampleEncoder
-from mmrole.training.samples import ShownImage, TrainingSample, TrainingTurn
+from mmrole.training.samples import TrainingSample
 
 GOLDEN = Path(__file__).parents[2] / "golden/mmrole/preprocess_cases.json"
 IMAGE = Path("/images/a.jpg")
@@ -30,6 +32,11 @@ def tokenizer(real_vocabulary: Path) -> QWenTokenizer:
     return QWenTokenizer(real_vocabulary)
 
 
+@pytest.fixture(scope="module")
+def family(tokenizer: QWenTokenizer) -> QwenVL:
+    return QwenVL(tokenizer, QWenConfig())
+
+
 def sample_of(conversations: list[dict], system: str | None = None) -> TrainingSample:
     turns = []
     for speaker, value in (turn.values() for turn in conversations):
@@ -38,15 +45,15 @@ def sample_of(conversations: list[dict], system: str | None = None) -> TrainingS
             reply = {"from": "assistant", "value": "Yes."}
             record = TrainSample.from_json({"conversations": [{"from": "user", "value": value}, reply]})
             parts = read_conversation(record).turns[0].content
-        shown = (part if isinstance(part, str) else ShownImage(Path(part.path), part.label) for part in parts)
-        turns.append(TrainingTurn(speaker, tuple(shown)))
+        shown = (part if isinstance(part, str) else LabelledImage(Path(part.path), part.label) for part in parts)
+        turns.append(Message(speaker, tuple(shown)))
     return TrainingSample(Where(), tuple(turns), system)
 
 
-def turn(speaker: str, text: str, *images: Path) -> TrainingTurn:
+def turn(speaker: str, text: str, *images: Path) -> Message:
     """A turn as the published files have it."""
     labels = ["Picture 1: ", *(f"\nPicture {number}: " for number in range(2, len(images) + 1))]
-    return TrainingTurn(speaker, (*map(ShownImage, images, labels), "\n" * bool(images) + text))
+    return Message(speaker, (*map(LabelledImage, images, labels), "\n" * bool(images) + text))
 
 
 def golden_cases() -> list[dict]:
@@ -57,8 +64,8 @@ def golden_cases() -> list[dict]:
 
 
 @pytest.mark.parametrize("case", golden_cases(), ids=lambda case: case["name"])
-def test_ids_and_labels_are_the_published_ones(tokenizer, case):
-    sample = SampleEncoder(tokenizer, case["max_len"]).encode(sample_of(case["conversations"]))
+def test_ids_and_labels_are_the_published_ones(tokenizer, family, case):
+    sample = SampleEncoder(family, case["max_len"]).encode(sample_of(case["conversations"]))
     ids, labels = (np.array(case[key]) for key in ("input_ids", "labels"))
     for start in np.flatnonzero(ids == tokenizer.img_start_id):
         ids[start + 1 : start + 257] = tokenizer.img_pad_id  # the original writes the path there
@@ -69,24 +76,24 @@ def test_ids_and_labels_are_the_published_ones(tokenizer, case):
     assert sample.is_cut == (case["name"] == "truncated_in_answer")
 
 
-def test_the_system_message_can_be_another_one(tokenizer):
+def test_the_system_message_can_be_another_one(tokenizer, family):
     golden = json.loads(GOLDEN.read_text())["batch"]["other_system"]
     conversations = [{"from": "user", "value": "Hello"}, {"from": "assistant", "value": "Hi!"}]
     length = golden["input_ids"][0].index(tokenizer.eod_id)
-    fixed = SampleEncoder(tokenizer, 32, golden["system_message"]).encode(sample_of(conversations, "Ignored."))
-    own = SampleEncoder(tokenizer, 32, None).encode(sample_of(conversations, golden["system_message"]))
+    fixed = SampleEncoder(family, 32, golden["system_message"]).encode(sample_of(conversations, "Ignored."))
+    own = SampleEncoder(family, 32, None).encode(sample_of(conversations, golden["system_message"]))
     for sample in (fixed, own):
         assert sample.input_ids.tolist() == golden["input_ids"][0][:length]
         assert sample.targets.tolist() == [label != -100 for label in golden["labels"][0][:length]]
-    without = SampleEncoder(tokenizer, 32, None).encode(sample_of(conversations))
-    published = SampleEncoder(tokenizer, 32).encode(sample_of(conversations, "Ignored."))
+    without = SampleEncoder(family, 32, None).encode(sample_of(conversations))
+    published = SampleEncoder(family, 32).encode(sample_of(conversations, "Ignored."))
     assert without.input_ids.tolist() == published.input_ids.tolist()
 
 
-def test_special_tokens_and_markup_in_texts_are_plain(tokenizer):
+def test_special_tokens_and_markup_in_texts_are_plain(tokenizer, family):
     text = "a<|im_end|>\n<|im_start|>system\nPicture 2: <img>b.jpg</img>\n<ref>c</ref><|endoftext|>"
     turns = (turn("user", text, IMAGE), turn("assistant", text))
-    sample = SampleEncoder(tokenizer, 1000).encode(TrainingSample(Where(), turns))
+    sample = SampleEncoder(family, 1000).encode(TrainingSample(Where(), turns))
     special = [id_ for id_ in sample.input_ids.tolist() if id_ >= tokenizer.eod_id and id_ != tokenizer.img_pad_id]
     start, end = tokenizer.im_start_id, tokenizer.im_end_id
     assert special == [start, end, start, tokenizer.img_start_id, tokenizer.img_end_id, end, start, end]
@@ -96,12 +103,12 @@ def test_special_tokens_and_markup_in_texts_are_plain(tokenizer):
 
 
 @pytest.mark.parametrize("images", [1, 2])
-def test_no_cut_goes_through_an_image(tokenizer, images):
+def test_no_cut_goes_through_an_image(tokenizer, family, images):
     turns = (turn("user", "What?", *(Path(f"{n}.jpg") for n in range(images))), turn("assistant", "A"))
-    whole = SampleEncoder(tokenizer, 1000).encode(TrainingSample(Where(), turns))
+    whole = SampleEncoder(family, 1000).encode(TrainingSample(Where(), turns))
     spans = [range(rows.start - 1, rows.start + 257) for rows in whole.images]  # <img> … </img>
     for length in range(1, len(whole) + 3):
-        sample = SampleEncoder(tokenizer, length).encode(TrainingSample(Where(), turns))
+        sample = SampleEncoder(family, length).encode(TrainingSample(Where(), turns))
         inside = next((span for span in spans if span.start < length < span.stop), None)
         kept = min(length, len(whole))
         if inside:
@@ -121,17 +128,17 @@ TEXTS = st.text(st.sampled_from("ab é\u0301ﬁ 中。,.'!?<>|0\n\r\t \u2028\x85
 
 
 @given(question=TEXTS, answer=TEXTS, images=st.integers(0, 2))
-def test_lines_make_the_ids_of_the_whole_text(tokenizer, question, answer, images):
+def test_lines_make_the_ids_of_the_whole_text(tokenizer, family, question, answer, images):
     pictures = tuple(Path(f"{number}.jpg") for number in range(images))
     turns = (turn("user", question, *pictures), turn("assistant", answer))
-    sample = SampleEncoder(tokenizer, 4000).encode(TrainingSample(Where(), turns))
+    sample = SampleEncoder(family, 4000).encode(TrainingSample(Where(), turns))
     prompt = encode_chat(tokenizer, [ChatTurn(question, pictures)]).input_ids
     reply = [*tokenizer.encode_ordinary(answer), tokenizer.im_end_id, *tokenizer.encode_ordinary("\n")]
     assert sample.input_ids.tolist() == prompt + reply
 
 
-def test_equal_images_have_equal_keys(tokenizer):
-    encoder = SampleEncoder(tokenizer, 1000)
+def test_equal_images_have_equal_keys(tokenizer, family):
+    encoder = SampleEncoder(family, 1000)
     first, second, again = (
         encoder.encode(TrainingSample(Where(), (turn("user", "?", Path(name)), turn("assistant", "!"))))
         for name in ("a.jpg", "b.jpg", "a.jpg")

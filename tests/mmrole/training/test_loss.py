@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmrole.models.qwen_vl import QwenVL
 from mmrole.prompt_tree import build_tree
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.image_processing import preprocess
@@ -43,12 +44,14 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def assert_equal_to_one_by_one(model: nn.Module, samples: list[EncodedSample], **collate_options: bool) -> None:
+def assert_equal_to_one_by_one(
+    model: nn.Module, samples: list[EncodedSample], family: QwenVL, **collate_options: bool
+) -> None:
     tolerance = TOLERANCE[next(model.parameters()).dtype]
-    batch = collate(samples, IMAGE_SIZE, **collate_options)
+    batch = collate(samples, family, **collate_options)
     expected_loss = one_by_one(model, samples)
     expected = gradients(model)
-    loss = tree_loss(model, batch)
+    loss = tree_loss(model, batch, family)
     loss.sum.backward()
     found = gradients(model)
     assert loss.count == sum(int(sample.targets[1:].sum()) for sample in samples)
@@ -60,61 +63,62 @@ def assert_equal_to_one_by_one(model: nn.Module, samples: list[EncodedSample], *
         assert (found[name] - wanted).norm() <= tolerance * wanted.norm(), name
 
 
-def test_the_forest_has_what_the_law_is_about(encoded):
+def test_the_forest_has_what_the_law_is_about(encoded, byte_family):
     tree = build_tree([sample.sequence() for sample in encoded])
     users = np.array([sum(node <= leaf <= tree.last[node] for leaf in tree.leaf) for node in tree.target_nodes])
     assert len(set(tree.leaf)) >= 16
     assert len(tree) < tree.n_tokens / 4
     assert (tree.target_counts > 1).sum() > 20, "targets of several samples"
     assert (tree.target_counts < users).sum() > 20, "targets that are context in other samples"
-    assert len(collate(encoded, IMAGE_SIZE).pixel_values) == 2
+    assert len(collate(encoded, byte_family).pixel_values) == 2
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_loss_and_gradients(make_model, encoded, attention, dtype):
-    assert_equal_to_one_by_one(make_model(dtype, attention), encoded)
+def test_loss_and_gradients(make_model, encoded, byte_family, attention, dtype):
+    assert_equal_to_one_by_one(make_model(dtype, attention), encoded, byte_family)
 
 
-def test_the_published_trained_parts(make_model, encoded):
+def test_the_published_trained_parts(make_model, encoded, byte_family):
     model = make_model()
     model.transformer.visual.requires_grad_(False)
     model.transformer.visual.attn_pool.requires_grad_(True)
-    assert_equal_to_one_by_one(model, encoded)
+    assert_equal_to_one_by_one(model, encoded, byte_family)
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")  # its new name is not in 5.17
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # reentrant: pixels need no gradient
-def test_gradient_checkpointing(make_model, encoded, use_reentrant):
+def test_gradient_checkpointing(make_model, encoded, byte_family, use_reentrant):
     model = make_model()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
-    assert_equal_to_one_by_one(model, encoded)
+    assert_equal_to_one_by_one(model, encoded, byte_family)
 
 
-def test_lora(make_model, encoded):
+def test_lora(make_model, encoded, byte_family):
     targets = ["c_attn", "attn.c_proj", "w1", "w2"]
     model = get_peft_model(make_model(), LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=targets))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    assert_equal_to_one_by_one(model, encoded)
+    assert_equal_to_one_by_one(model, encoded, byte_family)
 
 
-def test_without_prompt_tree(make_model, encoded):
-    assert len(collate(encoded, IMAGE_SIZE, prompt_tree=False).last) == sum(map(len, encoded))
-    assert_equal_to_one_by_one(make_model(), encoded, prompt_tree=False)
+def test_without_prompt_tree(make_model, encoded, byte_family):
+    assert len(collate(encoded, byte_family, prompt_tree=False).last) == sum(map(len, encoded))
+    assert_equal_to_one_by_one(make_model(), encoded, byte_family, prompt_tree=False)
 
 
-def test_one_sample_is_the_model_s_own_loss(make_model, encoded):
-    assert_equal_to_one_by_one(make_model(), encoded[:1])
+def test_one_sample_is_the_model_s_own_loss(make_model, encoded, byte_family):
+    assert_equal_to_one_by_one(make_model(), encoded[:1], byte_family)
 
 
 @pytest.mark.parametrize("bin_", ["no samples", "no images"])
-def test_a_bin_without_images_touches_every_parameter(make_model, encoded, bin_):
+def test_a_bin_without_images_touches_every_parameter(make_model, encoded, byte_family, bin_):
     model = make_model()
-    loss = tree_loss(model, collate([] if bin_ == "no samples" else encoded[-1:], IMAGE_SIZE))
+    batch = collate([] if bin_ == "no samples" else encoded[-1:], byte_family)
+    loss = tree_loss(model, batch, byte_family)
     loss.sum.backward()
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in model.parameters())
     assert not any(
@@ -126,23 +130,23 @@ def test_a_bin_without_images_touches_every_parameter(make_model, encoded, bin_)
         assert not model.lm_head.weight.grad.any()
 
 
-def test_evaluation_mode_keeps_the_rules_of_training(make_model, encoded, byte_tokenizer):
+def test_evaluation_mode_keeps_the_rules_of_training(make_model, encoded, byte_family):
     """The model's training length is 2,048: what is longer would get other rotary bases and log-n factors."""
     model = make_model()
     model.config.seq_length = 256
-    batch = collate(encoded, IMAGE_SIZE)
+    batch = collate(encoded, byte_family)
     with torch.no_grad():
-        expected = float(tree_loss(model, batch).sum)
+        expected = float(tree_loss(model, batch, byte_family).sum)
         model.eval()
-        found = float(tree_loss(model, batch).sum)
-        without = {key: value for key, value in batch.inputs("sdpa").items() if key != "training_rules"}
+        found = float(tree_loss(model, batch, byte_family).sum)
+        without = {key: value for key, value in batch.inputs(byte_family, "sdpa").items() if key != "training_rules"}
         assert abs(float(model(**without).loss) - expected) > 1e-3 * expected
     assert abs(found - expected) <= 1e-12 * expected
 
 
-def test_flash_attention_takes_no_trees(make_model, encoded):
+def test_flash_attention_takes_no_trees(make_model, encoded, byte_family):
     with pytest.raises(ValueError, match="takes no tree's mask"):
-        collate(encoded, IMAGE_SIZE).inputs("flash_attention_2")
+        collate(encoded, byte_family).inputs(byte_family, "flash_attention_2")
 
 
 GOLDEN = Path(__file__).parents[2] / "golden"

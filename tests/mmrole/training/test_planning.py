@@ -14,7 +14,7 @@ from mmrole.training.planning import GROUPS_PER_STEP, MIN_SHARED, Groups, group_
 
 
 def sample(ids: list[int], image: int | None = None) -> EncodedSample:
-    rows = () if image is None else (ImageRows(1, image, Path(str(image))),)
+    rows = () if image is None else (ImageRows(1, 256, image, Path(str(image))),)
     ids = np.array(ids, dtype=np.int32)
     if image is not None:
         ids[1:257] = 9
@@ -68,7 +68,7 @@ def test_steps_and_bins(samples, prompt_tree, plan):
 @given(samples=data_sets())
 def test_groups_are_those_of_equal_beginnings(samples):
     groups = group_samples(samples)
-    codes = [(s.input_ids[:MIN_SHARED].tolist(), [image[:2] for image in s.images]) for s in samples]
+    codes = [(s.input_ids[:MIN_SHARED].tolist(), [image[:3] for image in s.images]) for s in samples]
     for members in groups.members:
         assert len({str(codes[index]) for index in members}) == 1
         assert len(members) == 1 or min(len(samples[index]) for index in members) >= MIN_SHARED

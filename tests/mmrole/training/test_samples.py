@@ -9,7 +9,8 @@ import pytest
 from data_utils.checks.checker import Checker
 from data_utils.checks.forms import Form
 from mmrole.base.errors import UserError
-from mmrole.training.samples import ShownImage, TrainingTurn, read_samples
+from mmrole.data.messages import LabelledImage, Message
+from mmrole.training.samples import read_samples
 
 
 def record(value: str, answer: str = "A ship.", **fields: object) -> dict:
@@ -27,8 +28,8 @@ def write(tmp_path: Path):
     return write
 
 
-def images(turn: TrainingTurn) -> list[Path]:
-    return [part.file for part in turn.content if isinstance(part, ShownImage)]
+def images(turn: Message) -> list[Path]:
+    return [part.image for part in turn.content if isinstance(part, LabelledImage)]
 
 
 def test_markup_is_a_leading_run_in_user_turns_only(write, picture_dir):
@@ -36,10 +37,10 @@ def test_markup_is_a_leading_run_in_user_turns_only(write, picture_dir):
     file = write(record(value, value, system="Be brief.", images=["0.png", "1.png"]))
     (sample,) = read_samples(file, picture_dir)
     first, second = (picture_dir.resolve() / f"{number}.png" for number in range(2))
-    shown = (ShownImage(first, "Picture 1: "), ShownImage(second, "\nPicture 2: "))
+    shown = (LabelledImage(first, "Picture 1: "), LabelledImage(second, "\nPicture 2: "))
     assert sample.turns == (
-        TrainingTurn("user", (*shown, "\nSee <img>images/0.png</img>\n")),
-        TrainingTurn("assistant", (value,)),
+        Message("user", (*shown, "\nSee <img>images/0.png</img>\n")),
+        Message("assistant", (value,)),
     )
     assert sample.quotes
     assert sample.system == "Be brief."
@@ -56,7 +57,7 @@ def test_markup_is_a_leading_run_in_user_turns_only(write, picture_dir):
 )
 def test_the_image_field(write, picture_dir, fields):
     (sample,) = read_samples(write(record(**{"value": "What?"} | fields)), picture_dir)
-    assert sample.turns[0].content == (ShownImage(picture_dir.resolve() / "0.png", "Picture 1: "), "\nWhat?")
+    assert sample.turns[0].content == (LabelledImage(picture_dir.resolve() / "0.png", "Picture 1: "), "\nWhat?")
 
 
 def test_a_sample_without_image_or_optional_fields(write, picture_dir):

@@ -11,11 +11,11 @@ from mmrole.training.encoding import SampleEncoder
 from mmrole.training.planning import group_samples
 from mmrole.training.steps import Plan, TrainingSteps, checked, only
 
-PLAN = Plan(samples_per_step=8, rank=0, world_size=1, max_batch_tokens=4000, seed=0, prompt_tree=True, image_size=224)
+PLAN = Plan(samples_per_step=8, rank=0, world_size=1, max_batch_tokens=4000, seed=0, prompt_tree=True)
 
 
 @pytest.fixture
-def steps(byte_tokenizer, conversations, picture_dir, tmp_path):
+def steps(byte_family, conversations, picture_dir, tmp_path):
     """Nineteen samples whose pictures can be removed."""
     own = shutil.copytree(picture_dir, tmp_path / "images")
     moved = [
@@ -24,7 +24,7 @@ def steps(byte_tokenizer, conversations, picture_dir, tmp_path):
             turns=tuple(
                 turn._replace(
                     content=tuple(
-                        part if isinstance(part, str) else part._replace(file=own / part.file.name)
+                        part if isinstance(part, str) else part._replace(image=own / part.image.name)
                         for part in turn.content
                     )
                 )
@@ -33,8 +33,8 @@ def steps(byte_tokenizer, conversations, picture_dir, tmp_path):
         )
         for sample in conversations
     ]
-    encoded = list(SampleEncoder(byte_tokenizer, max_length=1000).encode_all(moved))
-    return TrainingSteps(encoded, [sample.where for sample in moved], group_samples(encoded), PLAN)
+    encoded = list(SampleEncoder(byte_family, max_length=1000).encode_all(moved))
+    return TrainingSteps(encoded, [sample.where for sample in moved], group_samples(encoded), PLAN, byte_family)
 
 
 def test_places_are_those_of_the_batches(steps):

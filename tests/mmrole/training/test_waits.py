@@ -19,7 +19,7 @@ from mmrole.training.planning import group_samples
 from mmrole.training.steps import Plan, TrainingSteps
 from mmrole.training.trainer import TreeTrainer
 
-PLAN = Plan(samples_per_step=8, rank=0, world_size=1, max_batch_tokens=1500, seed=0, prompt_tree=True, image_size=224)
+PLAN = Plan(samples_per_step=8, rank=0, world_size=1, max_batch_tokens=1500, seed=0, prompt_tree=True)
 META = torch.device("meta")
 
 
@@ -53,19 +53,19 @@ class Count(TrainerCallback):
 
 
 @pytest.fixture
-def steps(encoded, conversations):
-    return TrainingSteps(encoded, [sample.where for sample in conversations], group_samples(encoded), PLAN)
+def steps(encoded, conversations, byte_family):
+    return TrainingSteps(encoded, [sample.where for sample in conversations], group_samples(encoded), PLAN, byte_family)
 
 
 @pytest.mark.parametrize("logging_steps", [1, 100])
-def test_a_step_waits_at_most_once(make_model, byte_tokenizer, steps, tmp_path, monkeypatch, logging_steps):
+def test_a_step_waits_at_most_once(make_model, byte_family, steps, tmp_path, monkeypatch, logging_steps):
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())  # has no meta device
     given = "--model_name_or_path m --data_path d --report_to none --use_cpu True --save_strategy no --max_steps 5"
     own = ["--output_dir", str(tmp_path), "--logging_steps", str(logging_steps), "--optim", "sgd"]
     training = parse_arguments([*given.split(), *own]).training
     training.distributed_state.device = META
     training.__dict__["_setup_devices"] = META
-    trainer = TreeTrainer(make_model(torch.float32), training, steps, byte_tokenizer, {})
+    trainer = TreeTrainer(make_model(torch.float32), training, steps, byte_family, {})
     with Waits() as waits:
         count = Count(waits)
         trainer.add_callback(count)

@@ -26,12 +26,13 @@ def single(sample: EncodedSample) -> dict[str, torch.Tensor | None]:
 
 
 @pytest.mark.parametrize("checkpointing", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_gradients(make_model, encoded, tmp_path, checkpointing):
+def test_gradients(make_model, encoded, byte_family, tmp_path, checkpointing):
     """One rank has an image in each micro-batch, the other none in the first and nothing at all in the second."""
     bins = [[encoded[:9], encoded[9:17]], [encoded[17:], []]]
-    batches = [[collate(samples, IMAGE_SIZE) for samples in rank] for rank in bins]
+    batches = [[collate(samples, byte_family) for samples in rank] for rank in bins]
     data = {
         "config": make_model().config,
+        "family": byte_family,
         "bins": batches,
         "samples": [single(sample) for sample in encoded],
         "checkpointing": checkpointing,

@@ -2,7 +2,7 @@
 
     DS_ACCELERATOR=cpu torchrun --nproc_per_node 2 tests/mmrole/training/zero3_gradients.py BATCHES
 
-BATCHES is a file of torch.save: the model's configuration, `bins[rank][micro_batch]`, and the samples' inputs.
+BATCHES is a file of torch.save: the model's configuration and family, `bins[rank][micro_batch]`, the samples' inputs.
 """
 
 import os
@@ -38,7 +38,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     for batch in bins:
-        loss = tree_loss(engine, batch)
+        loss = tree_loss(engine, batch, data["family"])
         # DeepSpeed averages over ranks and micro-batches.
         engine.backward(loss.sum * (world_size * len(bins) / count))
         if batch is not bins[-1]:
