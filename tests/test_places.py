@@ -95,7 +95,6 @@ ELSEWHERE = {
     },
     "mmrole/models": {
         "context": "inference/test_inference_errors.py",
-        "families": "mmrole/engine/test_engine.py",
         "loading": "./test_model_files.py",
         "qwen_vl": "mmrole/engine/test_engine.py",
     },
