@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from bench_machine import Costs, Machine
 
     from mmrole.data.requests import ChatRequest
+    from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs both ways and prints a table."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--shape", choices=("mid", "real"), default="mid", help="mid-size, or Qwen-VL-Chat's 9.6B")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
@@ -69,7 +70,7 @@ def make_requests(number: int, new_tokens: int) -> list[ChatRequest]:
 
 
 def compare(
-    model: object, requests: list[ChatRequest], arguments: argparse.Namespace, costs: Costs, machine: Machine
+    model: QWenLMHeadModel, requests: list[ChatRequest], arguments: argparse.Namespace, costs: Costs, machine: Machine
 ) -> None:
     """Times both ways and prints the table."""
     from bench_machine import peak_bytes, reset_peak, timed
@@ -79,8 +80,9 @@ def compare(
 
     device, new_tokens = model.device, arguments.new_tokens
     tokenizer = byte_tokenizer()
-    engine = Engine(QwenVLTreeModel(model, QwenVL(tokenizer, model.config)), arguments.max_batch_tokens)
-    engine.stop_ids = frozenset()  # a fixed number of tokens, whatever they are
+    family = QwenVL(tokenizer, model.config)
+    family.stop_ids = frozenset()  # a fixed number of tokens, whatever they are
+    engine = Engine(QwenVLTreeModel(model, family), arguments.max_batch_tokens)
     alone = requests[:: max(1, len(requests) // (arguments.one_by_one or len(requests)))]
 
     one_by_one, replies = {}, {}
@@ -127,7 +129,9 @@ def least_seconds(prompts: list[int], new_tokens: int, costs: Costs, machine: Ma
     return seconds
 
 
-def generate_alone(model: object, tokenizer: object, requests: list[ChatRequest], tokens: dict[str, list[int]]) -> None:
+def generate_alone(
+    model: QWenLMHeadModel, tokenizer: QWenTokenizer, requests: list[ChatRequest], tokens: dict[str, list[int]]
+) -> None:
     """Answers each request with transformers' generate(), which computes the last position's logits only."""
     from mmrole.qwen_vl.chat_format import ChatTurn
     from mmrole.qwen_vl.processing import Chat, QWenProcessor
@@ -145,7 +149,7 @@ def generate_alone(model: object, tokenizer: object, requests: list[ChatRequest]
         tokens[request.id] = generated[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-def byte_tokenizer() -> object:
+def byte_tokenizer() -> QWenTokenizer:
     """A tokenizer with one token for each byte."""
     import tempfile
     from pathlib import Path

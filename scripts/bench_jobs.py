@@ -71,7 +71,7 @@ def answer(request: ChatRequest) -> ChatReply:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the jobs, each in a process of its own, and prints a table."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--records", type=int, nargs="+", default=[25_000, 100_000], help="numbers of records")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
@@ -158,9 +158,10 @@ def now() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def since(began: tuple[float, float]) -> tuple[float, ...]:
+def since(began: tuple[float, float]) -> tuple[float, float]:
     """What has passed of both."""
-    return tuple(end - start for start, end in zip(began, now(), strict=True))
+    ended = now()
+    return ended[0] - began[0], ended[1] - began[1]
 
 
 def run_job(folder: Path) -> Cost:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `mmrole.models.loading` does
 
+from typing import Any
+
 import torch
 
 from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel
@@ -91,7 +93,8 @@ def peak_bytes(device: torch.device) -> int:
     """Peak memory since `reset_peak`: allocated on the GPU, or resident in the process (model included)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak) * 1024
 
 
 def random_model(shape: str, device: torch.device, dtype: torch.dtype) -> QWenLMHeadModel:
@@ -114,7 +117,8 @@ def random_model(shape: str, device: torch.device, dtype: torch.dtype) -> QWenLM
         )
     with torch.device("meta"):
         model = QWenLMHeadModel(config)
-    model = model.to(dtype).to_empty(device=device)
+    # transformers wraps `to` in a decorator that loses its `self`.
+    model = model.to(dtype).to_empty(device=device)  # pyright: ignore[reportArgumentType]
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -125,7 +129,7 @@ def random_model(shape: str, device: torch.device, dtype: torch.dtype) -> QWenLM
     return model.eval()
 
 
-def length_profile(name: str) -> list[int]:
+def length_profile(name: str) -> list[Any]:
     """Numbers of positions of published prompts, ascending (`scripts/length_profile.json` says how they were made)."""
     return json.loads(LENGTHS.read_text())[name]
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bench_machine import Costs, Machine
 
     from mmrole.data.requests import ChatRequest
+    from mmrole.qwen_vl import QWenLMHeadModel
 
 
 class ReviewTree(NamedTuple):
@@ -32,7 +33,7 @@ class ReviewTree(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     """Runs both ways and prints a table."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--shape", choices=("mid", "real"), default="mid", help="mid-size, or Qwen-VL-Chat's 9.6B")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
@@ -89,7 +90,7 @@ def make_requests(tree: ReviewTree, name: str) -> list[ChatRequest]:
 
 
 def compare(
-    model: object, trees: list[ReviewTree], arguments: argparse.Namespace, costs: Costs, machine: Machine
+    model: QWenLMHeadModel, trees: list[ReviewTree], arguments: argparse.Namespace, costs: Costs, machine: Machine
 ) -> None:
     """Times both ways and prints the table."""
     from bench_answers import byte_tokenizer, generate_alone
@@ -99,8 +100,9 @@ def compare(
     from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
 
     device, tokenizer = model.device, byte_tokenizer()
-    engine = Engine(QwenVLTreeModel(model, QwenVL(tokenizer, model.config)), arguments.max_batch_tokens)
-    engine.stop_ids = frozenset()  # a fixed number of tokens, whatever they are
+    family = QwenVL(tokenizer, model.config)
+    family.stop_ids = frozenset()  # a fixed number of tokens, whatever they are
+    engine = Engine(QwenVLTreeModel(model, family), arguments.max_batch_tokens)
     by_answer = [make_requests(tree, str(number)) for number, tree in enumerate(trees)]
     requests = [request for of_answer in by_answer for request in of_answer]
     step = max(1, 8 // arguments.one_by_one)

@@ -14,13 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from bench_machine import Costs, Machine
 
+    from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel
+    from mmrole.training.batches import TreeBatch
     from mmrole.training.encoding import EncodedSample
 
 PROFILE = Path(__file__).with_name("training_profile.json")
@@ -42,7 +44,7 @@ class Row(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     """Runs the three ways and prints a table."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data", choices=tuple(PADDED_LENGTH), default="agent", help="whose lengths the samples have")
     parser.add_argument("--shape", choices=("mid", "real"), default="mid", help="mid-size, or Qwen-VL-Chat's 9.6B")
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make_trees(data: str, number: int, config: object, folder: Path) -> list[list[EncodedSample]]:
+def make_trees(data: str, number: int, config: QWenConfig, folder: Path) -> list[list[EncodedSample]]:
     """Random samples with the lengths and shared prefixes of published ones, an image to each tree."""
     import numpy as np
     from PIL import Image
@@ -95,7 +97,9 @@ def make_trees(data: str, number: int, config: object, folder: Path) -> list[lis
     return trees
 
 
-def compare(model: object, trees: list[list[EncodedSample]], arguments: argparse.Namespace, costs: Costs) -> list[Row]:
+def compare(
+    model: QWenLMHeadModel, trees: list[list[EncodedSample]], arguments: argparse.Namespace, costs: Costs
+) -> list[Row]:
     """Measures trees, single samples and the published way."""
     samples = [sample for tree in trees for sample in tree]
     every = max(1, len(samples) // arguments.published)
@@ -114,7 +118,9 @@ def compare(model: object, trees: list[list[EncodedSample]], arguments: argparse
     return rows[::-1]
 
 
-def measured(name: str, samples: list[EncodedSample], model: object, run: Callable[[], None], flops: float) -> Row:
+def measured(
+    name: str, samples: list[EncodedSample], model: QWenLMHeadModel, run: Callable[[], None], flops: float
+) -> Row:
     """Times a run over samples."""
     from bench_machine import peak_bytes, reset_peak, timed
 
@@ -127,7 +133,7 @@ def measured(name: str, samples: list[EncodedSample], model: object, run: Callab
 
 
 def micro_batches(
-    model: object, samples: list[EncodedSample], prompt_tree: bool, max_batch_tokens: int, costs: Costs
+    model: QWenLMHeadModel, samples: list[EncodedSample], prompt_tree: bool, max_batch_tokens: int, costs: Costs
 ) -> tuple[Callable[[], None], float]:
     """This project's way: a plan, then micro-batches; and the operations that it takes."""
     from bench_answers import byte_tokenizer
@@ -144,7 +150,7 @@ def micro_batches(
     bins = [bin_ for step in steps for bin_ in step.bins[0]]
     family = QwenVL(byte_tokenizer(), model.config)
 
-    def batches() -> object:
+    def batches() -> Iterator[TreeBatch]:
         return (collate([samples[i] for i in bin_], family, prompt_tree=prompt_tree) for bin_ in bins)
 
     def run() -> None:
@@ -159,7 +165,7 @@ def micro_batches(
 
 
 def published(
-    model: object, samples: list[EncodedSample], length: int, costs: Costs
+    model: QWenLMHeadModel, samples: list[EncodedSample], length: int, costs: Costs
 ) -> tuple[Callable[[], None], float]:
     """One sample a micro-batch, padded, its image read and encoded each time, logits of all positions."""
     import torch

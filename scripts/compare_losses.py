@@ -22,7 +22,7 @@ STEPS, SAMPLES_PER_STEP, HELD_OUT = 200, 64, 64
 def main(argv: list[str] | None = None) -> int:
     """Trains each way with each seed and prints a table."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data_path", required=True, help="training file")
     parser.add_argument("--image_dir", required=True, help="image folder")

@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         model = Model(checkpoint, unused, unused, device=torch.device("cpu"), dtype=torch.float32)
         merged = load(model, progress=sys.stderr.isatty()).module
         dtype = read_config(checkpoint.base).dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
-        merged = merged.to(dtype or torch.bfloat16)
+        # transformers wraps `to` in a decorator that loses its `self`.
+        merged = merged.to(dtype or torch.bfloat16)  # pyright: ignore[reportArgumentType]
         ranks = read_ranks(checkpoint.file(VOCABULARY))
         settings = checkpoint.file(FILE_NAME)
         write_checkpoint(arguments.output_dir, merged, ranks, command=vars(arguments), generation_config=settings)

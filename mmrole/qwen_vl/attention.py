@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -35,8 +35,8 @@ def eager_attention_forward(
     Returns:
         The output [batch, queries, heads, d] and the weights [batch, heads, queries, keys].
     """
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    factor: float = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query * factor, key.transpose(2, 3))
     if attention_mask is not None:
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1)
@@ -48,7 +48,8 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tens
     """Attention of the vision tower: no mask; [n, heads, q, d] and [n, heads, p, d] → [n, q, heads * d]."""
     # Nothing is masked here, so SDPA already runs the flash kernel where there is one: the implementations that are
     # worth choosing for the language model's masks would only restrict head sizes.
-    name = "eager" if module.config._attn_implementation == "eager" else "sdpa"
+    config = cast("PreTrainedConfig", module.config)
+    name = "eager" if config._attn_implementation == "eager" else "sdpa"
     attention = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
     output, _ = attention(module, query, key, value, None, dropout=0.0, is_causal=False)
     return rearrange(output, "n q head d -> n q (head d)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from einops import rearrange
@@ -40,6 +40,7 @@ class AttentionMemory(Protocol):
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
     ) -> Tensor:
         """Keeps a layer's new keys and values, attends; [batch, heads, positions, d] → [batch, positions, heads, d]."""
+        ...
 
 
 class QWenAttention(nn.Module):
@@ -55,7 +56,8 @@ class QWenAttention(nn.Module):
         self.num_key_value_groups = 1  # transformers' attention functions ask
         self.c_attn = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.c_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=not config.no_bias)
-        self.c_proj.ends_branch = True  # for its initial values
+        # For its initial values. torch declares tensors and modules only as what a module may be given.
+        self.c_proj.ends_branch = True  # pyright: ignore[reportArgumentType]
 
     @property
     def attention_dropout(self) -> float:
@@ -90,7 +92,8 @@ class QWenAttention(nn.Module):
             return self.c_proj(rearrange(output, "b p head d -> b p (head d)")), None
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        implementation = cast(str, self.config._attn_implementation)  # set when the model was made
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attention(
             self,
             query,
@@ -113,7 +116,7 @@ class QWenMLP(nn.Module):
         self.w1 = nn.Linear(config.hidden_size, width, bias=bias)
         self.w2 = nn.Linear(config.hidden_size, width, bias=bias)
         self.c_proj = nn.Linear(width, config.hidden_size, bias=bias)
-        self.c_proj.ends_branch = True
+        self.c_proj.ends_branch = True  # pyright: ignore[reportArgumentType]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[batch, positions, hidden_size] → the same."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import Cache, GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from mmrole.qwen_vl.configuration import QWenConfig
 from mmrole.qwen_vl.image_positions import find_image_positions
@@ -28,7 +28,8 @@ _CACHE_ONLY = ("cache_implementation", "cache_config")
 class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
     """Qwen-VL with its LM head: what `AutoModelForCausalLM` loads."""
 
-    _tied_weights_keys: ClassVar = {"lm_head.weight": "transformer.wte.weight"}
+    # transformers declares for instances what it reads from the class.
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "transformer.wte.weight"}  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, config: QWenConfig) -> None:
         super().__init__(config)
@@ -119,7 +120,8 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
+    # transformers' other arguments go through kwargs.
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """transformers' `generate`; takes `pixel_values` and `image_positions` besides the usual arguments."""
         defaults = generation_config or self.generation_config
         chunked = kwargs.get("prefill_chunk_size", getattr(defaults, "prefill_chunk_size", None)) is not None
@@ -128,7 +130,8 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
             # A chunk does not know the length of its prompt.
             prompt = torch.ones_like(kwargs.get("input_ids", inputs)) if prompt is None else prompt
             kwargs["ntk_alpha"] = ntk_alpha_of(prompt.sum(dim=-1), self.config.seq_length)
-        return super().generate(inputs, generation_config, **kwargs)
+        # GenerationMixin declares a self that no model of transformers is; so below.
+        return super().generate(inputs, generation_config, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """transformers' `save_pretrained`, also with generation settings that have no effect beside the others.
@@ -145,7 +148,8 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
         finally:
             self.generation_config = kept
 
-    def prepare_inputs_for_generation(
+    # Called by name; transformers' other arguments go through kwargs.
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input_ids: Tensor,
         is_first_iteration: bool | None = False,
@@ -155,7 +159,7 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Images go in with the prompt, and again at every step if there is no cache."""
-        inputs = super().prepare_inputs_for_generation(
+        inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids, is_first_iteration=is_first_iteration, inputs_embeds=inputs_embeds, **kwargs
         )
         if image_positions is None or (not is_first_iteration and kwargs.get("use_cache", True)):
@@ -165,7 +169,8 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
         image_positions = nn.functional.pad(image_positions, (0, max(generated, 0)), value=-1)
         return inputs | {"pixel_values": pixel_values, "image_positions": image_positions[:, -new.shape[1] :]}
 
-    def _expand_inputs_for_generation(
+    # transformers declares a LongTensor, which no operation is said to return.
+    def _expand_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         expand_size: int = 1,
         is_encoder_decoder: bool = False,
@@ -174,11 +179,11 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor, dict[str, Any]]:
         # Rows are repeated for beams and for several samples of a prompt; its images are encoded once all the same.
         pixel_values = model_kwargs.pop("pixel_values", None)
-        if pixel_values is not None and model_kwargs.get("image_positions") is None:
+        if pixel_values is not None and input_ids is not None and model_kwargs.get("image_positions") is None:
             model_kwargs["image_positions"] = find_image_positions(
                 input_ids, self.config.image_start_id, len(pixel_values)
             )
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         return input_ids, model_kwargs | {"pixel_values": pixel_values}

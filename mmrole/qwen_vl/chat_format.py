@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -291,9 +291,13 @@ def decode_answer(
         ValueError, KeyError: for an `<img>` without `</img>`, and for ids that have no token.
     """
     if chat_format == "raw":
-        return tokenizer.decode(list(answer_ids), errors=errors).replace(ENDOFTEXT, "").strip()
+        return _text_of(tokenizer, list(answer_ids), errors).replace(ENDOFTEXT, "").strip()
     _require_chatml(chat_format)
-    return tokenizer.decode(trim_answer(tokenizer, answer_ids), errors=errors).strip()
+    return _text_of(tokenizer, trim_answer(tokenizer, answer_ids), errors).strip()
+
+
+def _text_of(tokenizer: QWenTokenizer, ids: list[int], errors: str) -> str:
+    return cast(str, tokenizer.decode(ids, errors=errors))  # of one list of ids it is one text
 
 
 def get_stop_words_ids(chat_format: str, tokenizer: QWenTokenizer) -> list[list[int]]:
@@ -330,7 +334,8 @@ class StopWords(StoppingCriteria):
                 raise ValueError(f"a stop word must consist of token ids, not {word!r}")
         self.stop_words = [torch.tensor(word) for word in stop_words_ids]
 
-    def __call__(self, input_ids: Tensor, scores: Tensor | None, **kwargs: Any) -> Tensor:
+    # transformers declares a tuple of scores, but gives a tensor; and no operation is said to return a BoolTensor.
+    def __call__(self, input_ids: Tensor, scores: Tensor | None, **kwargs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Which rows of input_ids [batch, positions] are done: bool [batch]."""
         done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         for word in self.stop_words:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from copy import deepcopy
+from dataclasses import field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -93,10 +94,10 @@ class QWenConfig(PreTrainedConfig):
     use_flash_attn: bool | str = False
     onnx_safe: bool | None = None
     tokenizer_type: str = "QWenTokenizer"
-    visual: dict[str, Any] | None = None
+    visual: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.visual = deepcopy(QWEN_VL_CHAT_VISUAL) | (self.visual or {})
+        self.visual = deepcopy(QWEN_VL_CHAT_VISUAL) | self.visual
         super().__post_init__(**kwargs)
 
     @property
@@ -117,8 +118,8 @@ class QWenConfig(PreTrainedConfig):
         return super().from_pretrained(pretrained_model_name_or_path, *args, **name | kwargs)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
-        """Builds the configuration of a checkpoint.
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """Builds the configuration of a checkpoint; with `return_unused_kwargs`, a pair of it and what is unused.
 
         Raises:
             CheckpointError: for another model than a Qwen-VL, for quantized weights, for values of no use and sizes
@@ -143,7 +144,7 @@ class QWenConfig(PreTrainedConfig):
             if key not in left_out and (not key.startswith("_") or key == "_name_or_path")
         }
         try:
-            loaded = super().from_dict(config_dict, **kwargs)
+            loaded: Any = super().from_dict(config_dict, **kwargs)
         except Exception as error:  # what transformers does with a field of the wrong kind differs from field to field
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{name}: config.json holds a value that cannot be used ({reason}).") from error

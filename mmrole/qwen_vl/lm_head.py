@@ -36,7 +36,8 @@ class LMHead(nn.Linear):
     and as often on a process with much loss as on one with none.
     """
 
-    def forward(self, hidden_states: Tensor, loss_positions: LossPositions | None = None) -> Tensor:
+    # Called by position, as a Linear is.
+    def forward(self, hidden_states: Tensor, loss_positions: LossPositions | None = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[..., hidden_size] → logits [..., vocabulary]; with `loss_positions`, [n, hidden_size] → summed loss [].
 
         The loss is the sum of weight * cross entropy, in at least float32: so are the logits that it is made of.
@@ -68,7 +69,8 @@ class _SummedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    # torch declares any number of gradients; there is one, as there is one output.
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, targets, counts, log_sums = ctx.saved_tensors
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         hidden_gradient = torch.empty_like(hidden) if wants_hidden else None
@@ -80,9 +82,9 @@ class _SummedLoss(torch.autograd.Function):
                 slopes = _logits(hidden[rows], weight).sub_(log_sums[rows, None]).exp_()
                 slopes[torch.arange(len(slopes), device=slopes.device), targets[rows]] -= 1
                 slopes = slopes.mul_(scales[rows, None]).to(weight.dtype)
-                if wants_hidden:
+                if hidden_gradient is not None:
                     hidden_gradient[rows] = (slopes @ weight).to(hidden.dtype)
-                if wants_weight:
+                if weight_gradient is not None:
                     weight_gradient.addmm_(slopes.T, hidden[rows].to(weight.dtype))
         return hidden_gradient, weight_gradient, None, None
 

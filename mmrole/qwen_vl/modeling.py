@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from mmrole.qwen_vl.attention import prepare_mask
 from mmrole.qwen_vl.blocks import AttentionMemory, QWenBlock, RMSNorm
@@ -31,16 +31,18 @@ class QWenPreTrainedModel(PreTrainedModel):
     config: QWenConfig
     base_model_prefix = "transformer"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    # A tuple as in transformers' own models.
+    input_modalities = ("image", "text")  # pyright: ignore[reportAssignmentType]
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar = ["QWenBlock", "VisionTransformer"]  # the tower has parameters of its own
-    _skip_keys_device_placement: ClassVar = ["past_key_values"]
+    # transformers declares for instances what it reads from the class; so below.
+    _no_split_modules: ClassVar = ["QWenBlock", "VisionTransformer"]  # the tower has parameters of its own  # pyright: ignore[reportIncompatibleVariableOverride]
+    _skip_keys_device_placement: ClassVar = ["past_key_values"]  # pyright: ignore[reportIncompatibleVariableOverride]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     # Non-persistent buffers of the original code that old checkpoints carry.
-    _keys_to_ignore_on_load_unexpected: ClassVar = [
+    _keys_to_ignore_on_load_unexpected: ClassVar = [  # pyright: ignore[reportIncompatibleVariableOverride]
         r"\.attn\.masked_bias$",
         r"\.attn\.bias$",
         r"\.rotary_emb\.inv_freq$",
@@ -59,22 +61,23 @@ class QWenPreTrainedModel(PreTrainedModel):
         """
         # With it, transformers would run custom_generate/generate.py of the checkpoint.
         kwargs.pop("trust_remote_code", None)
-        from_files = pretrained_model_name_or_path is not None and kwargs.get("state_dict") is None
-        if from_files:
-            check_checkpoint(cls, pretrained_model_name_or_path, **kwargs)
-        wants_info = kwargs.pop("output_loading_info", False)
         source = pretrained_model_name_or_path
+        checked = source if kwargs.get("state_dict") is None else None
+        if checked is not None:
+            check_checkpoint(cls, checked, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
         if source is not None and (alone := _without_adapters(Path(source), kwargs)) is not None:
             source = alone
-        model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         if source is not pretrained_model_name_or_path:
             model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
-        if from_files:
-            check_loaded(pretrained_model_name_or_path, info)
+        if checked is not None:
+            check_loaded(checked, info)
         for module in model.modules():
             if isinstance(module, Resampler):
                 module.pos_embed.requires_grad_(False)  # loading makes every parameter trainable
-        return (model, info) if wants_info else model
+        return loaded if wants_info else model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -138,9 +141,9 @@ class QWenModel(QWenPreTrainedModel):
         """The token embeddings."""
         return self.wte
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replaces the token embeddings."""
-        self.wte = value
+        self.wte = cast("nn.Embedding", value)
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Pixels [images, 3, size, size] → features [images, 256, hidden_size]."""
@@ -182,10 +185,13 @@ class QWenModel(QWenPreTrainedModel):
         if output_attentions is None:
             output_attentions = config.output_attentions
 
-        if inputs_embeds is None:
-            inputs_embeds = self.wte(input_ids)
         inputs_embeds = self._place_images(
-            inputs_embeds, input_ids, pixel_values, image_positions, past_key_values, training_rules
+            self.wte(input_ids) if inputs_embeds is None else inputs_embeds,
+            input_ids,
+            pixel_values,
+            image_positions,
+            past_key_values,
+            training_rules,
         )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=config)
@@ -242,8 +248,12 @@ class QWenModel(QWenPreTrainedModel):
         device, dtype = inputs_embeds.device, inputs_embeds.dtype
         if pixel_values is None or len(pixel_values) == 0:
             at_prompt = past_key_values is None or int(past_key_values.get_seq_length()) == 0
-            unknown = input_ids is not None and image_positions is None and at_prompt
-            if unknown and has_image_span(input_ids, self.config.image_start_id):
+            if (
+                input_ids is not None
+                and image_positions is None
+                and at_prompt
+                and has_image_span(input_ids, self.config.image_start_id)
+            ):
                 raise ValueError("input_ids hold an image span (<img> … </img>), but there are no pixel_values.")
             if image_positions is not None and bool((image_positions >= 0).any()):
                 raise ValueError("image_positions name image features, but there are no pixel_values.")
@@ -271,7 +281,7 @@ class QWenModel(QWenPreTrainedModel):
         elif given.dim() not in (1, 2) or len(given) not in (1, batch):
             raise ValueError(f"ntk_alpha has shape {list(given.shape)}; expected [{batch}] or [{batch}, positions].")
         if past_key_values is not None:
-            past_key_values.ntk_alpha = given
+            past_key_values.ntk_alpha = given  # an attribute of our own  # pyright: ignore[reportAttributeAccessIssue]
         return given
 
 

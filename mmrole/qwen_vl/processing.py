@@ -131,7 +131,7 @@ class QWenProcessor:
     def _batch(self, chats: Sequence[EncodedChat]) -> BatchFeature:
         shape = len(chats), max((len(chat.input_ids) for chat in chats), default=0)
         pad_id = self.tokenizer.pad_token_id
-        input_ids = torch.full(shape, self.tokenizer.eod_id if pad_id is None else pad_id)
+        input_ids = torch.full(shape, pad_id if isinstance(pad_id, int) else self.tokenizer.eod_id)
         attention_mask = torch.zeros(shape, dtype=torch.int64)
         image_positions = torch.full(shape, -1)
         index_of_image: dict[Any, int] = {}

@@ -34,8 +34,9 @@ class QWenTokenizer(PreTrainedTokenizer):
         CheckpointError: if the vocabulary is missing, damaged, or that of another model.
     """
 
-    vocab_files_names: ClassVar = {"vocab_file": "qwen.tiktoken"}
-    model_input_names: ClassVar = ["input_ids", "token_type_ids", "attention_mask"]
+    # transformers declares for instances what it reads from the class; so below.
+    vocab_files_names: ClassVar = {"vocab_file": "qwen.tiktoken"}  # pyright: ignore[reportIncompatibleVariableOverride]
+    model_input_names: ClassVar = ["input_ids", "token_type_ids", "attention_mask"]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, vocab_file: str | os.PathLike[str] | None, errors: str = "replace", **kwargs: Any):
         if vocab_file is None:
@@ -76,7 +77,8 @@ class QWenTokenizer(PreTrainedTokenizer):
     def __len__(self) -> int:
         return len(self.decoder)
 
-    def get_vocab(self) -> dict[Token, int]:
+    # Ordinary tokens are bytes, as in the original, not text as transformers has it; so below.
+    def get_vocab(self) -> dict[Token, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Token to id: bytes for ordinary tokens, str for special ones."""
         return {**self.mergeable_ranks, **self.special_tokens}
 
@@ -108,7 +110,7 @@ class QWenTokenizer(PreTrainedTokenizer):
             position = end
         return encoded + ids[position:] if encoded else ids
 
-    def tokenize(
+    def tokenize(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         text: str,
         allowed_special: Set[str] | str = "all",
@@ -122,13 +124,11 @@ class QWenTokenizer(PreTrainedTokenizer):
         ids = self.encode_markup(text, allowed_special, disallowed_special)
         return [self.decoder[id_] for id_ in ids]
 
-    def convert_tokens_to_ids(self, tokens: Token | Iterable[Token]) -> int | list[int | None] | None:
+    def convert_tokens_to_ids(self, tokens: Token | Iterable[Token]) -> int | list[int | None] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Ids of tokens: bytes of ordinary ones, text of special ones; None for what is not a token."""
-        if isinstance(tokens, bytes):
-            return self.mergeable_ranks.get(tokens)
-        if isinstance(tokens, str):
-            return self.special_tokens.get(tokens)
-        return [self.convert_tokens_to_ids(token) for token in tokens]
+        if isinstance(tokens, bytes | str):
+            return self._id_of(tokens)
+        return [self._id_of(token) for token in tokens]
 
     def convert_tokens_to_string(self, tokens: Iterable[Token]) -> str:
         """The text of tokens; bytes that are not UTF-8 become U+FFFD (see `errors`)."""
@@ -150,7 +150,8 @@ class QWenTokenizer(PreTrainedTokenizer):
         bpe.write_ranks(path, self.mergeable_ranks)
         return (path,)
 
-    def _decode(
+    # Called by name; what is not used here goes into kwargs.
+    def _decode(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         token_ids: int | Sequence[int],
         skip_special_tokens: bool = False,
@@ -211,7 +212,10 @@ class QWenTokenizer(PreTrainedTokenizer):
             raise ValueError(f"an image path spells the special token {special}: {text!r}")
         return path
 
-    def _convert_id_to_token(self, index: int) -> Token:
+    def _id_of(self, token: Token) -> int | None:
+        return self.mergeable_ranks.get(token) if isinstance(token, bytes) else self.special_tokens.get(token)
+
+    def _convert_id_to_token(self, index: int) -> Token:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
             return self.decoder[index]
         except KeyError:

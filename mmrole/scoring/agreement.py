@@ -178,7 +178,7 @@ def match(first: Judgements, second: Judgements) -> Matched:
     scores = [
         np.array([judgements[key].score for key in keys], np.float64).reshape(-1, 2) for judgements in (first, second)
     ]
-    return Matched(keys, [first[key].image for key in keys], *scores, left_out)
+    return Matched(keys, [first[key].image for key in keys], scores[0], scores[1], left_out)
 
 
 def measure_agreement(matched: Matched, *, draws: int = DRAWS, seed: int = 1234) -> list[Agreement]:

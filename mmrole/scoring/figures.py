@@ -5,10 +5,12 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -22,6 +24,10 @@ from mmrole.scoring.report import Report
 from mmrole.scoring.reviews import SPLITS, ModelReviews
 from mmrole.scoring.statistics import Estimate
 from mmrole.scoring.tables import MANY
+
+if TYPE_CHECKING:
+    from matplotlib.projections.polar import PolarAxes
+    from matplotlib.typing import RcKeyType
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; yellow is too light for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -131,7 +137,7 @@ def _radar(report: Report) -> Figure:
     values = np.array([[_ranked(report, place)[name].value for name in METRICS] for place in range(len(shown))])
     angles = np.linspace(0, 2 * np.pi, len(METRICS), endpoint=False)
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
-    axes = figure.subplots(subplot_kw={"projection": "polar"})
+    axes = cast("PolarAxes", figure.subplots(subplot_kw={"projection": "polar"}))
     axes.set(theta_offset=np.pi / 2, theta_direction=-1)
     for place, model in enumerate(shown):
         closed = np.append(values[place], values[place][0])
@@ -184,16 +190,15 @@ def _types(report: Report) -> Figure:
 
 def _position(report: Report) -> Figure:
     """Overall means by the place of the evaluated answer in the review prompt."""
-    shown = [model for model in report.models if model.position]
+    shown = [(model.model, model.position) for model in report.models if model.position]
     figure = Figure(figsize=(6.5, 1.5 + 0.45 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    for row, model in enumerate(shown):
-        bias = model.position
+    for row, (_, bias) in enumerate(shown):
         axes.plot([bias.first.value, bias.second.value], [row - 0.1, row + 0.1], color=GREY, linewidth=1)
         _point(axes, bias.first, row - 0.1, _COLOURS[0], "o", "evaluated answer shown first")
         _point(axes, bias.second, row + 0.1, _COLOURS[1], "s", "shown second")
     _reference_line(axes)
-    axes.set_yticks(range(len(shown)), [short_name(model.model) for model in shown])
+    axes.set_yticks(range(len(shown)), [short_name(name) for name, _ in shown])
     axes.set(title="Order of the answers", xlabel="score (answer / reference)", ylim=(len(shown) - 0.5, -0.5))
     axes.grid(axis="x", color="#E5E5E5")
     _legend_below(figure, [axes])
@@ -230,7 +235,7 @@ def _reference_line(axes: Axes) -> None:
 
 def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
     """One legend for all panels, each label once."""
-    handles: dict[str, object] = {}
+    handles: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
@@ -238,7 +243,7 @@ def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _fonts() -> dict[str, object]:
+def _fonts() -> "dict[RcKeyType, Any]":
     """Settings of the fonts. Matplotlib's cache of fonts may be older than one that is there: so it is looked for."""
     fonts = {Path(path).stem: path for path in font_manager.findSystemFonts()}
     for name in _CHINESE_FONTS:

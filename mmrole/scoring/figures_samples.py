@@ -30,10 +30,10 @@ def draw_characters(report: Report, samples: Mapping[str, ModelReviews]) -> Figu
     height = 0.9 + 0.2 * max(map(len, blocks)) + 0.08 * max(len(model.model) for model in report.models)
     figure = Figure(figsize=(n_blocks * (1.9 + 0.45 * n_models) + 0.6, height), layout="constrained")
     panels = figure.subplots(1, n_blocks, squeeze=False)[0]
-    norm = TwoSlopeNorm(1, 0.4, 1.6)
+    norm, images = TwoSlopeNorm(1, 0.4, 1.6), []
     for axes, block in zip(panels, blocks, strict=True):
         values = np.array([[_character_mean(model, name) for model in report.models] for _, name in block])
-        image = axes.imshow(np.ma.masked_invalid(values), cmap="PuOr", norm=norm, aspect="auto")
+        images.append(axes.imshow(np.ma.masked_invalid(values), cmap="PuOr", norm=norm, aspect="auto"))
         for row, place in zip(*np.nonzero(~np.isnan(values)), strict=True):
             value = values[row, place]
             shade = "white" if abs(value - 1) > 0.4 else "black"
@@ -46,7 +46,7 @@ def draw_characters(report: Report, samples: Mapping[str, ModelReviews]) -> Figu
                 label.set(weight="bold", color="#333333")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    colours = figure.colorbar(image, ax=panels, location="bottom", shrink=0.5, aspect=40, extend="both", pad=0.01)
+    colours = figure.colorbar(images[-1], ax=panels, location="bottom", shrink=0.5, aspect=40, extend="both", pad=0.01)
     colours.set_label(f"{OVERALL} score (answer / reference); white: as good as the reference")
     return figure
 

@@ -111,7 +111,7 @@ def weighted_estimates(
     low = high = np.full(values.shape[1], np.nan)
     enough = np.all([enough_images(own, images) for _, own, images in parts], axis=0)
     if enough.any():
-        ends = interval(sum(weight * bootstrap.means(own, images) for weight, own, images in parts))
+        ends = interval(np.sum([weight * bootstrap.means(own, images) for weight, own, images in parts], axis=0))
         low, high = (np.where(enough, end, np.nan) for end in ends)
     return [
         Estimate(
@@ -185,7 +185,7 @@ def measure_position_bias(
     estimates = image_estimates(np.column_stack([means, difference]), clusters[both], bootstrap)
     p_value = sign_flip_test(difference, clusters[both], len(bootstrap.counts), seed)
     agreement = float((np.sign(first - 1) == np.sign(second - 1)).mean())
-    return PositionBias(*estimates, p_value, agreement)
+    return PositionBias(*estimates, p_value=p_value, agreement=agreement)
 
 
 def score_histogram(model: ModelReviews) -> np.ndarray:
@@ -209,10 +209,10 @@ def _length(overall: np.ndarray, ratios: np.ndarray, clusters: np.ndarray, boots
         nothing = Estimate(float("nan"), float("nan"), float("nan"), 0)
         return Length(float("nan"), nothing, nothing, nothing)
     logarithms = np.log(ratios)
-    bootstrap = bootstrap if enough_images(overall[:, None], clusters)[0] else None
+    resamples = bootstrap if enough_images(overall[:, None], clusters)[0] else None
     return Length(
         float(np.median(ratios)),
-        pearson(overall, logarithms, clusters, bootstrap),
-        spearman(overall, logarithms, clusters, bootstrap),
-        length_controlled(overall, ratios, clusters, bootstrap),
+        pearson(overall, logarithms, clusters, resamples),
+        spearman(overall, logarithms, clusters, resamples),
+        length_controlled(overall, ratios, clusters, resamples),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 
 from mmrole.base.files import replacing
-from mmrole.base.json_values import JsonObject
+from mmrole.base.json_values import Json
 from mmrole.scoring.page_data import image_data, report_data
 from mmrole.scoring.page_samples import answer_data, find_samples, review_data, sample_data
 from mmrole.scoring.report import Report
@@ -80,19 +80,19 @@ def _page(report: Report, reviews: Sequence[ModelReviews], image_dir: str | os.P
     yield after.substitute(script=script)
 
 
-def _data(name: str, obj: JsonObject) -> str:
+def _data(name: str, obj: Json) -> str:
     """An element that holds JSON, which the page's script finds by its name."""
     return f'<script type="application/json" id="{name}">{_inert_json(obj)}</script>\n'
 
 
-def _inert_json(obj: JsonObject) -> str:
+def _inert_json(obj: Json) -> str:
     """JSON that cannot end the script element that it stands in, nor open a comment there: it has no `<`."""
     text = json.dumps(obj, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
 def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files("mmrole.scoring").joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

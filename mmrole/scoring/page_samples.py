@@ -80,12 +80,12 @@ def sample_data(samples: Sequence[PageSample]) -> JsonObject:
     return {"texts": list(texts), "samples": listed}
 
 
-def answer_data(sample: PageSample) -> JsonObject:
+def answer_data(sample: PageSample) -> list[str | None]:
     """The answer of each model to a sample; null if it has none."""
     return [of_model and of_model[0].answer for of_model in sample.own]
 
 
-def review_data(sample: PageSample) -> JsonObject:
+def review_data(sample: PageSample) -> list[JsonObject | None]:
     """The reviews of each model's answer to a sample: `first` in the published order, `swapped` in the other one."""
     return [of_model and _reviews(of_model[0]) for of_model in sample.own]
 

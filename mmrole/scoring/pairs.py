@@ -48,7 +48,8 @@ def compare_pairs(
         bootstrap: for the intervals.
         seed: of the flips, which are as many as the draws of the bootstrap or `FLIPS_PER_PAIR` for each pair.
     """
-    compared, sums = [], []
+    compared: list[tuple[str, str, Estimate]] = []
+    sums: list[np.ndarray] = []
     for place, one in enumerate(models):
         others = models[place + 1 :]
         estimates, own_sums = _compare(one, others, clusters[one.model], bootstrap)

@@ -131,7 +131,7 @@ class ModelReviews:
     @functools.cached_property
     def complete(self) -> np.ndarray:
         """bool [n]: samples with all eight ratios, over which means are taken."""
-        return ~np.isnan(self.ratios).any(axis=1)
+        return np.all(~np.isnan(self.ratios), axis=1)
 
     @functools.cached_property
     def overall(self) -> np.ndarray:

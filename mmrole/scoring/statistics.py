@@ -92,7 +92,7 @@ def mean_estimates(values: np.ndarray, clusters: np.ndarray, bootstrap: Bootstra
     low = high = np.full(len(n), np.nan)
     if bootstrap is not None and len(values):
         low, high = interval(bootstrap.means(values, clusters))
-    return [Estimate(*map(float, row[:3]), int(row[3])) for row in zip(means, low, high, n, strict=True)]
+    return [Estimate(*map(float, row[:3]), n=int(row[3])) for row in zip(means, low, high, n, strict=True)]
 
 
 def sign_flip_test(differences: np.ndarray, clusters: np.ndarray, draws: int = DRAWS, seed: int = 1234) -> float:
@@ -126,7 +126,7 @@ def sign_flip_tests(sums: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 
     for size in np.unique(sizes[sizes > 0]):
         places = np.flatnonzero(sizes == size)
         signs = np.random.default_rng(seed).integers(0, 2, (draws, size), dtype=np.int8)
-        p_values[places] = _flip(signs, np.stack([sums[place] for place in places]))
+        p_values[places] = _flip(signs, np.stack([sums[place] for place in places.tolist()]))
     return p_values.tolist()
 
 

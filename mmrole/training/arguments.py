@@ -80,7 +80,8 @@ class TrainingArguments(transformers.TrainingArguments):
     holds the product and `gradient_accumulation_steps` is 1.
     """
 
-    output_dir: str = field(
+    # Never missing here. The types of these three say which values the parser of flags takes.
+    output_dir: str = field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="checkpoints/finetuned",
         metadata={"help": "Where the trained checkpoint goes, and the checkpoint-N folders from which a run resumes."},
     )
@@ -91,7 +92,7 @@ class TrainingArguments(transformers.TrainingArguments):
             "False: refuse to go on where something was."
         },
     )
-    report_to: str | None = field(
+    report_to: str | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="tensorboard",
         metadata={"help": "Where the log goes besides the terminal: tensorboard, wandb, …, none."},
     )
@@ -116,7 +117,7 @@ class TrainingArguments(transformers.TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Not supported: a loss that is not finite ends the run."}
     )
-    include_num_input_tokens_seen: bool = field(
+    include_num_input_tokens_seen: bool = field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default=False, metadata={"help": "Not supported: tokens/s are shown as the run goes on."}
     )
 
@@ -205,7 +206,8 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
     known = {item.name for item in dataclasses.fields(TrainingArguments)}
     argv, notes = translate(sys.argv[1:] if argv is None else argv, known)
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, TrainingArguments, LoraArguments),
+        # transformers' type of a dataclass is a new type, which no class is of.
+        (ModelArguments, DataArguments, TrainingArguments, LoraArguments),  # pyright: ignore[reportArgumentType]
         usage="%(prog)s --model_name_or_path DIRECTORY --data_path FILE --output_dir DIRECTORY [flags]",
         description="Trains Qwen-VL-Chat into an agent or a reward model. The other flags are those of "
         "transformers' TrainingArguments.",
@@ -248,7 +250,7 @@ def _check_adapter_flags(training: TrainingArguments, lora: LoraArguments) -> No
 
 
 def _check_when(training: TrainingArguments, data: DataArguments) -> None:
-    strategy = training.eval_strategy.value
+    strategy = values.word(training.eval_strategy)
     evaluates = strategy != "no" or training.eval_on_start
     if evaluates and data.eval_data_path is None:
         flag = "--eval_on_start True" if strategy == "no" else f"--eval_strategy {strategy}"
@@ -259,13 +261,12 @@ def _check_when(training: TrainingArguments, data: DataArguments) -> None:
             raise UserError(f"--{flag} has no effect; add --eval_strategy steps, or epoch")
     if data.eval_data_path is not None and not evaluates:
         raise UserError("--eval_data_path has no effect; add --eval_strategy steps, or epoch")
-    for what, when in (("eval", strategy), ("save", training.save_strategy.value)):
+    for what, when in (("eval", strategy), ("save", values.word(training.save_strategy))):
         if when != "steps" and f"{what}_steps" in changed:
             raise UserError(f"--{what}_steps has no effect on --{what}_strategy {when}; leave out either")
-    if training.logging_strategy.value != "steps" and "logging_steps" in changed:  # the recipes give it
-        training.notes.append(
-            f"note: --logging_steps is ignored: --logging_strategy is {training.logging_strategy.value}"
-        )
+    logging = values.word(training.logging_strategy)
+    if logging != "steps" and "logging_steps" in changed:  # the recipes give it
+        training.notes.append(f"note: --logging_steps is ignored: --logging_strategy is {logging}")
 
 
 def zero_stage(training: TrainingArguments) -> int:

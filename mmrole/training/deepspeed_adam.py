@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 from torch.optim import Optimizer
@@ -17,20 +19,19 @@ def restore_powers(optimizer: Optimizer) -> None:
     Args:
         optimizer: with the states of the checkpoint. Others than DeepSpeed's for the CPU keep no powers.
     """
-    while not isinstance(optimizer, DeepSpeedCPUAdam | FusedAdam) and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer  # accelerate's and DeepSpeed's wrappers
-    group = optimizer.param_groups[0]
-    done = max((int(state.get("step", 0)) for state in optimizer.state.values()), default=0)
+    inner: Any = optimizer
+    while not isinstance(inner, DeepSpeedCPUAdam | FusedAdam) and hasattr(inner, "optimizer"):
+        inner = inner.optimizer  # accelerate's and DeepSpeed's wrappers
+    group = inner.param_groups[0]
+    done = max((int(state.get("step", 0)) for state in inner.state.values()), default=0)
     settings = (*group["betas"], group["eps"])
     weight, gradient, mean, square = (torch.zeros(1) for _ in range(4))
-    if isinstance(optimizer, DeepSpeedCPUAdam):  # with offload
+    if isinstance(inner, DeepSpeedCPUAdam):  # with offload
         for step in range(1, done + 1):
-            optimizer.ds_opt_adam.adam_update(
-                optimizer.opt_id, step, 0.0, *settings, 0.0, True, weight, gradient, mean, square
-            )
-    elif isinstance(optimizer, FusedAdam) and optimizer._dummy_overflow_buf.device.type == "cpu":
+            inner.ds_opt_adam.adam_update(inner.opt_id, step, 0.0, *settings, 0.0, True, weight, gradient, mean, square)
+    elif isinstance(inner, FusedAdam) and inner._dummy_overflow_buf.device.type == "cpu":
         tensors = [[gradient], [weight], [mean], [square]]
         for step in range(1, done + 1):
-            optimizer.multi_tensor_adam(
-                0, optimizer._dummy_overflow_buf, tensors, 0.0, *settings, step, optimizer.adam_w_mode, 1, 0.0
+            inner.multi_tensor_adam(
+                0, inner._dummy_overflow_buf, tensors, 0.0, *settings, step, inner.adam_w_mode, 1, 0.0
             )

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from mmrole.base.errors import UserError, shown
 from mmrole.base.files import read_json
 from mmrole.training.flags import changed
+from mmrole.training.values import word
 
 _BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
 _OBJECTS = (
@@ -90,10 +91,11 @@ def check_sections(training: TrainingArguments) -> list[str]:
                 raise UserError(
                     f"--{flag} has no effect: {_name(training)} has a section {section}, which wins; leave out either"
                 )
-    if "scheduler" in config and training.lr_scheduler_type.value != "linear":
+    kind = word(training.lr_scheduler_type)
+    if "scheduler" in config and kind != "linear":
         schedule = config["scheduler"].get("type")
         return [
-            f"note: --lr_scheduler_type {training.lr_scheduler_type.value} is ignored: {_name(training)} has "
+            f"note: --lr_scheduler_type {kind} is ignored: {_name(training)} has "
             f"{schedule}, which wins; the configurations *_cosine.json leave it to the flag"
         ]
     return []

@@ -14,7 +14,7 @@ from mmrole.models.families import Family
 from mmrole.training.adapters import check_adapters
 from mmrole.training.arguments import Arguments, TrainingArguments
 from mmrole.training.deepspeed_config import check_config
-from mmrole.training.values import in_a_line
+from mmrole.training.values import in_a_line, word
 
 
 def check_settings(arguments: Arguments, family: Family, total_steps: int) -> None:
@@ -52,7 +52,7 @@ def check_optimizer(training: TrainingArguments, total_steps: int, *, own_optimi
         UserError: a package is missing, or a value cannot work.
     """
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=training.learning_rate)
-    name = training.optim.value
+    name = word(training.optim)
     if own_optimizer:
         try:
             build, settings = Trainer.get_optimizer_cls_and_kwargs(training)
@@ -60,14 +60,14 @@ def check_optimizer(training: TrainingArguments, total_steps: int, *, own_optimi
         except Exception as error:
             raise UserError(f"--optim {name}: {in_a_line(error)}") from None
         _check_optim_args(training, settings)
-    name = training.lr_scheduler_type.value
+    name, settings = word(training.lr_scheduler_type), training.lr_scheduler_kwargs
     if own_schedule:
         try:
             warmup = training.get_warmup_steps(total_steps)
-            get_scheduler(name, optimizer, warmup, total_steps, training.lr_scheduler_kwargs)
+            get_scheduler(name, optimizer, warmup, total_steps, settings if isinstance(settings, dict) else None)
         except Exception as error:
             raise UserError(f"--lr_scheduler_type {name}, --lr_scheduler_kwargs: {in_a_line(error)}") from None
-        if training.lr_scheduler_kwargs and name in ("constant", "constant_with_warmup"):
+        if settings and name in ("constant", "constant_with_warmup"):
             raise UserError(f"--lr_scheduler_kwargs has no effect on --lr_scheduler_type {name}; leave it out")
 
 
@@ -80,4 +80,4 @@ def _check_optim_args(training: TrainingArguments, settings: dict[str, Any]) -> 
         _, without = Trainer.get_optimizer_cls_and_kwargs(training)
         training.optim_args = kept
         if without == settings:
-            raise UserError(f"--optim_args {item} has no effect on --optim {training.optim.value}; leave it out")
+            raise UserError(f"--optim_args {item} has no effect on --optim {word(training.optim)}; leave it out")

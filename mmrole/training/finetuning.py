@@ -29,7 +29,7 @@ from mmrole.training.dry_run import check_settings
 from mmrole.training.encoding import EncodedSample, SampleEncoder
 from mmrole.training.output import check_output_dir, finish_move, is_finished, write_output
 from mmrole.training.planning import group_samples
-from mmrole.training.processes import first_alone, from_first, lock_output_dir, quiet_where_others_fail, said_once, say
+from mmrole.training.processes import from_rank0, lock_output_dir, quiet_where_others_fail, rank0_first, said_once, say
 from mmrole.training.reporters import prepare_reporters
 from mmrole.training.run_description import RunDescription, describe_run
 from mmrole.training.samples import TrainingSample, read_samples
@@ -90,9 +90,9 @@ def begin(arguments: Arguments) -> Start | None:
     model = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
     if output_dir.exists() and output_dir.samefile(model.base):
         raise UserError(f"--output_dir {output_dir} is the model to start from; give another directory for the result")
-    prepared = first_alone(training, lambda: _prepare(arguments))
-    lock = first_alone(training, lambda: lock_output_dir(training))
-    run = from_first(
+    prepared = rank0_first(training, lambda: _prepare(arguments))
+    lock = rank0_first(training, lambda: lock_output_dir(training))
+    run = from_rank0(
         training,
         lambda: describe_run(arguments, model.identity()["model"], prepared.steps, prepared.eval_steps),
     )
@@ -103,7 +103,7 @@ def begin(arguments: Arguments) -> Start | None:
         say(training, f"note: {note}")
     if resumed is not None:
         checkpoints.check_run(resumed, run)
-    first_alone(training, lambda: finish_move(output_dir, run) if training.process_index == 0 else None)
+    rank0_first(training, lambda: finish_move(output_dir, run) if training.process_index == 0 else None)
     if is_finished(output_dir, run, total):
         say(training, f"{output_dir}: all {total:,} steps are done already")
         return None
@@ -111,8 +111,8 @@ def begin(arguments: Arguments) -> Start | None:
     done = 0 if resumed is None else _steps_behind(resumed, total)
     checkpoints.check_free(output_dir, run, done, total)
     if resumed is not None:
-        first_alone(training, lambda: states.check(resumed, done) if training.process_index == 0 else None)
-    first_alone(training, lambda: prepare_reporters(training) if training.process_index == 0 else None)
+        rank0_first(training, lambda: states.check(resumed, done) if training.process_index == 0 else None)
+    rank0_first(training, lambda: prepare_reporters(training) if training.process_index == 0 else None)
     say(training, prepared.summary(training, total))
     if resumed is not None:
         say(training, f"going on from {resumed}: {done:,} of {total:,} steps are done")

@@ -6,10 +6,14 @@ docs/training.md holds the same in a table.
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import transformers
 
 from mmrole.base.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _SAMPLES = "a step's samples and their packing are the plan's (--seed, --max_batch_tokens)"
 _LOSS = "the loss is the mean cross entropy over the loss positions of the whole step"
@@ -147,14 +151,14 @@ def refuse_unsupported(training: transformers.TrainingArguments) -> None:
             raise UserError(f"--{name} is not supported; leave it out: {REFUSED.get(name, _NEWER)}")
 
 
-def ignored(*groups: object) -> list[str]:
+def ignored(*groups: DataclassInstance) -> list[str]:
     """A line for each flag of these dataclasses that is given and ignored."""
     return [
         f"note: --{name} is ignored: {IGNORED[name]}" for group in groups for name in changed(group) if name in IGNORED
     ]
 
 
-def changed(group: object) -> list[str]:
+def changed(group: DataclassInstance) -> list[str]:
     """The flags of a dataclass that have another value than their default."""
     names = []
     for field in dataclasses.fields(group):

@@ -45,7 +45,7 @@ def translate(argv: list[str], known: Container[str]) -> tuple[list[str], list[s
         if is_flag and name in GONE and name not in known:
             notes.append(f"note: --{name} is ignored: {GONE[name]}")
             skipping = True
-        elif is_flag and RENAMED.get(name) in known:
+        elif is_flag and RENAMED.get(name, "") in known:
             if name not in known or name.startswith("gradient_checkpointing"):
                 argument = f"--{RENAMED[name]}{equals}{value}"
             if name not in known:

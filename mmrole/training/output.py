@@ -10,7 +10,7 @@ from pathlib import Path
 from mmrole.base.errors import UserError, listed
 from mmrole.models.checkpoints import VOCABULARY
 from mmrole.training import checkpoints
-from mmrole.training.checkpoints import MANIFEST, UNFINISHED, Manifest, read_manifest
+from mmrole.training.checkpoints import MANIFEST, UNFINISHED, read_manifest
 from mmrole.training.disk_faults import disk_fault, is_of_the_disk
 from mmrole.training.run_description import RunDescription, difference
 from mmrole.training.trainer import TreeTrainer
@@ -116,8 +116,8 @@ def _refuse(output_dir: Path, run: RunDescription, names: set[str], even_own: bo
     """Refuses files in the output directory, but for those that a start of the run has written, unchanged."""
     found = {name for name in names if (output_dir / name).exists()}
     if not even_own:
-        manifests = _own_manifests(output_dir)
-        found -= {name for name in found if name == MANIFEST or _is_written(output_dir, name, manifests)}
+        listed_files = _own_files(output_dir)
+        found -= {name for name in found if name == MANIFEST or _is_written(output_dir, name, listed_files)}
         found -= {name for name in found if _is_of_checkpoint(output_dir, name, run)}
     if found:
         raise UserError(
@@ -150,18 +150,19 @@ def _losses(log: Path) -> dict[int, float]:
     return {entry["step"]: entry["loss"] for entry in json.loads(log.read_bytes())["log_history"] if "loss" in entry}
 
 
-def _own_manifests(output_dir: Path) -> list[Manifest]:
-    """What says which files in the output directory a start of a run has written.
+def _own_files(output_dir: Path) -> list[dict[str, int]]:
+    """Which files in the output directory a start of a run has written, with their sizes, by each of its manifests.
 
     Where it was killed while it moved its result, that of the result lies aside, and beside it that of the result in
     whose place it comes.
     """
     files = (output_dir / MANIFEST, output_dir / _ASIDE / MANIFEST, output_dir / _ASIDE / UNFINISHED)
-    return [manifest for manifest in map(read_manifest, files) if manifest is not None and manifest.files is not None]
+    manifests = [manifest for manifest in map(read_manifest, files) if manifest is not None]
+    return [manifest.files for manifest in manifests if manifest.files is not None]
 
 
-def _is_written(output_dir: Path, name: str, manifests: list[Manifest]) -> bool:
-    return any(_has_size(output_dir / name, manifest.files.get(name)) for manifest in manifests)
+def _is_written(output_dir: Path, name: str, listed_files: list[dict[str, int]]) -> bool:
+    return any(_has_size(output_dir / name, files.get(name)) for files in listed_files)
 
 
 def _has_size(file: Path, size: int | None) -> bool:
@@ -172,13 +173,14 @@ def _move(aside: Path, output_dir: Path) -> None:
     if (output_dir / MANIFEST).is_file():
         # What it lists is replaced now; until that is done, it tells that from somebody else's.
         (output_dir / MANIFEST).replace(aside / UNFINISHED)
-    new = read_manifest(aside / MANIFEST)
-    for manifest in _own_manifests(output_dir):
-        for name in manifest.files.keys() - new.files.keys():
-            if _has_size(output_dir / name, manifest.files[name]):
+    manifest = read_manifest(aside / MANIFEST)
+    new = None if manifest is None else manifest.files
+    for files in [] if new is None else _own_files(output_dir):
+        for name in files.keys() - new.keys():
+            if _has_size(output_dir / name, files[name]):
                 (output_dir / name).unlink()
-    files = [file for file in aside.iterdir() if file.name != UNFINISHED]
-    for file in sorted(files, key=lambda file: file.name == MANIFEST):
+    ready = [file for file in aside.iterdir() if file.name != UNFINISHED]
+    for file in sorted(ready, key=lambda file: file.name == MANIFEST):
         file.replace(output_dir / file.name)
     (aside / UNFINISHED).unlink(missing_ok=True)
     aside.rmdir()

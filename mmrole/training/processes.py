@@ -1,4 +1,4 @@
-"""What the processes of a run owe each other: one works ahead, one message for all, one run in an output directory."""
+"""Rank-0-first execution, errors that one process prints for all, and the lock of an output directory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -62,16 +62,17 @@ def ending_at_once() -> Iterator[None]:
             atexit._run_exitfuncs()  # what is logged to a server is finished there
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(end.code or 0)
+            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
 
 
-def first_alone(training: TrainingArguments, step: Callable[[], T]) -> T:
-    """Calls `step` in the first process, then, unless it failed there, in the others: an error is printed once."""
-    error, result = None, None
+def rank0_first(training: TrainingArguments, step: Callable[[], T]) -> T:
+    """Calls `step` on rank 0, then, unless it failed there, on the other ranks: an error is printed once."""
+    error: UserError | None = None
+    results: list[T] = []
     if training.process_index == 0:
         try:
-            result = step()
+            results.append(step())
         except UserError as failure:
             error = failure
     failed = [error is not None]
@@ -81,12 +82,12 @@ def first_alone(training: TrainingArguments, step: Callable[[], T]) -> T:
         raise error
     if failed[0]:
         raise UserError("the first process of this run has failed and says why")
-    return result if training.process_index == 0 else step()
+    return results[0] if results else step()
 
 
-def from_first(training: TrainingArguments, step: Callable[[], T]) -> T:
-    """Calls `step` in the first process alone and gives what it returns to all; an error is printed once."""
-    results = [first_alone(training, lambda: step() if training.process_index == 0 else None)]
+def from_rank0(training: TrainingArguments, step: Callable[[], T]) -> T:
+    """Calls `step` on rank 0 alone and broadcasts what it returns; an error is printed once."""
+    results: list[Any] = [rank0_first(training, lambda: step() if training.process_index == 0 else None)]
     if training.world_size > 1:
         dist.broadcast_object_list(results, device=training.device)
     return results[0]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+if TYPE_CHECKING:
+    from mmrole.training.arguments import TrainingArguments as MMRoleArguments
 
 _SHOWN = {"loss": ".4f", "grad_norm": ".3g", "learning_rate": ".3g", "eval_loss": ".4f"}
 
@@ -35,7 +38,7 @@ class Progress(TrainerCallback):
         if not state.is_world_process_zero or args.disable_tqdm or not sys.stderr.isatty():
             return
         steps_per_epoch = state.max_steps / args.num_train_epochs if args.max_steps <= 0 else None
-        per_step = args.samples_per_step
+        per_step = cast("MMRoleArguments", args).samples_per_step
         if steps_per_epoch:
             per_step = self._samples_per_epoch / steps_per_epoch
         total, done = round(per_step * state.max_steps), round(per_step * state.global_step)

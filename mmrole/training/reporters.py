@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import TrainerCallback, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from mmrole.base.errors import UserError, reason
 from mmrole.training.values import in_a_line
@@ -25,7 +25,7 @@ def check_reporters(training: TrainingArguments) -> None:
     Raises:
         UserError: a name is not known, its package is missing, or a flag is about none of them.
     """
-    for name in training.report_to:
+    for name in _names(training):
         package = _REPORTERS.get(name)
         if package is not None and importlib.util.find_spec(package) is None:
             raise UserError(f"--report_to {name}: {package} is not installed; pip install {package}, or give none")
@@ -40,9 +40,9 @@ def check_reporters(training: TrainingArguments) -> None:
         "trackio_bucket_id": ("trackio",),
         "trackio_static_space_id": ("trackio",),
     }.items():
-        if getattr(training, flag, None) is not None and not set(reporters) & set(training.report_to):
+        if getattr(training, flag, None) is not None and not set(reporters) & set(_names(training)):
             raise UserError(f"--{flag} has no effect; add --report_to {' or '.join(reporters)}, or leave it out")
-    if training.project != "huggingface" and "trackio" not in training.report_to:
+    if training.project != "huggingface" and "trackio" not in _names(training):
         raise UserError("--project has no effect; add --report_to trackio, or leave it out")
 
 
@@ -52,10 +52,11 @@ def prepare_reporters(training: TrainingArguments) -> None:
     Raises:
         UserError: the folder cannot be written, or there is no login.
     """
-    if "tensorboard" in training.report_to:
+    if "tensorboard" in _names(training):
         _make_log_folder(training)
-    if "wandb" in training.report_to:
-        import wandb
+    if "wandb" in _names(training):
+        # Checked above: whoever names it has installed it.
+        import wandb  # pyright: ignore[reportMissingImports]
 
         with _in_a_line("wandb"):
             wandb.login()
@@ -63,16 +64,22 @@ def prepare_reporters(training: TrainingArguments) -> None:
 
 def say_faults_in_a_line(callbacks: list[TrainerCallback], training: TrainingArguments) -> None:
     """Makes what a reporter among a trainer's callbacks raises, once the model is there, a UserError that names it."""
-    for name in training.report_to:
+    for name in _names(training):
         kinds = tuple(get_reporting_integration_callbacks([name]))
         for callback in (callback for callback in callbacks if isinstance(callback, kinds)):
             for event in (event for event in dir(callback) if event.startswith("on_")):
                 setattr(callback, event, _in_a_line(name)(getattr(callback, event)))
 
 
+def _names(training: TrainingArguments) -> list[str]:
+    """What --report_to names; transformers makes a list of it when it parses the flags."""
+    given = training.report_to
+    return given if isinstance(given, list) else []
+
+
 def _make_log_folder(training: TrainingArguments) -> None:
     given = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    folder = Path(training.output_dir) / "runs" if given is None else Path(given).expanduser()
+    folder = Path(str(training.output_dir)) / "runs" if given is None else Path(given).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):

@@ -12,6 +12,7 @@ from mmrole.data.images import PIXELS
 from mmrole.training.arguments import Arguments, TrainingArguments, zero_stage
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.steps import TrainingSteps
+from mmrole.training.values import word
 
 RunDescription = dict[str, Any]
 
@@ -95,9 +96,9 @@ def _pictures(samples: Sequence[EncodedSample]) -> str:
 def _optimizer(training: TrainingArguments) -> str:
     """Whose states the checkpoints hold."""
     if not training.deepspeed:
-        return str(training.optim.value)
+        return word(training.optim)
     config = training.hf_deepspeed_config
-    parts = [f"DeepSpeed's {config.get_value('optimizer.type') or training.optim.value}"]
+    parts = [f"DeepSpeed's {config.get_value('optimizer.type') or word(training.optim)}"]
     if config.get_value("optimizer.params.torch_adam"):
         parts.append("torch_adam")
     if config.get_value("zero_optimization.offload_optimizer.device") in ("cpu", "nvme"):
@@ -110,7 +111,7 @@ def _schedule(training: TrainingArguments) -> RunDescription:
     run: RunDescription = {}
     if training.deepspeed:
         run["scheduler of --deepspeed"] = training.hf_deepspeed_config.get_value("scheduler.type")
-    kind = str(training.lr_scheduler_type.value)
+    kind = word(training.lr_scheduler_type)
     if kind in _WITH_MEMORY:
         return run | {"--lr_scheduler_type": kind, "--learning_rate": training.learning_rate}
     return run | {"--lr_scheduler_type": "a function of the step"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def check(folder: Path, step: int) -> None:
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
+def reading(folder: str | os.PathLike) -> Iterator[None]:
     """Turns what a library raises over states that do not fit into one line.
 
     Raises:
@@ -125,7 +125,7 @@ def _check_tensors(file: Path) -> None:
         raise UserError(f"{file} is damaged: {_said(error)}; {_AGAIN}") from None
 
 
-def _figures(deepspeed: bool) -> list[type]:
+def _figures(deepspeed: bool) -> list[Callable | tuple[Callable, str]]:
     """Classes without behaviour of their own in which DeepSpeed keeps figures."""
     if not deepspeed:
         return []

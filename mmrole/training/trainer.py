@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -61,8 +61,10 @@ class TreeTrainer(Trainer):
         eval_steps: TrainingSteps | None = None,
     ) -> None:
         # Not as processing_class: the Trainer would write the tokenizer's special tokens into the model's settings.
-        super().__init__(model, args, data_collator=only, train_dataset=steps, eval_dataset=eval_steps)
+        # transformers has a collator make a dictionary of tensors; here it gives the step.
+        super().__init__(model, args, data_collator=only, train_dataset=steps, eval_dataset=eval_steps)  # pyright: ignore[reportArgumentType]
         self.family, self.run = family, run
+        self._steps, self._eval_steps = steps, eval_steps
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         say_faults_in_a_line(self.callback_handler.callbacks, args)
@@ -79,7 +81,7 @@ class TreeTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The steps of the current epoch; not prepared by accelerate, since each process plans its own share."""
-        return make_loader(self.train_dataset, self.args, lambda: self.state.global_step)
+        return make_loader(self._steps, self.args, lambda: self.state.global_step)
 
     def get_batch_samples(self, epoch_iterator: Iterator[StepBatches | UserError], *args: Any, **kwargs: Any) -> Any:
         """As transformers' own, and raises what a worker found wrong."""
@@ -87,13 +89,14 @@ class TreeTrainer(Trainer):
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """Samples, not steps."""
-        return len(dataloader.dataset.samples)
+        return len(cast("TrainingSteps", dataloader.dataset).samples)
 
-    def floating_point_ops(self, inputs: StepBatches) -> int:
+    # What transformers has as a batch, a dictionary of tensors, is a step here; so below.
+    def floating_point_ops(self, inputs: StepBatches) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Not counted: transformers' estimate takes no account of images and of what trees share."""
         return 0
 
-    def training_step(
+    def training_step(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, model: nn.Module, inputs: StepBatches, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Forward and backward of all micro-batches of a step.
@@ -122,18 +125,20 @@ class TreeTrainer(Trainer):
         self.progress.tokens += inputs.n_tokens
         return total
 
-    def evaluate(
+    def evaluate(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, eval_dataset: TrainingSteps | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The mean loss over all loss positions of the evaluation data, with training's rules (no NTK, no log-n)."""
-        steps = self.eval_dataset if eval_dataset is None else eval_dataset
-        model = self.model if self.model_wrapped is None else self.model_wrapped
+        steps = self._eval_steps if eval_dataset is None else eval_dataset
+        if steps is None:
+            raise ValueError("there is no evaluation data")
+        model = cast("nn.Module", self.model if self.model_wrapped is None else self.model_wrapped)
         model.eval()
         total = torch.zeros((), dtype=torch.float64, device=self.args.device)
         targets = 0
         hidden = self.args.process_index != 0 or self.args.disable_tqdm or not sys.stderr.isatty()
         for number in tqdm(range(len(steps)), "evaluation", unit=" steps", leave=False, disable=hidden):
-            step = steps[number]
+            step = checked(steps[number])
             targets += step.n_targets
             for batch in step.batches:
                 with torch.no_grad():
@@ -195,7 +200,7 @@ class TreeTrainer(Trainer):
         control = self.control
         ends = logs or control.should_evaluate or control.should_save or control.should_training_stop
         figures = self._late.check(last=ends)
-        if logs:
+        if logs and figures is not None:
             self._log_step(figures, start_time, learning_rate)
             tr_loss.zero_()
         super()._maybe_log_save_evaluate(
@@ -224,7 +229,7 @@ class TreeTrainer(Trainer):
         DeepSpeed gives the optimizer while `self.optimizer` is still a stand-in.
         """
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        self._asked = AskedSettings.of(self.optimizer if optimizer is None else optimizer)
+        self._asked = AskedSettings.of(cast("Optimizer", self.optimizer if optimizer is None else optimizer))
         return scheduler
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: Any) -> Any:
@@ -233,17 +238,17 @@ class TreeTrainer(Trainer):
         Raises:
             UserError: they do not fit.
         """
-        loads = resume_from_checkpoint is not None and self.is_deepspeed_enabled
-        with reading(resume_from_checkpoint) if loads else contextlib.nullcontext():
+        folder = resume_from_checkpoint if self.is_deepspeed_enabled else None
+        with contextlib.nullcontext() if folder is None else reading(folder):
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads the weights that `_save_checkpoint` wrote; transformers would take others that lie there."""
         with reading(resume_from_checkpoint):
-            load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+            load_weights(cast("nn.Module", self.model if model is None else model), Path(resume_from_checkpoint))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with reading(checkpoint):
+        with contextlib.nullcontext() if checkpoint is None else reading(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -252,11 +257,13 @@ class TreeTrainer(Trainer):
             return
         with reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
-        self._asked.use(self.optimizer, self.lr_scheduler)
+        optimizer = cast("Optimizer", self.optimizer)
+        if self._asked is not None:
+            self._asked.use(optimizer, self.lr_scheduler)
         if self.is_deepspeed_enabled:
             from mmrole.training.deepspeed_adam import restore_powers
 
-            restore_powers(self.optimizer)
+            restore_powers(optimizer)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As transformers' own, which trains a step even where the last one was made before a kill."""

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
@@ -87,13 +88,18 @@ def check_numbers(group: object) -> None:
             raise UserError(f"--{name} {value}: give {numbers.words}")
 
 
+def word(choice: str | Enum) -> str:
+    """The value of a flag with choices as it is written: transformers makes members of enumerations of them."""
+    return str(choice.value) if isinstance(choice, Enum) else choice
+
+
 def check_values(training: TrainingArguments) -> None:
     """Checks flags as they were given, before transformers looks at them.
 
     Raises:
         UserError: a value cannot work, or has no effect beside the others.
     """
-    _check_output_name(training.output_dir)
+    _check_output_name(str(training.output_dir))
     for name in training._VALID_DICT_FIELDS:
         if name != "deepspeed":
             _check_object(name, getattr(training, name))
@@ -106,7 +112,7 @@ def check_values(training: TrainingArguments) -> None:
             raise UserError(f"--gradient_checkpointing_kwargs: there is no {unknown[0]}; there are {known}")
         if not (training.gradient_checkpointing or getattr(training, "activation_checkpointing", None)):
             raise UserError("--gradient_checkpointing_kwargs has no effect; add --gradient_checkpointing True")
-    if str(getattr(training.save_strategy, "value", training.save_strategy)) == "best":
+    if word(training.save_strategy) == "best":
         raise UserError("--save_strategy best is not supported; give steps, epoch or no: no checkpoint is the best one")
     optimizer = str(getattr(training.optim, "value", training.optim))
     if optimizer.startswith(_MORE_THAN_STEP):
