@@ -24,8 +24,8 @@ from mmrole.data.review_data import (
     FACETS,
     SPLIT_UNITS,
     ReviewedAnswer,
-    Row,
-    Rows,
+    ScoredReview,
+    ScoredReviews,
     Shared,
     balance,
     make_rows,
@@ -141,7 +141,7 @@ def read_answers(files: Sequence[Path]) -> list[ReviewedAnswer]:
     return answers
 
 
-def _without_tests(rows: Rows, tests: list[Sample]) -> list[Row]:
+def _without_tests(rows: ScoredReviews, tests: list[Sample]) -> list[ScoredReview]:
     tested = {(sample.image, sample.question) for sample in tests}
     usable = [row for row in rows.usable if (row.review.image, row.review.question) not in tested]
     rows.left_out["reviews of prompts in --test_from"] = len(rows.usable) - len(usable)
@@ -149,7 +149,7 @@ def _without_tests(rows: Rows, tests: list[Sample]) -> list[Row]:
     return usable
 
 
-def _compare(training: list[Row], validation: list[Row], tests: list[Sample]) -> dict[str, Shared]:
+def _compare(training: list[ScoredReview], validation: list[ScoredReview], tests: list[Sample]) -> dict[str, Shared]:
     """What each two of the sets share, of those that there are."""
     sets = {
         "training": [row.review for row in training],
@@ -165,7 +165,11 @@ def _compare(training: list[Row], validation: list[Row], tests: list[Sample]) ->
 
 
 def _write(
-    folder: Path, parts: dict[str, list[Row]], arguments: argparse.Namespace, rows: Rows, leaks: dict[str, Shared]
+    folder: Path,
+    parts: dict[str, list[ScoredReview]],
+    arguments: argparse.Namespace,
+    rows: ScoredReviews,
+    leaks: dict[str, Shared],
 ) -> None:
     """Writes all files."""
     files: JsonObject = {}
@@ -182,14 +186,14 @@ def _write(
     write_json(folder / INFO_FILE, info)
 
 
-def _report_rows(answers: list[ReviewedAnswer], rows: Rows) -> None:
+def _report_rows(answers: list[ReviewedAnswer], rows: ScoredReviews) -> None:
     models = len({answer.model for answer in answers})
     print(f"{len(rows.usable):,} usable reviews of {len(answers):,} answers by {models} models")
     for reason, count in rows.left_out.items():
         print(f"  left out: {count:,} {reason}")
 
 
-def _report_parts(parts: dict[str, list[Row]], fraction: float) -> None:
+def _report_parts(parts: dict[str, list[ScoredReview]], fraction: float) -> None:
     for name, part in parts.items():
         prompts = len({(row.review.image, row.review.question) for row in part})
         roles = len({row.review.role for row in part})

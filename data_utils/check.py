@@ -21,10 +21,10 @@ from data_utils.checks.checker import Checker
 from data_utils.checks.context import Lengths
 from data_utils.checks.folders import missing_files
 from data_utils.checks.forms import Form, find_files
-from data_utils.checks.loading import load
+from data_utils.checks.loading import load_file
 from data_utils.checks.problems import ERROR, WARNING, Place
 from data_utils.checks.repairs import repair
-from data_utils.checks.report import Report, as_json, as_text
+from data_utils.checks.report import CheckReport, as_json, as_text
 from mmrole.base.arguments import at_least
 from mmrole.base.errors import UserError, run
 from mmrole.base.files import replacing, write_json
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = [checker.check_file(copy, file) for copy, file in bar]
     forms = {file: found.form for file, found in zip(copies.values(), files, strict=True)}
     of_folders = list(missing_files(forms, checker)) if any(path.is_dir() for path in args.paths) else []
-    report = Report(files, of_folders, checker.not_checked, repaired)
+    report = CheckReport(files, of_folders, checker.not_checked, repaired)
     for line in [as_json(report)] if args.format == "json" else as_text(report):
         print(line)
     return int(bool(report.count(ERROR) or (args.strict and report.count(WARNING))))
@@ -137,7 +137,7 @@ def _fix(args: argparse.Namespace, files: Sequence[Path], checker: Checker) -> t
     if not path.is_dir():
         if out.exists():
             raise UserError(f"{out} exists; give the name of a new file")
-        if load(path, path, checker.form, Place(str(path))).form is None:
+        if load_file(path, path, checker.form, Place(str(path))).form is None:
             return {path: path}, Counter()  # there is nothing to repair: its problem is reported
         return {out: path}, _write_repaired(path, out, checker, args.drop)
     if not is_new(out, vars(args)):
@@ -152,7 +152,7 @@ def _fix(args: argparse.Namespace, files: Sequence[Path], checker: Checker) -> t
 def _write_repaired(file: Path, target: Path, checker: Checker, drop: bool) -> Counter[str]:
     """Writes a repaired copy of a file, a plain one where there is nothing to repair; the repairs by kind."""
     place = Place(str(file))
-    loaded = load(file, file, checker.form, place)
+    loaded = load_file(file, file, checker.form, place)
     value, counts = loaded.value, Counter(problem.kind for problem in loaded.problems if problem.fix)
     if loaded.form is not None:
         value, more = repair(value, checker.source(file, loaded.form), place, checker, drop)

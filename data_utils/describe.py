@@ -79,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = read_dataset(arguments.data_root)
     encoder = None
     if arguments.tokenizer:
-        from data_utils.description.sample_tokens import SampleEncoder, load_tokenizer  # loads transformers
+        from data_utils.description.sample_tokens import SampleTokens, load_tokenizer  # loads transformers
 
-        encoder = SampleEncoder(load_tokenizer(arguments.tokenizer))
+        encoder = SampleTokens(load_tokenizer(arguments.tokenizer))
     ids = [sample.id for sample in published]
     split = split_by_ids(dataset, ids) if arguments.test_from else draw_split(dataset, arguments.seed)
     groups = measure(dataset, split, encoder)
@@ -98,9 +98,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with filling(output_dir, vars(arguments), last=TABLES_FILE) as folder:
         _write_tables(folder, tables, notes)
         if figures:
-            from data_utils.description.figures import draw_figures  # loads matplotlib
+            from data_utils.description.figures import draw_data_figures  # loads matplotlib
 
-            draw_figures(folder, groups, characters, arguments.max_len)
+            draw_data_figures(folder, groups, characters, arguments.max_len)
     print(f"written to {output_dir}")
 
 

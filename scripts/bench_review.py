@@ -68,13 +68,13 @@ def make_requests(tree: ReviewTree, name: str) -> list[ChatRequest]:
 
     from mmrole.data.messages import one_turn
     from mmrole.data.requests import ChatRequest, GenerationSettings
-    from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
+    from mmrole.qwen_vl.chat_format import ChatTurn, encode_turns
 
     system = "You are an evaluator."
     rng = np.random.default_rng(tree.shared)
     image = Image.fromarray(rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
     tokenizer = byte_tokenizer()
-    frame = encode_chat(tokenizer, [ChatTurn("", [image])], system).input_ids
+    frame = encode_turns(tokenizer, [ChatTurn("", [image])], system).input_ids
     behind = len(frame) - 1 - max(place for place, id_ in enumerate(frame) if id_ == tokenizer.im_end_id) + 1
 
     def text(length: int) -> str:

@@ -53,7 +53,7 @@ def read(data_path: str, image_dir: str, vocabulary: str) -> tuple[list[EncodedS
     from mmrole.base.files import read_records
     from mmrole.data.messages import LabelledImage, Message
     from mmrole.data.prompts import split_pictures
-    from mmrole.data.records import TrainSample
+    from mmrole.data.records import TrainingRecord
     from mmrole.models.qwen_vl import QwenVL
     from mmrole.qwen_vl import QWenTokenizer
     from mmrole.qwen_vl.random_checkpoint import random_config
@@ -68,7 +68,7 @@ def read(data_path: str, image_dir: str, vocabulary: str) -> tuple[list[EncodedS
     family = QwenVL(tokenizer, config)
     encoder = SampleEncoder(family, max_length=2048)
     by_image: dict[Path, list[EncodedSample]] = {}
-    for record in read_records(data_path, TrainSample):
+    for record in read_records(data_path, TrainingRecord):
         (path, *_), text = split_pictures(record.turns[0].value)
         file = Path(image_dir) / path.removeprefix("images/")
         if file.is_file():

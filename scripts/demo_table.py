@@ -20,9 +20,9 @@ try:
     from mmrole.data.dialogues import DISTRIBUTIONS
     from mmrole.data.prompts import METRICS
     from mmrole.demo import findings
-    from mmrole.demo.characters import Character
+    from mmrole.demo.characters import CastMember
     from mmrole.demo.controls import PROBES
-    from mmrole.demo.findings import CHANCE, MODELS, Agreement, Gate
+    from mmrole.demo.findings import CHANCE, MODELS, Gate, TeacherAgreement
     from mmrole.demo.world import World, read_world
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     world = read_world(arguments.folder)
     reviews = {model: findings.model_reviews(arguments.folder, model) for model in MODELS}
-    probes = {name: findings.read_answers(arguments.folder / "controls" / "probe_reviews" / name) for name in PROBES}
+    probes = {
+        name: findings.read_answer_records(arguments.folder / "controls" / "probe_reviews" / name) for name in PROBES
+    }
     agreements = {
         "all": findings.agreement(_together(reviews, probes), world),
         "the agent's": findings.agreement(reviews["agent"], world),
@@ -89,7 +91,7 @@ def answers_table(folder: Path, reviews: Reviews, world: World) -> list[str]:
 
 def _exchanged_pictures(folder: Path) -> list[JsonObject]:
     answers = folder / "controls" / "answers" / "pictures"
-    return [record for name in DISTRIBUTIONS for record in findings.read_answers(answers / name)]
+    return [record for name in DISTRIBUTIONS for record in findings.read_answer_records(answers / name)]
 
 
 def _exchanged_lines(pictures: list[JsonObject], world: World) -> list[str]:
@@ -109,7 +111,7 @@ def _references(records: list[JsonObject], world: World) -> World:
 def answer_gates(folder: Path, world: World) -> list[Gate]:
     """What the agent's answers must show."""
     inside, outside = (findings.model_answers(folder, "agent", name) for name in DISTRIBUTIONS)
-    profiles = findings.read_answers(folder / "controls" / "answers" / "profiles")
+    profiles = findings.read_answer_records(folder / "controls" / "answers" / "profiles")
     pictures = _exchanged_pictures(folder)
     seen = findings.seen([*inside, *outside], world)
     blind = findings.seen(pictures, _references(pictures, world))
@@ -117,25 +119,25 @@ def answer_gates(folder: Path, world: World) -> list[Gate]:
     colours = f"{seen.answers} answers about a picture"
     count = f"{len(outside)} answers, {len({record['role'] for record in outside})} characters"
     return [
-        findings.at_least("the agent names the colour", seen.colour, colours, 0.9),
+        findings.gate_from("the agent names the colour", seen.colour, colours, 0.9),
         findings.at_most("… away from chance, pictures exchanged", abs(blind.colour - CHANCE[0]), colours, 0.1),
-        findings.at_least("the right catchphrase, In-Test", _says(inside, own, world), f"{len(inside)} answers", 0.95),
-        findings.at_least("catchphrases never seen before, Out-Test", _says(outside, own, world), count, 0.5),
-        findings.at_least("… those of the profile, profiles exchanged", _says(profiles, exchanged, world), count, 0.5),
+        findings.gate_from("the right catchphrase, In-Test", _says(inside, own, world), f"{len(inside)} answers", 0.95),
+        findings.gate_from("catchphrases never seen before, Out-Test", _says(outside, own, world), count, 0.5),
+        findings.gate_from("… those of the profile, profiles exchanged", _says(profiles, exchanged, world), count, 0.5),
         findings.at_most("… their own, profiles exchanged", _says(profiles, own, world), count, 0.1),
     ]
 
 
-def review_gates(reviews: Reviews, probes: Reviews, agreement: Agreement) -> list[Gate]:
+def review_gates(reviews: Reviews, probes: Reviews, agreement: TeacherAgreement) -> list[Gate]:
     """What the reward model's reviews must show."""
     every = _together(reviews, probes)
     right, wrong = probes["faithful"], probes["other-colour"]
     gates = [
-        findings.at_least("reviews that parse", findings.parsed(every), f"{len(every)} answers, eight each", 0.99),
-        findings.at_least(
+        findings.gate_from("reviews that parse", findings.parsed(every), f"{len(every)} answers, eight each", 0.99),
+        findings.gate_from(
             "Pearson with the teacher, fluent answers", agreement.pooled, f"{agreement.reviews:,} reviews", 0.6
         ),
-        findings.at_least("right above wrong colours", findings.separated(right, wrong), f"{len(right)} pairs", 0.8),
+        findings.gate_from("right above wrong colours", findings.separated(right, wrong), f"{len(right)} pairs", 0.8),
     ]
     for baseline in (model for model in MODELS if model != "agent"):
         lead = findings.lead(reviews["agent"], reviews[baseline])
@@ -148,7 +150,9 @@ def _together(*groups: Reviews) -> list[JsonObject]:
     return [record for group in groups for records in group.values() for record in records]
 
 
-def _says(records: list[JsonObject], whom: Callable[[list[JsonObject], World], list[Character]], world: World) -> float:
+def _says(
+    records: list[JsonObject], whom: Callable[[list[JsonObject], World], list[CastMember]], world: World
+) -> float:
     return findings.speaks_as(records, whom(records, world))
 
 
@@ -174,7 +178,7 @@ def details_table(folder: Path, world: World) -> list[str]:
     return lines + [f"| {name} | {share:.0%} | {count} |" for name, (share, count) in rows.items()]
 
 
-def agreement_table(agreements: dict[str, Agreement]) -> list[str]:
+def agreement_table(agreements: dict[str, TeacherAgreement]) -> list[str]:
     """Pearson's correlations with the teacher in Markdown."""
     rows = {
         "all metrics": [each.pooled for each in agreements.values()],

@@ -111,7 +111,7 @@ def write(arguments: argparse.Namespace) -> None:
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    random_checkpoint.refuse_existing(arguments.output_dir, vars(arguments))
+    random_checkpoint.refuse_existing_checkpoint(arguments.output_dir, vars(arguments))
     ranks = vocabulary(arguments)
     config = random_checkpoint.random_config(
         len(ranks),

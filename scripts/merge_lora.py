@@ -47,10 +47,10 @@ def main(argv: list[str] | None = None) -> int:
     from mmrole.qwen_vl import CheckpointError
     from mmrole.qwen_vl.bpe import read_ranks
     from mmrole.qwen_vl.checkpoint import read_config
-    from mmrole.qwen_vl.random_checkpoint import refuse_existing, write_checkpoint
+    from mmrole.qwen_vl.random_checkpoint import refuse_existing_checkpoint, write_checkpoint
 
     try:
-        refuse_existing(arguments.output_dir, vars(arguments))
+        refuse_existing_checkpoint(arguments.output_dir, vars(arguments))
         check_checkpoint(checkpoint)
         unused = GenerationSettings()
         # Added up in float32: in bfloat16 a small change of a large weight would be lost twice.

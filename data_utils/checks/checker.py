@@ -11,7 +11,7 @@ from data_utils.checks.context import Lengths, Source, Surroundings, find_root, 
 from data_utils.checks.copies import Copies
 from data_utils.checks.dialogues import check_dialogue, check_still
 from data_utils.checks.forms import SAMPLES, Form
-from data_utils.checks.loading import load
+from data_utils.checks.loading import load_file
 from data_utils.checks.pictures import ImageFiles, ImageUse, check_image
 from data_utils.checks.problems import Place, Problem
 from data_utils.checks.reviews import check_results, check_review, check_rm_sample
@@ -21,7 +21,7 @@ from mmrole.base.errors import RecordError, Where
 from mmrole.base.json_values import Json
 from mmrole.data.dataset import IMAGE_FOLDER
 from mmrole.data.dialogues import Dialogue, Still, is_overlooked
-from mmrole.data.records import Answer, Review, Sample, TrainSample
+from mmrole.data.records import Answer, Review, Sample, TrainingRecord
 
 _RECORDS: dict[Form, tuple[type, Callable[[Any, Place, Source], Iterator[Problem | ImageUse]]]] = {
     Form.DIALOGUES: (Dialogue, check_dialogue),
@@ -29,8 +29,8 @@ _RECORDS: dict[Form, tuple[type, Callable[[Any, Place, Source], Iterator[Problem
     Form.TEST: (Sample, check_sample),
     Form.ANSWERS: (Answer, check_sample),
     Form.REVIEWS: (Review, check_review),
-    Form.TRAINING: (TrainSample, check_training_sample),
-    Form.RM_TRAINING: (TrainSample, check_rm_sample),
+    Form.TRAINING: (TrainingRecord, check_training_sample),
+    Form.RM_TRAINING: (TrainingRecord, check_rm_sample),
 }
 """How the records of a list are read, and what is checked then."""
 
@@ -76,7 +76,7 @@ class Checker:
             home: where it belongs, if that is elsewhere: its place in the layout and what is around it count.
         """
         home, place = home or path, Place(str(path))
-        loaded = load(path, home, self.form, place)
+        loaded = load_file(path, home, self.form, place)
         if loaded.form is None:
             return FileReport(str(path), None, 0, loaded.problems)
         source = self.source(home, loaded.form)
@@ -171,7 +171,7 @@ def _check_record(record: Json, source: Source, place: Place, copies: Copies) ->
         yield Problem("wrong_type", place, str(error))
         return
     yield from check(read, place, source)
-    if not isinstance(read, TrainSample):  # whose pictures are told from its texts
+    if not isinstance(read, TrainingRecord):  # whose pictures are told from its texts
         yield from check_image(read.image, place, source.around)
     yield from copies.check(record, source.form, place)
 

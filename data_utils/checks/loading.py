@@ -6,7 +6,7 @@ from typing import NamedTuple
 from data_utils.checks.forms import Form, form_of_path, recognise
 from data_utils.checks.problems import Fix, Place, Problem
 from mmrole.base.errors import UserError
-from mmrole.base.files import read_json, read_json_lines, read_text
+from mmrole.base.files import read_json, read_json_lines, read_text_file
 from mmrole.base.json_values import Json
 
 _DEEPEST = 50  # levels of nesting; published files have six
@@ -24,7 +24,7 @@ class Loaded(NamedTuple):
     problems: list[Problem]
 
 
-def load(path: Path, home: Path, form: Form | None, place: Place) -> Loaded:
+def load_file(path: Path, home: Path, form: Form | None, place: Place) -> Loaded:
     """Reads a file.
 
     Args:
@@ -59,7 +59,7 @@ def load(path: Path, home: Path, form: Form | None, place: Place) -> Loaded:
 
 def _load_text(path: Path, form: Form, place: Place) -> Loaded:
     try:
-        return Loaded(form, read_text(path), [])
+        return Loaded(form, read_text_file(path), [])
     except UserError as error:
         return Loaded(None, None, [Problem("unreadable", place, str(error))])
 

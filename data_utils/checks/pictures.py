@@ -13,8 +13,8 @@ from mmrole.base.errors import Problems, shown
 from mmrole.base.json_values import Json
 from mmrole.data.dataset import IMAGE_FOLDER
 from mmrole.data.images import has_more_than_bytes, path_fault, resolve_image, select_images
-from mmrole.data.pictures import Conversation, below_folder
-from mmrole.data.records import TrainSample
+from mmrole.data.pictures import PicturedConversation, below_folder
+from mmrole.data.records import TrainingRecord
 
 # What folders are called in the published layout, by their names in lower case; annotations.json writes Toy_story.
 _FOLDERS = {"coco": "COCO", "toy_story": "Toy_Story"}
@@ -46,7 +46,7 @@ def check_image(image: str, place: Place, around: Surroundings) -> Iterator[Prob
 
 
 def check_pictures(
-    record: TrainSample, conversation: Conversation, place: Place, source: Source
+    record: TrainingRecord, conversation: PicturedConversation, place: Place, source: Source
 ) -> Iterator[Problem | ImageUse]:
     """What is wrong with the pictures of a training sample, and the images that they need."""
     yield from (Problem("picture_form", place, fault) for fault in conversation.faults)
@@ -97,7 +97,7 @@ class _Named(NamedTuple):
     where: str
 
 
-def _in_markup(record: TrainSample, conversation: Conversation, source: Source) -> Iterator[_Names]:
+def _in_markup(record: TrainingRecord, conversation: PicturedConversation, source: Source) -> Iterator[_Names]:
     for number, turn in enumerate(conversation.turns):
         paths = [picture.path for picture in turn.pictures if picture.span]
         spans = [picture.span for picture in turn.pictures if picture.span]
@@ -112,7 +112,7 @@ def _in_markup(record: TrainSample, conversation: Conversation, source: Source) 
             yield _Names(("conversations", number, "value"), paths, partial(_below, source), repaired)
 
 
-def _in_fields(record: TrainSample, source: Source) -> Iterator[_Names]:
+def _in_fields(record: TrainingRecord, source: Source) -> Iterator[_Names]:
     key = "images" if record.json.get("images") else "image"
     value = record.json.get(key)
     for number, image in enumerate(record.images):

@@ -11,7 +11,7 @@ from data_utils.checks.problems import ERROR, KINDS, WARNING, Problem
 from mmrole.base.errors import in_one_line
 
 
-class Report(NamedTuple):
+class CheckReport(NamedTuple):
     """What a run found."""
 
     files: Sequence[FileReport]
@@ -32,7 +32,7 @@ class Report(NamedTuple):
         return sum(KINDS[problem.kind].level == level for problem in self.problems)
 
 
-def as_text(report: Report) -> Iterator[str]:
+def as_text(report: CheckReport) -> Iterator[str]:
     """The lines of a report for people: the problems by kind, errors first, then a summary."""
     by_kind = defaultdict(list)
     for problem in report.problems:
@@ -47,7 +47,7 @@ def as_text(report: Report) -> Iterator[str]:
     yield from _summary(report)
 
 
-def as_json(report: Report) -> str:
+def as_json(report: CheckReport) -> str:
     """A report for programs."""
     problems = [
         {
@@ -71,7 +71,7 @@ def as_json(report: Report) -> str:
     return json.dumps(value, indent=4)  # ASCII, whatever the encoding of stdout is
 
 
-def _summary(report: Report) -> Iterator[str]:
+def _summary(report: CheckReport) -> Iterator[str]:
     files, records = Counter(), Counter()
     for file in report.files:
         files[file.form or "not readable"] += 1

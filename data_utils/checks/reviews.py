@@ -14,7 +14,7 @@ from data_utils.checks.texts import check_text
 from mmrole.base.errors import shown
 from mmrole.data.pictures import read_conversation
 from mmrole.data.prompts import METRICS
-from mmrole.data.records import Review, TrainSample
+from mmrole.data.records import Review, TrainingRecord
 
 _PAIR = re.compile(r"\[Scores\]:\s*\(?\s*(\d+(?:\.\d+)?)\s*[,，]\s*(\d+(?:\.\d+)?)\s*\)?")
 _NUMBER = re.compile(r"\d+(\.\d+)?(e-?\d+)?")
@@ -46,7 +46,7 @@ def check_review(record: Review, place: Place, source: Source) -> Iterator[Probl
         yield from check_text(place, path, review.text)
 
 
-def check_rm_sample(record: TrainSample, place: Place, source: Source) -> Iterator[Problem | ImageUse]:
+def check_rm_sample(record: TrainingRecord, place: Place, source: Source) -> Iterator[Problem | ImageUse]:
     """What is wrong with a training sample of the reward model, copies apart."""
     yield from check_names(place, record.role, record.script, record.other_role, source.around)
     for number, turn in enumerate(record.turns):

@@ -10,9 +10,9 @@ from data_utils.checks.pictures import ImageUse, check_pictures
 from data_utils.checks.problems import Fix, Path, Place, Problem
 from data_utils.checks.texts import bare, check_reply, check_text
 from mmrole.base.errors import shown
-from mmrole.data.pictures import Conversation, Picture, read_conversation
+from mmrole.data.pictures import Picture, PicturedConversation, read_conversation
 from mmrole.data.prompts import ROLE_PLAY_SYSTEM, language, role_play_prompt
-from mmrole.data.records import Answer, Sample, TrainSample
+from mmrole.data.records import Answer, Sample, TrainingRecord
 
 QUESTION, REFERENCE, ANSWER = (("conversations", *path) for path in ((0, "value"), (1, "value"), (1, "answer")))
 """Where the texts of a test sample are."""
@@ -20,7 +20,7 @@ QUESTION, REFERENCE, ANSWER = (("conversations", *path) for path in ((0, "value"
 TRAINING_SYSTEM = "You are a helpful assistant."
 """The system message that training uses, whatever the sample says."""
 
-AnyRecord = TypeVar("AnyRecord", Sample, TrainSample)
+NamedSample = TypeVar("NamedSample", Sample, TrainingRecord)
 
 _COMPARED: dict[str, Path] = {
     "image": ("image",),
@@ -53,7 +53,7 @@ def check_sample(record: Sample, place: Place, source: Source) -> Iterator[Probl
     yield from check_length(chat, place, source)
 
 
-def check_training_sample(record: TrainSample, place: Place, source: Source) -> Iterator[Problem | ImageUse]:
+def check_training_sample(record: TrainingRecord, place: Place, source: Source) -> Iterator[Problem | ImageUse]:
     """What is wrong with a training sample of the agent, copies apart."""
     yield from check_names(place, record.role, record.script, record.other_role, source.around)
     record = with_right_names(record, source.around)
@@ -72,7 +72,7 @@ def check_training_sample(record: TrainSample, place: Place, source: Source) -> 
 
 
 def check_conversation(
-    record: TrainSample, conversation: Conversation, place: Place, source: Source
+    record: TrainingRecord, conversation: PicturedConversation, place: Place, source: Source
 ) -> Iterator[Problem | ImageUse]:
     """What is wrong with the pictures, the characters and the length of a training sample of any kind."""
     for number, (turn, read) in enumerate(zip(record.turns, conversation.turns, strict=True)):
@@ -87,7 +87,7 @@ def check_conversation(
     )
 
 
-def with_right_names(record: AnyRecord, around: Surroundings) -> AnyRecord:
+def with_right_names(record: NamedSample, around: Surroundings) -> NamedSample:
     """The record with its names as `roles.json` spells them, so that a spelling is reported once."""
     role, script, partner = record.role, record.script, record.other_role
     return dataclasses.replace(
@@ -158,7 +158,7 @@ def _value(value: Any, path: Path) -> Any:
     return value
 
 
-def _leak(record: TrainSample, place: Place, source: Source) -> Iterator[Problem]:
+def _leak(record: TrainingRecord, place: Place, source: Source) -> Iterator[Problem]:
     dialogue = (record.id or "").rpartition("_")[0]
     if dialogue in source.around.test_dialogues:
         yield Problem("test_leak", place, f"test samples are cut from the dialogue {shown(dialogue)}")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from data_utils.description.statistics import SPLITS, Group, Groups, has_tokens, has_trees
+from data_utils.description.statistics import SPLITS, DialogueGroups, Group, has_tokens, has_trees
 from mmrole.base.figure_style import FIGURE_STYLE
 from mmrole.base.files import replacing
 from mmrole.base.tables import Table
@@ -20,7 +20,7 @@ _COLOURS: dict[str, str] = dict(zip(TYPES, ("#E69F00", "#0072B2", "#009E73"), st
 _PALE = "#BBBBBB"
 
 
-def draw_figures(output_dir: Path, groups: Groups, characters: Table, max_len: int) -> list[Path]:
+def draw_data_figures(output_dir: Path, groups: DialogueGroups, characters: Table, max_len: int) -> list[Path]:
     """Draws `composition`, `lengths` and, if tokens of training samples were counted, `trees`.
 
     Args:
@@ -40,7 +40,7 @@ def draw_figures(output_dir: Path, groups: Groups, characters: Table, max_len: i
     return written
 
 
-def _composition(groups: Groups, characters: Table) -> Figure:
+def _composition(groups: DialogueGroups, characters: Table) -> Figure:
     figure, (left, middle, right) = _panels(3)
     rows = characters.rows[:-1]  # without the total
     names = [str(row[0]).replace("and public", "and\npublic") for row in rows]
@@ -69,7 +69,7 @@ def _composition(groups: Groups, characters: Table) -> Figure:
     return figure
 
 
-def _lengths(groups: Groups, max_len: int) -> Figure:
+def _lengths(groups: DialogueGroups, max_len: int) -> Figure:
     figure, (left, middle, right) = _panels(3)
     everything = {kind: Group() for kind in TYPES}
     for (_, kind), group in groups.items():
@@ -111,7 +111,7 @@ def _lengths(groups: Groups, max_len: int) -> Figure:
     return figure
 
 
-def _trees(groups: Groups, max_len: int) -> Figure:
+def _trees(groups: DialogueGroups, max_len: int) -> Figure:
     figure, (axes,) = _panels(1, width=6.5, height=2.6)
     kinds = [kind for kind in TYPES if groups[SPLITS[0], kind].samples]
     places = np.arange(len(kinds))[::-1].astype(float)

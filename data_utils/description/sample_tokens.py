@@ -30,7 +30,7 @@ class TokenCounts(NamedTuple):
     """Positions of the whole training sample, up to the newline after the reply's end."""
 
 
-class SampleEncoder:
+class SampleTokens:
     """Encodes samples as the published trainer does: a fixed system message, one image, one user turn, the reply."""
 
     def __init__(self, tokenizer: QWenTokenizer) -> None:

@@ -15,7 +15,7 @@ from mmrole.data.splits import Split
 from mmrole.prompt_tree import build_tree
 
 if TYPE_CHECKING:
-    from data_utils.description.sample_tokens import SampleEncoder
+    from data_utils.description.sample_tokens import SampleTokens
 
 SPLITS = ("training", "In-Test", "Out-Test")
 
@@ -54,11 +54,11 @@ class Group:
         return sum(sample.tokens for sample in self.samples)
 
 
-Groups = dict[tuple[str, str], Group]
+DialogueGroups = dict[tuple[str, str], Group]
 """Groups by (split, type)."""
 
 
-def measure(dataset: Dataset, split: Split, encoder: "SampleEncoder | None" = None) -> Groups:
+def measure(dataset: Dataset, split: Split, encoder: "SampleTokens | None" = None) -> DialogueGroups:
     """Measures all samples of a data set.
 
     Args:
@@ -66,7 +66,7 @@ def measure(dataset: Dataset, split: Split, encoder: "SampleEncoder | None" = No
         split: which utterances are test samples.
         encoder: counts tokens; without it there are lengths in characters only.
     """
-    groups: Groups = {(name, kind): Group() for name in SPLITS for kind in TYPES}
+    groups: DialogueGroups = {(name, kind): Group() for name in SPLITS for kind in TYPES}
     chosen: dict[str, list[int]] = {}
     for targets in split.targets.values():
         for target in targets:
@@ -113,7 +113,7 @@ def image_table(dataset: Dataset) -> Table:
     return Table("images", "Images", header, _with_total(rows))
 
 
-def sample_table(groups: Groups, max_len: int) -> Table:
+def sample_table(groups: DialogueGroups, max_len: int) -> Table:
     """Dialogues, samples and mean lengths by split and type; with tokens, also how many samples exceed `max_len`."""
     tokens = has_tokens(groups)
     header = ["split", "type", "dialogues", "turns a dialogue", "samples", "prompt characters", "reply characters"]
@@ -131,7 +131,7 @@ def sample_table(groups: Groups, max_len: int) -> Table:
     return Table("samples", "Samples (lengths are means)", header, rows)
 
 
-def tree_table(groups: Groups, max_len: int) -> Table:
+def tree_table(groups: DialogueGroups, max_len: int) -> Table:
     """Positions to compute for the training samples: padded to `max_len`, one by one, and as one tree a dialogue."""
     header = [
         "type",
@@ -151,17 +151,17 @@ def tree_table(groups: Groups, max_len: int) -> Table:
     return Table("trees", "Positions of training samples", header, [*rows, ["all", *_tree_cells(total, max_len)]])
 
 
-def has_tokens(groups: Groups) -> bool:
+def has_tokens(groups: DialogueGroups) -> bool:
     """Whether the samples were measured with a tokenizer."""
     return any(group.tree_positions for group in groups.values())
 
 
-def has_trees(groups: Groups) -> bool:
+def has_trees(groups: DialogueGroups) -> bool:
     """Whether there are trees to tell of: training samples, measured with a tokenizer."""
     return any(groups[SPLITS[0], kind].tree_positions for kind in TYPES)
 
 
-def _measure_dialogue(group: Group, n_turns: int, samples: Iterable[dict], encoder: "SampleEncoder | None") -> None:
+def _measure_dialogue(group: Group, n_turns: int, samples: Iterable[dict], encoder: "SampleTokens | None") -> None:
     group.turns.append(n_turns)
     sequences = []
     for sample in samples:

@@ -128,7 +128,7 @@ def _hub(target: str, source: Repository, arguments: argparse.Namespace) -> Outc
     plan = repository.make_plan(source, arguments.data_root, patience, arguments.verify)
     outcome = Outcome(target)
     if arguments.dry_run:
-        print(repository.describe(target, plan, arguments.overwrite), flush=True)
+        print(repository.describe_plan(target, plan, arguments.overwrite), flush=True)
         return outcome
     print(repository.headline(target, plan), flush=True)
     with _summed_up(outcome):

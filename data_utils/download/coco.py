@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from data_utils.download.outcome import Outcome, Progress, fetch_all, size_text
+from data_utils.download.outcome import FetchProgress, Outcome, fetch_all, size_text
 from data_utils.download.placing import alone
 from data_utils.download.web import LARGEST, Failure, Pace, Patience, get, retrying, size_of
 from mmrole.base.errors import UserError, reason, shown
@@ -71,7 +71,7 @@ def select_missing(names: list[str], image_dir: Path, verify: bool = False) -> l
 
     if not verify:
         return [name for name in names if not is_there(name)]
-    with Progress("images: checking", len(names)) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with FetchProgress("images: checking", len(names)) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
         missing = []
         for name, there in zip(names, pool.map(is_there, names), strict=True):
             missing += [] if there else [name]
@@ -100,7 +100,7 @@ def fetch_images(
     Raises:
         UserError: the folder cannot be written, or another process is fetching into it.
     """
-    with Progress("images", len(names)) as progress:
+    with FetchProgress("images", len(names)) as progress:
 
         def fetch(name: str) -> int:
             data = read(name)

@@ -59,7 +59,7 @@ class Outcome:
         return "\n".join(lines)
 
 
-class Progress:
+class FetchProgress:
     """A bar on a terminal, nothing elsewhere: files, bytes and rate. Threads share it.
 
     Args:
@@ -111,7 +111,7 @@ def fetch_all(
     names: Iterable[str],
     fetch: Callable[[str], int],
     outcome: Outcome,
-    progress: Progress,
+    progress: FetchProgress,
     pace: Pace,
     workers: int,
 ) -> None:

@@ -12,7 +12,7 @@ from mmrole.base.errors import UserError, reason
 from mmrole.base.files import read_json, write_json
 
 
-class State(Enum):
+class FileState(Enum):
     """A file on disk, compared with the one that is wanted."""
 
     MISSING = auto()
@@ -41,7 +41,7 @@ class Archive(NamedTuple):
     size: int
 
 
-class Record:
+class DownloadRecord:
     """The record of one repository's download. Threads share it.
 
     Args:
@@ -62,7 +62,7 @@ class Record:
         if path.exists():
             self._read()
 
-    def state(self, name: str, oid: str, size: int, verify: bool = False) -> State:
+    def state(self, name: str, oid: str, size: int, verify: bool = False) -> FileState:
         """Compares a file on disk with the wanted one. A file of the record that looks untouched is not read again.
 
         Args:
@@ -80,12 +80,12 @@ class Record:
             known = self.files.get(name)
             untouched = known is not None and (known.size, known.mtime_ns) == (found.st_size, found.st_mtime_ns)
             if untouched and known is not None and known.oid == oid and not verify:
-                return State.SAME
+                return FileState.SAME
             if path.is_file() and found.st_size == size and checksum(path, len(oid)) == oid:
-                return State.SAME
-            return State.OURS if untouched else State.OTHER
+                return FileState.SAME
+            return FileState.OURS if untouched else FileState.OTHER
         except (FileNotFoundError, NotADirectoryError):
-            return State.MISSING
+            return FileState.MISSING
         except OSError as error:
             raise UserError(f"cannot read {path}: {reason(error)}") from None
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from data_utils.download import archives, hub, listing, transfer
 from data_utils.download.hub import HubFile, Repository, Snapshot
 from data_utils.download.layout import TOP_FOLDERS, in_layout, safe_path
-from data_utils.download.outcome import Outcome, Progress, fetch_all, kept_text, size_text
+from data_utils.download.outcome import FetchProgress, Outcome, fetch_all, kept_text, size_text
 from data_utils.download.placing import alone, put
-from data_utils.download.record import Record, State
+from data_utils.download.record import DownloadRecord, FileState
 from data_utils.download.room import check_room
 from data_utils.download.unpacking import unpack
 from data_utils.download.web import Failure, Pace, Patience, retrying
@@ -23,43 +23,45 @@ STAGING = ".download"
 _SHOWN = 10
 
 
-class Step(NamedTuple):
+class WantedFile(NamedTuple):
     """A file of the hub, and what is on disk of it."""
 
     file: HubFile
     target: str | None
     """Its place below the root; None for an archive of the data set, which is unpacked."""
-    state: State
+    state: FileState
     others: list[str]
     """What is kept in its place, if the state is OTHER: one file, or some that the archive has other versions of."""
 
 
-class Plan(NamedTuple):
+class FetchPlan(NamedTuple):
     """What is to be done for a repository."""
 
     snapshot: Snapshot
     folder: Path
     """Of the record."""
-    record: Record
+    record: DownloadRecord
     replaced: str
     """The commit of the download before, if it was another one."""
-    steps: list[Step]
+    steps: list[WantedFile]
     code: list[str]
     """Files of code. They are not fetched: checkpoints load without running code from them."""
     aside: list[str]
     """Other files that have no place here: hidden ones, and those of a data set outside of its layout."""
 
-    def wanted(self, overwrite: bool) -> list[Step]:
+    def wanted(self, overwrite: bool) -> list[WantedFile]:
         """What has to be fetched."""
-        states = {State.MISSING, State.OURS} | ({State.OTHER} if overwrite else set())
+        states = {FileState.MISSING, FileState.OURS} | ({FileState.OTHER} if overwrite else set())
         return [step for step in self.steps if step.state in states]
 
     def kept(self, overwrite: bool) -> list[str]:
         """Files on disk that are not as published, and are not replaced."""
-        return [] if overwrite else [name for step in self.steps if step.state is State.OTHER for name in step.others]
+        return (
+            [] if overwrite else [name for step in self.steps if step.state is FileState.OTHER for name in step.others]
+        )
 
 
-def make_plan(repository: Repository, data_root: Path, patience: Patience, verify: bool = False) -> Plan:
+def make_plan(repository: Repository, data_root: Path, patience: Patience, verify: bool = False) -> FetchPlan:
     """Lists a repository and compares it with what is on disk.
 
     Args:
@@ -73,7 +75,7 @@ def make_plan(repository: Repository, data_root: Path, patience: Patience, verif
     """
     folder = data_root / repository.folder
     in_folders = repository.type == "dataset"
-    record = Record(folder / RECORD, data_root if in_folders else folder)
+    record = DownloadRecord(folder / RECORD, data_root if in_folders else folder)
     snapshot = _list_offline(repository, record) if hub.is_offline() else _list(repository, patience)
     places = _places(snapshot, in_folders)
     before, steps, code, aside = record.about["commit"], [], [], []
@@ -93,10 +95,10 @@ def make_plan(repository: Repository, data_root: Path, patience: Patience, verif
     named = {"repository": repository.id, "revision": repository.revision, "endpoint": hub.endpoint()}
     record.about = {**named, "commit": snapshot.commit}
     replaced = before if before != snapshot.commit else ""
-    return Plan(snapshot, folder, record, replaced, steps, code, aside)
+    return FetchPlan(snapshot, folder, record, replaced, steps, code, aside)
 
 
-def describe(target: str, plan: Plan, overwrite: bool) -> str:
+def describe_plan(target: str, plan: FetchPlan, overwrite: bool) -> str:
     """What would be fetched, and how large it is."""
     wanted = sorted(plan.wanted(overwrite), key=lambda step: -step.file.size)
     lines = [
@@ -112,7 +114,7 @@ def describe(target: str, plan: Plan, overwrite: bool) -> str:
     return "\n".join(lines)
 
 
-def headline(target: str, plan: Plan) -> str:
+def headline(target: str, plan: FetchPlan) -> str:
     """Which repository and commit it is, and what of it is left aside."""
     snapshot = plan.snapshot
     source = "from the hub's cache" if snapshot.offline else f"from {hub.endpoint()}"
@@ -128,7 +130,7 @@ def headline(target: str, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def carry_out(plan: Plan, outcome: Outcome, patience: Patience, workers: int, overwrite: bool = False) -> None:
+def carry_out(plan: FetchPlan, outcome: Outcome, patience: Patience, workers: int, overwrite: bool = False) -> None:
     """Fetches what a plan wants, and puts it into its place. The record is written whatever happens.
 
     Raises:
@@ -136,7 +138,7 @@ def carry_out(plan: Plan, outcome: Outcome, patience: Patience, workers: int, ov
     """
     snapshot, record, staging = plan.snapshot, plan.record, plan.folder / STAGING
     wanted = {step.file.path: step for step in plan.wanted(overwrite)}
-    outcome.present = sum(step.state is State.SAME for step in plan.steps)
+    outcome.present = sum(step.state is FileState.SAME for step in plan.steps)
     outcome.kept += plan.kept(overwrite)
     total = sum(step.file.size for step in wanted.values())
     check_room(plan.folder, sum(_room(step, staging / _part(step.file)) for step in wanted.values()))
@@ -158,7 +160,7 @@ def carry_out(plan: Plan, outcome: Outcome, patience: Patience, workers: int, ov
         return
     with alone(staging):
         try:
-            with Progress(outcome.target, len(wanted), total) as progress:
+            with FetchProgress(outcome.target, len(wanted), total) as progress:
                 fetch_all(wanted, fetch, outcome, progress, pace, workers)
         except BaseException:
             with contextlib.suppress(UserError):  # a disk that is full must not hide why the download ends
@@ -172,15 +174,15 @@ def carry_out(plan: Plan, outcome: Outcome, patience: Patience, workers: int, ov
         staging.rmdir()
 
 
-def _put_file(part: Path, file: HubFile, target: str, record: Record, overwrite: bool) -> None:
+def _put_file(part: Path, file: HubFile, target: str, record: DownloadRecord, overwrite: bool) -> None:
     """Puts a file into its place, unless something else has come there since the plan was made."""
-    if record.state(target, file.oid, file.size) is State.OTHER and not overwrite:
+    if record.state(target, file.oid, file.size) is FileState.OTHER and not overwrite:
         raise Failure("something else has come into its place; --overwrite replaces it")
     put(part, record.root / target)
     record.note(target, file.path, file.oid)
 
 
-def _finish(plan: Plan, complete: bool) -> None:
+def _finish(plan: FetchPlan, complete: bool) -> None:
     if complete:
         plan.record.forget_others({step.file.path for step in plan.steps})
     plan.record.write(complete)
@@ -204,7 +206,7 @@ def _list(repository: Repository, patience: Patience) -> Snapshot:
         raise UserError(f"cannot list {repository.id} at revision {repository.revision}: {failure}") from None
 
 
-def _list_offline(repository: Repository, record: Record) -> Snapshot:
+def _list_offline(repository: Repository, record: DownloadRecord) -> Snapshot:
     if record.complete and repository.revision in (record.about["revision"], record.about["commit"]):
         return _recorded(repository, record)
     snapshot = hub.list_cached(repository)
@@ -216,7 +218,7 @@ def _list_offline(repository: Repository, record: Record) -> Snapshot:
     return snapshot
 
 
-def _recorded(repository: Repository, record: Record) -> Snapshot:
+def _recorded(repository: Repository, record: DownloadRecord) -> Snapshot:
     """The files that an earlier download has fetched completely."""
     commit = record.about["commit"]
     whole = [(known.source, known) for known in record.files.values() if known.source not in record.archives]
@@ -238,23 +240,23 @@ def _places(snapshot: Snapshot, in_folders: bool) -> dict[str, str]:
     return {path: target for target, path in sources.items()}
 
 
-def _file_step(file: HubFile, target: str, record: Record, verify: bool) -> Step:
+def _file_step(file: HubFile, target: str, record: DownloadRecord, verify: bool) -> WantedFile:
     state = record.state(target, file.oid, file.size, verify)
-    if state is State.SAME:
+    if state is FileState.SAME:
         record.note(target, file.path, file.oid)
-    return Step(file, target, state, [target])
+    return WantedFile(file, target, state, [target])
 
 
-def _archive_step(file: HubFile, record: Record, verify: bool) -> Step:
+def _archive_step(file: HubFile, record: DownloadRecord, verify: bool) -> WantedFile:
     """An archive has to be fetched (MISSING or OURS) for any file that came from it."""
     known = record.archives.get(file.path)
     if known is None or known.oid != file.oid:
-        return Step(file, None, State.MISSING, [])
+        return WantedFile(file, None, FileState.MISSING, [])
     members = record.members(file.path)
     states = {name: record.state(name, member.oid, member.size, verify) for name, member in members.items()}
-    order = (State.MISSING, State.OURS, State.OTHER)
-    state = next((state for state in order if state in states.values()), State.SAME)
-    return Step(file, None, state, [name for name in states if states[name] is State.OTHER])
+    order = (FileState.MISSING, FileState.OURS, FileState.OTHER)
+    state = next((state for state in order if state in states.values()), FileState.SAME)
+    return WantedFile(file, None, state, [name for name in states if states[name] is FileState.OTHER])
 
 
 def _part(file: HubFile) -> str:
@@ -262,11 +264,11 @@ def _part(file: HubFile) -> str:
     return f"{hashlib.sha256(file.path.encode()).hexdigest()[:16]}-{file.oid[:16]}.part"
 
 
-def _size(steps: list[Step]) -> str:
+def _size(steps: list[WantedFile]) -> str:
     return size_text(sum(step.file.size for step in steps))
 
 
-def _room(step: Step, part: Path) -> int:
+def _room(step: WantedFile, part: Path) -> int:
     """The bytes that a file still takes on the disk; an archive lies beside what comes out of it for a while."""
     there = part.stat().st_size if part.exists() else 0
     return step.file.size * (1 if step.target else 2) - there

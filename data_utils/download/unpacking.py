@@ -11,7 +11,7 @@ from data_utils.download.hub import HubFile
 from data_utils.download.layout import TOP_FOLDERS, member_in_layout
 from data_utils.download.outcome import Outcome
 from data_utils.download.placing import put
-from data_utils.download.record import Record, State
+from data_utils.download.record import DownloadRecord, FileState
 from data_utils.download.room import describe_room
 from data_utils.download.web import Failure
 from mmrole.base.disk import sync_folder
@@ -32,7 +32,7 @@ class _Contents(NamedTuple):
     """Members without a place."""
 
 
-def unpack(archive: Path, file: HubFile, record: Record, outcome: Outcome, overwrite: bool) -> None:
+def unpack(archive: Path, file: HubFile, record: DownloadRecord, outcome: Outcome, overwrite: bool) -> None:
     """Puts the members of an archive into the layout: names those without a place there, and keeps what differs.
 
     Args:
@@ -85,16 +85,16 @@ def _put_member(
     place: PurePosixPath,
     part: Path,
     file: HubFile,
-    record: Record,
+    record: DownloadRecord,
     outcome: Outcome,
     overwrite: bool,
 ) -> None:
     oid, size = archives.extract(member, part)
     state = record.state(str(place), oid, size)
-    if state is State.OTHER and not overwrite:
+    if state is FileState.OTHER and not overwrite:
         outcome.kept.append(str(place))
         record.note_kept(str(place), file.path, oid, size)
         return
-    if state is not State.SAME:
+    if state is not FileState.SAME:
         put(part, record.root / place, sync=False)
     record.note(str(place), file.path, oid)

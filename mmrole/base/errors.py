@@ -76,7 +76,10 @@ class Problems:
 
 def shown(value: object) -> str:
     """`value` as it may appear in a message: control characters escaped, long values cut."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        return f"a {type(value).__name__} too large to be shown"
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
 
 

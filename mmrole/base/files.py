@@ -54,7 +54,7 @@ def read_json(path: str | os.PathLike, top: type = list) -> Json:
     try:
         value = _readable(path, lambda file: read_values(file, _DECODER)) if opening else None
         if value is None:
-            value = _DECODER.decode(read_text(path))
+            value = _DECODER.decode(read_text_file(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except RecursionError:
@@ -82,7 +82,7 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Json]] | None:
     return objects if len(objects) > 1 else None
 
 
-def read_text(path: str | os.PathLike) -> str:
+def read_text_file(path: str | os.PathLike) -> str:
     """The text of a file, which is never held beside its bytes.
 
     Raises:

@@ -47,7 +47,7 @@ SYNC_SECONDS = 5.0
 """Appended records are forced from the system's cache to the disk at least this often while records arrive."""
 
 
-class State(enum.Enum):
+class JournalState(enum.Enum):
     """How far the job behind an output is."""
 
     NEW = "new"
@@ -55,11 +55,11 @@ class State(enum.Enum):
     FINISHED = "finished"
 
 
-def state(output: str | os.PathLike) -> State:
+def state(output: str | os.PathLike) -> JournalState:
     """FINISHED if the output is there and has no journal, UNFINISHED if it has a journal, NEW otherwise."""
     if os.path.isdir(folder_of(output)):
-        return State.UNFINISHED
-    return State.FINISHED if os.path.lexists(output) else State.NEW
+        return JournalState.UNFINISHED
+    return JournalState.FINISHED if os.path.lexists(output) else JournalState.NEW
 
 
 class Journal:
@@ -121,7 +121,7 @@ class Journal:
                 if rank == 0:
                     if overwrite:
                         remove_folder(folder)
-                    elif state(output) is State.FINISHED:
+                    elif state(output) is JournalState.FINISHED:
                         raise UserError(f"{output} is finished already; without --overwrite it is left as it is")
                 folder.mkdir(exist_ok=True)
                 journal = cls(output, path, lock, world_size == 1)

@@ -16,9 +16,9 @@ _LARGEST_BODY = LARGEST_UPLOAD + (1 << 20)
 _NAMES = ("127.0.0.1", "localhost", "::1")
 _SETTINGS, _FOLDER = "GRADIO_", "GRADIO_TEMP_DIR"
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
 
 
 def forget_settings() -> None:
@@ -48,10 +48,10 @@ class ThisMachineOnly:
     Host or Origin. The port may be another one: that of an SSH tunnel.
     """
 
-    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, app: Callable[[AsgiMessage, Receive, Send], Awaitable[None]]) -> None:
         self.app = app
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
         """Answers one request."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
@@ -84,7 +84,7 @@ def _limited(receive: Receive) -> Receive:
     """Ends a request whose body, of a length that was not told, gets too long."""
     size = 0
 
-    async def receive_some() -> Message:
+    async def receive_some() -> AsgiMessage:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
@@ -93,7 +93,7 @@ def _limited(receive: Receive) -> Receive:
     return receive_some
 
 
-async def _refuse(scope: Message, send: Send, status: int, words: bytes) -> None:
+async def _refuse(scope: AsgiMessage, send: Send, status: int, words: bytes) -> None:
     if scope["type"] != "http":
         await send({"type": "websocket.close", "code": 1008})
         return

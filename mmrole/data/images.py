@@ -48,7 +48,7 @@ class HasImage(Protocol):
         ...
 
 
-AnyRecord = TypeVar("AnyRecord", bound=HasImage)
+ImageRecord = TypeVar("ImageRecord", bound=HasImage)
 
 
 class Selection(NamedTuple):
@@ -135,7 +135,7 @@ def open_photo(path: str | os.PathLike) -> "Image.Image":
 
 
 def select_images(
-    records: Sequence[AnyRecord],
+    records: Sequence[ImageRecord],
     image_dir: str | os.PathLike,
     problems: Problems,
     skip_missing: bool = False,

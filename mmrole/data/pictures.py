@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmrole.data.dataset import IMAGE_FOLDER
-from mmrole.data.records import TrainSample, Turn
+from mmrole.data.records import TrainingRecord, Turn
 
 OTHER_MEDIA = ("video", "videos", "audio", "audios")
 """Fields of other tools' records for what is not trained on here."""
@@ -56,7 +56,7 @@ class PicturedTurn(NamedTuple):
         return re.sub(r"\A\r?\n", "", text) if isinstance(self.content[0], Picture) else text
 
 
-class Conversation(NamedTuple):
+class PicturedConversation(NamedTuple):
     """A training conversation as the model reads it."""
 
     turns: list[PicturedTurn]
@@ -71,7 +71,7 @@ class Conversation(NamedTuple):
         return [picture for turn in self.turns for picture in turn.pictures]
 
 
-def read_conversation(record: TrainSample) -> Conversation:
+def read_conversation(record: TrainingRecord) -> PicturedConversation:
     """Tells the pictures of a training sample from its text.
 
     - `<img>PATH</img>` at the beginning of a user turn is a picture, and so is each that follows with nothing between
@@ -88,7 +88,7 @@ def read_conversation(record: TrainSample) -> Conversation:
     strays = list(_strays(record, turns))
     if not record.images:
         faults += [f"{place} has <img>…</img> where no picture can be; put it first in a user turn" for place in strays]
-    return Conversation(turns, faults, bool(record.images and strays))
+    return PicturedConversation(turns, faults, bool(record.images and strays))
 
 
 def begins_with_picture(value: str) -> bool:
@@ -144,7 +144,7 @@ def _is_label(text: str) -> bool:
     return len(text) <= _LONGEST_LABEL and _LABEL.fullmatch(text) is not None
 
 
-def _placeholder_faults(record: TrainSample, turns: Sequence[PicturedTurn]) -> Iterator[str]:
+def _placeholder_faults(record: TrainingRecord, turns: Sequence[PicturedTurn]) -> Iterator[str]:
     """What is wrong with `<image>` and the like in user turns without markup."""
     places, images = 0, len(record.images)
     for number, turn in enumerate(turns):
@@ -157,7 +157,7 @@ def _placeholder_faults(record: TrainSample, turns: Sequence[PicturedTurn]) -> I
         yield f'<image> stands in {places:,} place{"" if places == 1 else "s"}, but "images" names {found}'
 
 
-def _place_images(record: TrainSample) -> list[PicturedTurn]:
+def _place_images(record: TrainingRecord) -> list[PicturedTurn]:
     """The turns with the images of the record's field in the places of `<image>`, else before the first turn."""
     first, *later = record.turns
     images = enumerate(record.images, 1)
@@ -191,7 +191,7 @@ def _fill(turn: Turn, images: Iterator[tuple[int, str]]) -> PicturedTurn:
     return PicturedTurn(turn.speaker, tuple(content), tuple(spans))
 
 
-def _strays(record: TrainSample, turns: Sequence[PicturedTurn]) -> Iterator[str]:
+def _strays(record: TrainingRecord, turns: Sequence[PicturedTurn]) -> Iterator[str]:
     """What texts with `<img>…</img>` are called."""
     if record.system and any(_marked(record.system)):
         yield "system"

@@ -132,7 +132,7 @@ class Turn(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class TrainSample(JsonRecord):
+class TrainingRecord(JsonRecord):
     """A training sample, of the agent or of the reward model: only `conversations` is required.
 
     Ids may repeat (the eight reviews of an answer can share one) and may be missing.

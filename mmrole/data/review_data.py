@@ -27,7 +27,7 @@ class ReviewedAnswer(NamedTuple):
     review: Review
 
 
-class Row(NamedTuple):
+class ScoredReview(NamedTuple):
     """One review of one answer under one metric, which is one training conversation."""
 
     model: str
@@ -65,10 +65,10 @@ class Row(NamedTuple):
         }
 
 
-class Rows(NamedTuple):
+class ScoredReviews(NamedTuple):
     """The usable reviews, and how many are left out by reason."""
 
-    usable: list[Row]
+    usable: list[ScoredReview]
     left_out: Counter
 
 
@@ -79,7 +79,7 @@ class Shared(NamedTuple):
     prompt_ids: list[str]
 
 
-def make_rows(answers: Iterable[ReviewedAnswer]) -> Rows:
+def make_rows(answers: Iterable[ReviewedAnswer]) -> ScoredReviews:
     """The reviews that a reward model can learn from.
 
     Left out and counted are: empty answers, reviews without a score pair, reviews whose text does not end with the
@@ -103,8 +103,8 @@ def make_rows(answers: Iterable[ReviewedAnswer]) -> Rows:
                 left_out["reviews that repeat another one"] += 1
             else:
                 seen.add(content)
-                rows.append(Row(model, review, metric, text, score))
-    return Rows(rows, left_out)
+                rows.append(ScoredReview(model, review, metric, text, score))
+    return ScoredReviews(rows, left_out)
 
 
 def final_scores(text: str) -> tuple[float, float] | None:
@@ -116,7 +116,9 @@ def final_scores(text: str) -> tuple[float, float] | None:
     return float(match[1]), float(match[2])
 
 
-def split_rows(rows: Sequence[Row], by: str, fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+def split_rows(
+    rows: Sequence[ScoredReview], by: str, fraction: float, seed: int
+) -> tuple[list[ScoredReview], list[ScoredReview]]:
     """Training and validation rows, in the order given; a unit is on one side only.
 
     Args:
@@ -133,7 +135,7 @@ def split_rows(rows: Sequence[Row], by: str, fraction: float, seed: int) -> tupl
     return training, [row for row in rows if _unit(row, by) in held_out]
 
 
-def balance(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
+def balance(rows: Sequence[ScoredReview], most: int, seed: int) -> list[ScoredReview]:
     """At most `most` rows of each score pair, drawn with a seed; in the order given."""
     by_score: dict[tuple[float, float], list[int]] = {}
     for index, row in enumerate(rows):
@@ -172,7 +174,7 @@ def _facets(samples: Iterable[Sample]) -> dict[str, dict[object, str]]:
     return facets
 
 
-def _unit(row: Row, by: str) -> tuple[str, ...]:
+def _unit(row: ScoredReview, by: str) -> tuple[str, ...]:
     review = row.review
     if by == "character":
         return (review.role,)

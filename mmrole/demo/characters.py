@@ -16,7 +16,7 @@ CROWD_SERIES = SERIES[:3]
 
 
 @dataclass(frozen=True)
-class Character:
+class CastMember:
     """A character: what the profile tells and the replies show.
 
     Attributes:
@@ -48,7 +48,7 @@ class Character:
         """Whether the character speaks Chinese."""
         return language(self.series) == "Chinese"
 
-    def with_manner_of(self, other: Character) -> Character:
+    def with_manner_of(self, other: CastMember) -> CastMember:
         """This character, speaking as another does."""
         return replace(self, catchphrase=other.catchphrase, address=other.address)
 
@@ -220,7 +220,7 @@ _NAMES = [
 ]
 
 
-def make_characters(seed: int, crowd: int = 40, outside: int = 12) -> list[Character]:
+def make_characters(seed: int, crowd: int = 40, outside: int = 12) -> list[CastMember]:
     """The cast, the crowd, and those who are kept out of training; the same seed gives the same characters.
 
     Args:
@@ -231,7 +231,7 @@ def make_characters(seed: int, crowd: int = 40, outside: int = 12) -> list[Chara
     """
     chance = random.Random(f"characters {seed}")
     characters = [
-        Character(name, series, IN_DISTRIBUTION, catchphrase, address, work, home, traits, past)
+        CastMember(name, series, IN_DISTRIBUTION, catchphrase, address, work, home, traits, past)
         for series, rows in _CAST.items()
         for name, catchphrase, address, work, home, traits, past in rows
     ]
@@ -244,7 +244,7 @@ def make_characters(seed: int, crowd: int = 40, outside: int = 12) -> list[Chara
     return _befriend(characters)
 
 
-def make_stranger(chance: random.Random, series: str, reserved: Collection[str] = ()) -> Character:
+def make_stranger(chance: random.Random, series: str, reserved: Collection[str] = ()) -> CastMember:
     """A character put together at random, who is in no world and has none of the `reserved` catchphrases."""
     catchphrase = _make_catchphrase(chance, series)
     while catchphrase in reserved:
@@ -255,7 +255,7 @@ def make_stranger(chance: random.Random, series: str, reserved: Collection[str] 
         lists = (_ADDRESSES, _WORKS, _HOMES, _TRAITS, _PASTS, _NAMES)
     addresses, works, homes, traits, pasts, names = lists
     name, friend = chance.sample(names, 2)
-    return Character(
+    return CastMember(
         name=name,
         series=series,
         distribution=IN_DISTRIBUTION,
@@ -280,7 +280,7 @@ def _make_catchphrase(chance: random.Random, series: str) -> str:
     return f"{chance.choice(_OPENINGS)} and {chance.choice(_ENDINGS)}!"
 
 
-def _befriend(characters: list[Character]) -> list[Character]:
+def _befriend(characters: list[CastMember]) -> list[CastMember]:
     """Makes a circle of friends of each series and distribution."""
     circles: dict[tuple[str, str], list[str]] = {}
     for character in characters:

@@ -42,7 +42,7 @@ def draw_scene(chance: random.Random) -> Scene:
     return Scene(chance.choice(list(COLOURS)), chance.choice(SHAPES), chance.choice(PLACES), chance.choice(COUNTS))
 
 
-def draw(scene: Scene, chance: random.Random) -> Image.Image:
+def draw_picture(scene: Scene, chance: random.Random) -> Image.Image:
     """A picture of a scene; paper, size, position and shade are drawn from `chance`, so that no two are alike."""
     paper = tuple(chance.randint(225, 250) for _ in range(3))
     image = Image.new("RGB", (SIDE, SIDE), paper)

@@ -6,9 +6,9 @@ import random
 from collections.abc import Collection
 from dataclasses import replace
 
-from mmrole.demo.characters import Character, make_stranger
+from mmrole.demo.characters import CastMember, make_stranger
 from mmrole.demo.drawings import COLOURS, Scene, draw_scene
-from mmrole.demo.grammar import TOPICS, describe, reply
+from mmrole.demo.grammar import TOPICS, describe_scene, reply
 
 KINDS = (
     "faithful",
@@ -30,7 +30,7 @@ KINDS = (
 def faulty(
     kind: str,
     reference: str,
-    character: Character,
+    character: CastMember,
     topic: str,
     scene: Scene,
     chance: random.Random,
@@ -78,8 +78,8 @@ def faulty(
 
 def _assistant(scene: Scene, chinese: bool) -> str:
     if chinese:
-        return f"当然！画里，{describe(scene, True).rstrip('。')}。"
-    return f"Sure! The picture shows {describe(scene, False).lower()}"
+        return f"当然！画里，{describe_scene(scene, True).rstrip('。')}。"
+    return f"Sure! The picture shows {describe_scene(scene, False).lower()}"
 
 
 def _shuffled(text: str, chinese: bool, chance: random.Random) -> str:

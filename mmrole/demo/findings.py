@@ -15,7 +15,7 @@ from mmrole.base.files import read_json
 from mmrole.base.json_values import JsonObject
 from mmrole.data.dialogues import DISTRIBUTIONS, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
 from mmrole.data.prompts import METRICS
-from mmrole.demo.characters import Character
+from mmrole.demo.characters import CastMember
 from mmrole.demo.controls import impersonated
 from mmrole.demo.drawings import COLOURS, COUNTS, PLACES, SHAPES
 from mmrole.demo.grammar import CHINESE_NUMBERS, CHINESE_WORDS, NUMBERS
@@ -51,20 +51,20 @@ class Seen(NamedTuple):
     answers: int
 
 
-def read_answers(folder: Path) -> list[JsonObject]:
+def read_answer_records(folder: Path) -> list[JsonObject]:
     """The records of the answer, review or test files in a folder."""
     return [record for kind in TYPES for record in read_json(folder / f"{kind}_test.json", list)]
 
 
 def model_answers(workspace: Path, model: str, distribution: str) -> list[JsonObject]:
     """A model's answers to In-Test or Out-Test."""
-    return read_answers(workspace / "eval" / f"{_EVAL_NAMES[distribution]}_answers" / model)
+    return read_answer_records(workspace / "eval" / f"{_EVAL_NAMES[distribution]}_answers" / model)
 
 
 def model_reviews(workspace: Path, model: str) -> list[JsonObject]:
     """The reviews of a model's answers to both test sets."""
     folders = (workspace / "eval" / f"{_EVAL_NAMES[name]}_reviews" / model for name in DISTRIBUTIONS)
-    return [record for folder in folders for record in read_answers(folder)]
+    return [record for folder in folders for record in read_answer_records(folder)]
 
 
 def seen(records: Iterable[JsonObject], world: World) -> Seen:
@@ -107,18 +107,18 @@ def addresses(records: Sequence[JsonObject], world: World) -> float:
     return _share(hits)
 
 
-def speaks_as(records: Sequence[JsonObject], characters: Sequence[Character]) -> float:
+def speaks_as(records: Sequence[JsonObject], characters: Sequence[CastMember]) -> float:
     """Share of answers that begin with the catchphrase of the character given for each."""
     pairs = zip(records, characters, strict=True)
     return _share(record["conversations"][1]["answer"].startswith(other.catchphrase) for record, other in pairs)
 
 
-def own(records: Sequence[JsonObject], world: World) -> list[Character]:
+def own(records: Sequence[JsonObject], world: World) -> list[CastMember]:
     """Who is to be played."""
     return [world.characters[record["role"]] for record in records]
 
 
-def exchanged(records: Sequence[JsonObject], world: World) -> list[Character]:
+def exchanged(records: Sequence[JsonObject], world: World) -> list[CastMember]:
     """Whose profile was in the prompt instead."""
     return [world.characters[impersonated(record["role"], world)] for record in records]
 
@@ -128,7 +128,7 @@ def parsed(records: Sequence[JsonObject]) -> float:
     return _share(each["score"] is not None for record in records for each in record.get("rm_review", {}).values())
 
 
-class Agreement(NamedTuple):
+class TeacherAgreement(NamedTuple):
     """Pearson's correlations of reviewed ratios with the teacher's, over fluent answers.
 
     Attributes:
@@ -144,7 +144,7 @@ class Agreement(NamedTuple):
     reviews: int
 
 
-def agreement(records: Sequence[JsonObject], world: World) -> Agreement:
+def agreement(records: Sequence[JsonObject], world: World) -> TeacherAgreement:
     """How far reviews agree with the teacher's."""
     pairs: dict[str, list[tuple[float, float]]] = {metric: [] for metric in METRICS}
     for record in records:
@@ -159,7 +159,7 @@ def agreement(records: Sequence[JsonObject], world: World) -> Agreement:
                 pairs[metric].append((ratio, score / best))
     columns = [np.array(own).reshape(-1, 2) for own in pairs.values()]
     centred = [own - own.mean(axis=0) for own in columns if len(own)]
-    return Agreement(
+    return TeacherAgreement(
         pooled=_pearson(np.concatenate(columns)),
         within=_pearson(np.concatenate([*centred, np.empty((0, 2))])),
         by_metric={metric: _pearson(own) for metric, own in zip(pairs, columns, strict=True)},
@@ -190,7 +190,7 @@ def lead(records: Sequence[JsonObject], others: Sequence[JsonObject]) -> Estimat
     return statistics.mean_estimates(differences.reshape(-1, 1), each, Bootstrap.make(count))[0]
 
 
-def at_least(name: str, value: float, of: str, bound: float) -> Gate:
+def gate_from(name: str, value: float, of: str, bound: float) -> Gate:
     """A gate from below; NaN does not pass."""
     return Gate(name, value, of, f"≥ {bound:g}", value >= bound)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmrole.demo.characters import Character
+from mmrole.demo.characters import CastMember
 from mmrole.demo.drawings import Scene
 
 TOPICS = ("picture", "friend", "home", "work")
@@ -38,14 +38,14 @@ def questions(topic: str, chinese: bool) -> tuple[str, ...]:
     return (_CHINESE_QUESTIONS if chinese else _QUESTIONS)[topic]
 
 
-def reply(character: Character, topic: str, scene: Scene | None) -> str:
+def reply(character: CastMember, topic: str, scene: Scene | None) -> str:
     """What a character answers: catchphrase, facts, and the word for the listener; without a scene not about it."""
     if character.chinese:
         return f"{character.catchphrase}{fact(character, topic, scene)}，{character.address}。"
     return f"{character.catchphrase} {fact(character, topic, scene)}, {character.address}."
 
 
-def opening(character: Character, topic: str, partner: Character, wording: int) -> str:
+def opening(character: CastMember, topic: str, partner: CastMember, wording: int) -> str:
     """How a character begins a talk with another: the catchphrase, and a question by name."""
     question = questions(topic, character.chinese)[wording]
     if character.chinese:
@@ -53,12 +53,12 @@ def opening(character: Character, topic: str, partner: Character, wording: int) 
     return f"{character.catchphrase} {question[:-1]}, {partner.name}?"
 
 
-def describe(scene: Scene, chinese: bool) -> str:
+def describe_scene(scene: Scene, chinese: bool) -> str:
     """What is in a picture, as a sentence."""
     return _chinese_scene(scene) + "。" if chinese else _scene(scene) + "."
 
 
-def fact(character: Character, topic: str, scene: Scene | None) -> str:
+def fact(character: CastMember, topic: str, scene: Scene | None) -> str:
     """What is true of a topic, in the words of the character; a scene is needed for the picture only."""
     if topic == "picture":
         if scene is None:

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from mmrole.base.json_values import JsonObject
 from mmrole.data.prompts import HUMAN_PARTNER, METRICS, picture_markup, review_prompt, role_play_prompt
-from mmrole.demo.characters import CHINESE, CROWD_SERIES, Character, make_stranger
-from mmrole.demo.drawings import Scene, draw, draw_scene
+from mmrole.demo.characters import CHINESE, CROWD_SERIES, CastMember, make_stranger
+from mmrole.demo.drawings import Scene, draw_picture, draw_scene
 from mmrole.demo.faults import KINDS, faulty
-from mmrole.demo.grammar import TOPICS, describe, questions, reply
+from mmrole.demo.grammar import TOPICS, describe_scene, questions, reply
 from mmrole.demo.teacher import COMPARED, review
 
 FOLDER = "Lessons"
@@ -73,10 +73,10 @@ def picture_lessons(chance: random.Random, count: int, image_dir: Path) -> list[
     for number in tqdm(range(count), desc="pictures of lessons", unit=" pictures", disable=None):
         scene = draw_scene(chance)
         image = f"{FOLDER}/{number:05}.png"
-        draw(scene, chance).save(image_dir / image)
+        draw_picture(scene, chance).save(image_dir / image)
         chinese = chance.random() < _CHINESE_SHARE
         prompt = picture_markup([f"images/{image}"]) + chance.choice(questions("picture", chinese))
-        lessons.append(_lesson(f"picture_{number}", prompt, describe(scene, chinese)))
+        lessons.append(_lesson(f"picture_{number}", prompt, describe_scene(scene, chinese)))
     return lessons
 
 
@@ -122,7 +122,7 @@ def review_lessons(chance: random.Random, count: int, reserved: Collection[str])
     return lessons
 
 
-def _question(role: Character, topic: str, chance: random.Random) -> str:
+def _question(role: CastMember, topic: str, chance: random.Random) -> str:
     return role_play_prompt(
         role=role.name,
         series=role.series,
@@ -144,7 +144,7 @@ def _thinned(prompt: str, chance: random.Random) -> str:
 
 
 class _Reviewed(NamedTuple):
-    role: Character
+    role: CastMember
     topic: str
     answer: str
     reference: str
@@ -176,13 +176,13 @@ def _reviewed(
 
 
 def _faulty_answer(
-    role: Character, topic: str, scene: Scene, reference: str, chance: random.Random, reserved: Collection[str]
+    role: CastMember, topic: str, scene: Scene, reference: str, chance: random.Random, reserved: Collection[str]
 ) -> str:
     return faulty(chance.choice(KINDS), reference, role, topic, scene, chance, reserved)
 
 
 def _altered_answer(
-    role: Character, topic: str, scene: Scene, _reference: str, chance: random.Random, reserved: Collection[str]
+    role: CastMember, topic: str, scene: Scene, _reference: str, chance: random.Random, reserved: Collection[str]
 ) -> str:
     """A reply with each of its parts the character's own or a stranger's, by the toss of a coin."""
     stranger = make_stranger(chance, role.series, reserved)

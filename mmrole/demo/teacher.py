@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 from mmrole.data.prompts import METRICS
-from mmrole.demo.characters import Character
+from mmrole.demo.characters import CastMember
 from mmrole.demo.drawings import COLOURS
 from mmrole.demo.grammar import CHINESE_WORDS
 
@@ -84,7 +84,7 @@ class Findings(NamedTuple):
     is_in_language: bool
 
 
-def find(answer: str, character: Character) -> Findings:
+def find(answer: str, character: CastMember) -> Findings:
     """Reads an answer that `character` should have given."""
     catchphrase = re.match(r"[^!！:：]{1,40}[!！]", answer)
     body = answer[catchphrase.end() :] if catchphrase else answer
@@ -109,7 +109,7 @@ def colour_in(text: str) -> str | None:
     return _COLOUR_OF[found[0].lower()] if found else None
 
 
-def review(answer: str, reference: str, character: Character) -> dict[str, MetricScore]:
+def review(answer: str, reference: str, character: CastMember) -> dict[str, MetricScore]:
     """The eight reviews of an answer, in published order.
 
     Args:

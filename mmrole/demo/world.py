@@ -14,8 +14,8 @@ from mmrole.base.files import read_json, write_json
 from mmrole.base.json_values import JsonObject
 from mmrole.data.dialogues import DISTRIBUTIONS, ID_NAMES, IN_DISTRIBUTION, OUT_OF_DISTRIBUTION, TYPES
 from mmrole.data.profiles import file_name, profile_folder
-from mmrole.demo.characters import Character, make_characters
-from mmrole.demo.drawings import Scene, draw, draw_scene
+from mmrole.demo.characters import CastMember, make_characters
+from mmrole.demo.drawings import Scene, draw_picture, draw_scene
 from mmrole.demo.grammar import TOPICS, opening, questions, reply
 
 WORLD_FILE = "world.json"
@@ -25,7 +25,7 @@ WORLD_FILE = "world.json"
 class World(NamedTuple):
     """Characters by name, and the scene of each picture by its path."""
 
-    characters: dict[str, Character]
+    characters: dict[str, CastMember]
     scenes: dict[str, Scene]
 
 
@@ -73,13 +73,13 @@ def read_world(folder: Path) -> World:
         UserError: there is none in the folder.
     """
     told = read_json(folder / WORLD_FILE, dict)
-    characters = [Character(**row | {"traits": tuple(row["traits"])}) for row in told["characters"]]
+    characters = [CastMember(**row | {"traits": tuple(row["traits"])}) for row in told["characters"]]
     scenes = {image: Scene(**scene) for image, scene in told["scenes"].items()}
     return World({character.name: character for character in characters}, scenes)
 
 
 def _talk(
-    kind: str, character: Character, partners: list[Character], scene: Scene, chance: random.Random
+    kind: str, character: CastMember, partners: list[CastMember], scene: Scene, chance: random.Random
 ) -> Iterator[tuple[str, str]]:
     """(speaker, words) of a dialogue. It is about the picture once: no reply can be read off the history."""
 
@@ -111,13 +111,13 @@ def _talk(
             )
 
 
-def _and_ask(topic: str, character: Character, chance: random.Random) -> str:
+def _and_ask(topic: str, character: CastMember, chance: random.Random) -> str:
     question = chance.choice(questions(topic, character.chinese))
     return question if character.chinese else f" {question}"
 
 
 def _record(
-    character: Character, kind: str, number: int, distribution: str, image: str, talk: list[tuple[str, str]]
+    character: CastMember, kind: str, number: int, distribution: str, image: str, talk: list[tuple[str, str]]
 ) -> JsonObject:
     suffix = f"_{number}" if distribution == IN_DISTRIBUTION else ""
     first = "from" if kind == "comment" else "role"
@@ -130,7 +130,7 @@ def _record(
     }
 
 
-def _write_profiles(folder: Path, characters: list[Character]) -> None:
+def _write_profiles(folder: Path, characters: list[CastMember]) -> None:
     for distribution in DISTRIBUTIONS:
         own = [character for character in characters if character.distribution == distribution]
         place = profile_folder(folder, distribution)
@@ -143,4 +143,4 @@ def _write_profiles(folder: Path, characters: list[Character]) -> None:
 
 def _save(path: Path, scene: Scene, chance: random.Random) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(scene, chance).save(path)
+    draw_picture(scene, chance).save(path)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mmrole.backends.backend import Backend, find_engine
 from mmrole.backends.options import TEST_FILES
 from mmrole.base.errors import UserError
-from mmrole.base.journal import Journal, State, state
+from mmrole.base.journal import Journal, JournalState, state
 from mmrole.base.journal_files import remove_leftovers
 from mmrole.data.requests import ChatRequest, GenerationSettings
 from mmrole.jobs.inputs import InputFile, find_images, find_inputs, read_inputs
@@ -117,7 +117,7 @@ def _read_inputs(program: Program, options: argparse.Namespace, processes: Proce
     if options.input_file is None:
         names, absent = find_inputs(options.input_dir, TEST_FILES, program.how_to_get)
         for path in absent:
-            unfinished = " (it is not finished)" if state(path) is State.UNFINISHED else ""
+            unfinished = " (it is not finished)" if state(path) is JournalState.UNFINISHED else ""
             processes.say(f"{path} is not there{unfinished}: nothing is done about it")
     return read_inputs(
         options.input_dir,

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmrole.base.errors import Problems, UserError
 from mmrole.base.files import read_json, write_json, write_json_list
-from mmrole.base.journal import State, state
+from mmrole.base.journal import JournalState, state
 from mmrole.base.journal_lines import differences
 from mmrole.data.image_file import ImageFile
 from mmrole.data.requests import ChatReply
@@ -35,7 +35,7 @@ def find_finished(
     """
     finished, problems = set(), Problems()
     for file, fingerprint, shown_images in zip(files, fingerprints, images, strict=True):
-        if state(file.output) is not State.FINISHED:
+        if state(file.output) is not JournalState.FINISHED:
             continue
         finished.add(file.output)
         settings = _settings_file(file.output)

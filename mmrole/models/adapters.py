@@ -19,7 +19,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """In the order in which peft looks for them."""
 
-Shape = tuple[int, ...]
+MatrixShape = tuple[int, ...]
 
 
 def _is_count(value: Any) -> bool:
@@ -154,7 +154,7 @@ def lora_config(adapter: Path) -> LoraConfig:
     return LoraConfig(**read_adapter_config(adapter))
 
 
-def _expected_shapes(adapter: Path, base: Path, config: QWenConfig) -> Mapping[str, Shape]:
+def _expected_shapes(adapter: Path, base: Path, config: QWenConfig) -> Mapping[str, MatrixShape]:
     """Names and shapes of the adapter's weights, from a model without data."""
     import torch
     from peft import PeftModel, get_peft_model_state_dict

@@ -122,11 +122,11 @@ def check_checkpoint(checkpoint: Checkpoint) -> Context:
     """
     _torch()
     from mmrole.qwen_vl import CheckpointError, QWenLMHeadModel, QWenTokenizer
-    from mmrole.qwen_vl.checkpoint import check_checkpoint, read_config
+    from mmrole.qwen_vl.checkpoint import check_weight_files, read_config
 
     try:
         config = read_config(checkpoint.base)
-        check_checkpoint(QWenLMHeadModel, checkpoint.base, config)
+        check_weight_files(QWenLMHeadModel, checkpoint.base, config)
         tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
     except CheckpointError as error:
         raise UserError(str(error)) from None

@@ -77,7 +77,7 @@ class EncodedChat:
     learned: list[tuple[int, bool]] = field(default_factory=list)
 
 
-def encode_chat(tokenizer: QWenTokenizer, turns: Sequence[ChatTurn], system: str = DEFAULT_SYSTEM) -> EncodedChat:
+def encode_turns(tokenizer: QWenTokenizer, turns: Sequence[ChatTurn], system: str = DEFAULT_SYSTEM) -> EncodedChat:
     """Encodes a structured request: the ids of `make_context`, but text is never parsed for markup.
 
     Only the prompt's own frame has special ids, so no text can end its turn, open a file or fetch a URL. No turn is

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from mmrole.qwen_vl.config_values import shown
+from mmrole.base.errors import shown
 from mmrole.qwen_vl.configuration import QWenConfig
 from mmrole.qwen_vl.errors import CheckpointError
 
@@ -57,7 +57,7 @@ def read_config(directory: str | os.PathLike[str]) -> QWenConfig:
     return QWenConfig.from_dict(fields, name_or_path=str(directory))
 
 
-def check_checkpoint(
+def check_weight_files(
     model_class: type[PreTrainedModel],
     name_or_path: str | os.PathLike[str],
     config: QWenConfig | None = None,

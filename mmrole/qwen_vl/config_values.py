@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from mmrole.base.errors import shown
 from mmrole.qwen_vl.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _LARGEST = 2**31 - 1
 _MOST_LAYERS = 1000  # a model is laid out before its weights are looked at, and layers are what that takes time for
 
 
-def check_values(config: QWenConfig, name: str) -> None:
+def check_config_values(config: QWenConfig, name: str) -> None:
     """Raises CheckpointError for a value of no use, and for sizes that contradict each other; `name` comes first."""
     values = {key: getattr(config, key) for key in (*_SIZES, *_SWITCHES, *_PROBABILITIES)}
     values |= {key: getattr(config, key) for key in ("rotary_emb_base", "rotary_pct", "layer_norm_epsilon")}
@@ -110,12 +111,3 @@ def _rules(config: QWenConfig) -> list[tuple[bool, str]]:
 
 def _rotated(config: QWenConfig) -> int:
     return int(config.kv_channels * config.rotary_pct)
-
-
-def shown(value: Any) -> str:
-    """A value of the file as a message shows it: in one line, and not longer than that."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
-        return f"a {type(value).__name__} too large to be shown"
-    return text if len(text) <= 80 else text[:79] + "…"

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self
 
 from transformers import PreTrainedConfig
 
-from mmrole.qwen_vl.config_values import VISUAL_SIZES, check_values, shown
+from mmrole.base.errors import shown
+from mmrole.qwen_vl.config_values import VISUAL_SIZES, check_config_values
 from mmrole.qwen_vl.errors import CheckpointError
 
 # Keys of a `config.json` that would make transformers fetch or run code which the checkpoint's author chose: remote
@@ -153,7 +154,7 @@ class QWenConfig(PreTrainedConfig):
 
     def check_sizes(self, name: str) -> None:
         """Raises CheckpointError for values of no use, and for sizes that contradict each other; `name` comes first."""
-        check_values(self, name)
+        check_config_values(self, name)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """The fields of the saved `config.json`: the original's names (`torch_dtype`, not `dtype`), no `auto_map`."""

@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 
 from mmrole.qwen_vl.attention import prepare_mask
 from mmrole.qwen_vl.blocks import AttentionMemory, QWenBlock, RMSNorm
-from mmrole.qwen_vl.checkpoint import check_checkpoint, check_loaded
+from mmrole.qwen_vl.checkpoint import check_loaded, check_weight_files
 from mmrole.qwen_vl.configuration import QWenConfig
 from mmrole.qwen_vl.image_positions import find_image_positions, has_image_span
 from mmrole.qwen_vl.rotary import at_least_float32, logn_factors, rotary_tables
@@ -64,7 +64,7 @@ class QWenPreTrainedModel(PreTrainedModel):
         source = pretrained_model_name_or_path
         checked = source if kwargs.get("state_dict") is None else None
         if checked is not None:
-            check_checkpoint(cls, checked, **kwargs)
+            check_weight_files(cls, checked, **kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         if source is not None and (alone := _without_adapters(Path(source), kwargs)) is not None:
             source = alone

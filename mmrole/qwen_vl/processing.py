@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from mmrole.qwen_vl.bpe import IMG_END, IMG_START
-from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, ChatTurn, EncodedChat, ImageSpan, encode_chat, make_context
+from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, ChatTurn, EncodedChat, ImageSpan, encode_turns, make_context
 from mmrole.qwen_vl.checkpoint import read_config
 from mmrole.qwen_vl.image_processing import ImageSource, preprocess
 from mmrole.qwen_vl.tokenization import QWenTokenizer
@@ -120,7 +120,7 @@ class QWenProcessor:
 
     def _encode(self, request: str | Chat, resolve: Callable[[str], ImageSource]) -> EncodedChat:
         if isinstance(request, Chat):
-            return encode_chat(self.tokenizer, request.turns, request.system)
+            return encode_turns(self.tokenizer, request.turns, request.system)
         paths: list[str] = []
         return self._locate(self.tokenizer.encode_markup(_take_paths(request, paths)), paths, resolve)
 
@@ -154,7 +154,7 @@ class QWenProcessor:
         return BatchFeature(inputs)
 
 
-def resolve_below(path: str, directory: str | os.PathLike[str]) -> Path:
+def image_below(path: str, directory: str | os.PathLike[str]) -> Path:
     """The file that a path in other people's text means, in a directory that it cannot leave.
 
     Raises:
@@ -186,7 +186,7 @@ def _image_resolver(
             return images[path]
         if image_dir is None:
             raise ValueError(f"the markup names the image {path[:100]!r}: give images= or image_dir=")
-        return resolve_below(path, image_dir)
+        return image_below(path, image_dir)
 
     return resolve
 

@@ -119,7 +119,7 @@ def random_model(config: QWenConfig, *, seed: int, dtype: torch.dtype = torch.bf
     return model.to(dtype)  # pyright: ignore[reportArgumentType]
 
 
-def refuse_existing(directory: Path, command: Mapping[str, Any]) -> None:
+def refuse_existing_checkpoint(directory: Path, command: Mapping[str, Any]) -> None:
     """Raises CheckpointError if files of a checkpoint lie in the directory, unless the command may replace them.
 
     An adapter is never replaced, nor is a model put beside it.
@@ -164,7 +164,7 @@ def write_checkpoint(
         UserError: the directory cannot be written.
     """
     directory = Path(directory)
-    refuse_existing(directory, command)
+    refuse_existing_checkpoint(directory, command)
     stale = [file.name for file in _checkpoint_files(directory)]
     with filling(directory, command, last="config.json", stale=stale) as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)

@@ -14,7 +14,7 @@ from mmrole.base.errors import Problems, Where, shown
 from mmrole.base.files import read_records
 from mmrole.data.pictures import read_conversation
 from mmrole.data.prompts import METRICS
-from mmrole.data.records import Review, TrainSample
+from mmrole.data.records import Review, TrainingRecord
 from mmrole.data.scores import parse_review
 from mmrole.data.splits import find_test_files
 from mmrole.scoring.reviews import pair_ratios, read_review_file
@@ -128,7 +128,7 @@ def read_conversations(path: str | os.PathLike) -> Judgements:
     """
     problems, judgements = Problems(), {}
     times: dict[tuple[str, str], int] = defaultdict(int)
-    for record in read_records(path, TrainSample, problems):
+    for record in read_records(path, TrainingRecord, problems):
         conversation = read_conversation(record)
         prompt = conversation.turns[0].text
         answer, _, instruction = prompt.rpartition("\n## **[Instruction]**\n")

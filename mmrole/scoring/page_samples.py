@@ -16,7 +16,7 @@ _REQUEST = re.compile(r"\n\n\nPlease respond to the following words of .+? about
 _OPENING = re.compile(r"\n\n\nPlease initiate the conversation with [^\n]+\Z")
 
 
-class Dialogue(NamedTuple):
+class PromptDialogue(NamedTuple):
     """The conversation that a role-play prompt holds."""
 
     history: list[tuple[str, str]]
@@ -90,7 +90,7 @@ def review_data(sample: PageSample) -> list[JsonObject | None]:
     return [of_model and _reviews(of_model[0]) for of_model in sample.own]
 
 
-def read_dialogue(sample: Sample) -> Dialogue:
+def read_dialogue(sample: Sample) -> PromptDialogue:
     """The conversation in a sample's prompt, undoing `mmrole.data.prompts.role_play_prompt`.
 
     A prompt of another form is shown as it is: without history, and the whole of it as the last words.
@@ -101,14 +101,14 @@ def read_dialogue(sample: Sample) -> Dialogue:
     elif match := _REQUEST.search(prompt):
         last, before = prompt[match.end() :], prompt[: match.start()]
     else:
-        return Dialogue([], prompt)
+        return PromptDialogue([], prompt)
     start = _HISTORY.search(before)
     if start is None:
-        return Dialogue([], last)
+        return PromptDialogue([], last)
     partner = HUMAN_SPEAKER if sample.other_role == HUMAN_PARTNER else sample.other_role
     speakers = "|".join(re.escape(name) for name in {sample.role: None, partner: None})
     _, *parts = re.split(rf"(?:^|\n)\[({speakers})\]: ", before[start.end() :])
-    return Dialogue(list(zip(parts[::2], parts[1::2], strict=True)), last)
+    return PromptDialogue(list(zip(parts[::2], parts[1::2], strict=True)), last)
 
 
 def _reviews(record: Review) -> JsonObject:

@@ -12,7 +12,7 @@ from mmrole.data.image_file import ImageFile
 from mmrole.data.messages import one_turn
 from mmrole.data.pictures import read_conversation
 from mmrole.data.prompts import REVIEW_SYSTEM
-from mmrole.data.records import TrainSample
+from mmrole.data.records import TrainingRecord
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.jobs.tasks import Program
 
@@ -40,7 +40,7 @@ class ReviewRow:
         Raises:
             RecordError: `obj` is not such a record.
         """
-        row = TrainSample.from_json(obj, where)
+        row = TrainingRecord.from_json(obj, where)
         conversation = read_conversation(row)
         pictures = conversation.pictures
         if len(row.turns) != 2 or len(pictures) != 1 or conversation.faults:

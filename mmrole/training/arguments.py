@@ -143,7 +143,7 @@ class TrainingArguments(transformers.TrainingArguments):
                 raise UserError(
                     "--deepspeed: start the script with torchrun --nproc_per_node N, one process for each GPU"
                 )
-            config = deepspeed_config.read_config(self.deepspeed)
+            config = deepspeed_config.read_deepspeed_config(self.deepspeed)
             self.deepspeed = self.deepspeed if Path(str(self.deepspeed)).is_file() else config
         super().__post_init__()
         if self.deepspeed:

@@ -25,7 +25,7 @@ _OBJECTS = (
 )
 
 
-def read_config(given: dict[str, Any] | str) -> dict[str, Any]:
+def read_deepspeed_config(given: dict[str, Any] | str) -> dict[str, Any]:
     """The configuration that --deepspeed gives: a file, or the JSON itself.
 
     Raises:

@@ -27,7 +27,7 @@ from mmrole.training.adapters import load_model, trained_parameters
 from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments
 from mmrole.training.dry_run import check_settings
 from mmrole.training.encoding import EncodedSample, SampleEncoder
-from mmrole.training.output import check_output_dir, finish_move, is_finished, write_output
+from mmrole.training.output import check_output_dir, finish_move, is_finished, write_result
 from mmrole.training.planning import group_samples
 from mmrole.training.processes import from_rank0, lock_output_dir, quiet_where_others_fail, rank0_first, said_once, say
 from mmrole.training.reporters import prepare_reporters
@@ -139,7 +139,7 @@ def train(arguments: Arguments, start: Start) -> None:
         say(training, f"interrupted: the same command {f'goes on from {kept}' if kept else 'starts again'}")
         raise SystemExit(130) from None
     trainer.remove_surplus()  # a kill after the last checkpoint may have left some
-    write_output(trainer, start.total_steps)
+    write_result(trainer, start.total_steps)
     if start.lock is not None:
         os.close(start.lock)
     say(training, f"{training.output_dir}: trained, {start.total_steps:,} steps")

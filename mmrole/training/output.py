@@ -69,7 +69,7 @@ def check_output_dir(output_dir: Path, run: RunDescription, resumed: Path | None
     _refuse(output_dir, run, _result_files(output_dir), even_own=not goes_on)
 
 
-def write_output(trainer: TreeTrainer, total_steps: int) -> None:
+def write_result(trainer: TreeTrainer, total_steps: int) -> None:
     """Writes the trained model, the tokenizer and the log to the output directory; called in every process.
 
     All files are written aside and moved at the end, the manifest last: a crash leaves what was there, or what the same

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SHOWN = {"loss": ".4f", "grad_norm": ".3g", "learning_rate": ".3g", "eval_loss": ".4f"}
 
 
-class Progress(TrainerCallback):
+class RunProgress(TrainerCallback):
     """Shows the progress of a run, in its first process.
 
     Attributes:

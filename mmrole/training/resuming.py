@@ -20,7 +20,7 @@ from mmrole.base.files import read_json
 _ADAPTER = "adapter_model.safetensors"
 
 
-class AskedSettings(NamedTuple):
+class CommandSettings(NamedTuple):
     """What the command asks of optimizer and schedule, taken before the states of a checkpoint are loaded.
 
     Attributes:
@@ -32,7 +32,7 @@ class AskedSettings(NamedTuple):
     rates: list[float]
 
     @classmethod
-    def of(cls, optimizer: Optimizer) -> AskedSettings:
+    def of(cls, optimizer: Optimizer) -> CommandSettings:
         """Those of an optimizer that has no step behind it, wrapped or not, whose schedule has been made."""
         groups = innermost(optimizer).param_groups
         settings = [{name: value for name, value in group.items() if name not in ("params", "lr")} for group in groups]

@@ -12,8 +12,8 @@ from mmrole.base.errors import Problems, UserError, Where, shown
 from mmrole.base.files import read_records
 from mmrole.data.images import ImagePathError, resolve_image, select_images
 from mmrole.data.messages import LabelledImage, Message
-from mmrole.data.pictures import Conversation, Picture, PicturedTurn, below_folder, read_conversation
-from mmrole.data.records import TrainSample
+from mmrole.data.pictures import Picture, PicturedConversation, PicturedTurn, below_folder, read_conversation
+from mmrole.data.records import TrainingRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def read_samples(
         UserError: the file, records or images cannot be used; all problems together.
     """
     problems = Problems()
-    records = read_records(path, TrainSample, problems)
+    records = read_records(path, TrainingRecord, problems)
     if not records and not problems:
         raise UserError(f"{path} holds no samples; give another --data_path")
     if not Path(image_dir).is_dir():
@@ -86,7 +86,7 @@ def read_samples(
     ]
 
 
-def _read(record: TrainSample, image_dir: str | os.PathLike, problems: Problems) -> Conversation:
+def _read(record: TrainingRecord, image_dir: str | os.PathLike, problems: Problems) -> PicturedConversation:
     """The conversation with paths relative to the image folder; those that cannot be are left out and noted."""
     conversation = read_conversation(record)
     for fault in conversation.faults:
@@ -116,7 +116,7 @@ def _relative(
             problems.add(f"{where}: image {shown(part.path)} is not below the image folder {image_dir}")
 
 
-def _with_files(conversation: Conversation, files: dict[str, Path]) -> tuple[Message, ...]:
+def _with_files(conversation: PicturedConversation, files: dict[str, Path]) -> tuple[Message, ...]:
     def shown(part: str | Picture) -> str | LabelledImage:
         return part if isinstance(part, str) else LabelledImage(files[part.path], part.label)
 

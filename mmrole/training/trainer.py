@@ -26,9 +26,9 @@ from mmrole.training.batches import TreeBatch
 from mmrole.training.figures import LateCheck, StepFigures
 from mmrole.training.loss import LossSum, tree_loss
 from mmrole.training.planning import Bin
-from mmrole.training.progress import Progress
+from mmrole.training.progress import RunProgress
 from mmrole.training.reporters import say_faults_in_a_line
-from mmrole.training.resuming import AskedSettings, AskedSteps, innermost, load_weights
+from mmrole.training.resuming import AskedSteps, CommandSettings, innermost, load_weights
 from mmrole.training.run_description import RunDescription
 from mmrole.training.states import reading
 from mmrole.training.steps import StepBatches, TrainingSteps, checked, make_loader, only
@@ -68,12 +68,12 @@ class TreeTrainer(Trainer):
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         say_faults_in_a_line(self.callback_handler.callbacks, args)
-        self.progress = Progress(len(steps.samples))
+        self.progress = RunProgress(len(steps.samples))
         for callback in (AskedSteps(steps.steps_per_epoch), self.progress):
             self.add_callback(callback)
         # transformers would count, and remove, whatever is called checkpoint-N.
         self._save_total_limit, args.save_total_limit = args.save_total_limit, None
-        self._asked: AskedSettings | None = None
+        self._asked: CommandSettings | None = None
         self._rate_used: float | None = None
         self._late = LateCheck(steps, checks_norm=not args.fp16)  # with float16, such steps are left out
         self._losses: list[Tensor] = []  # of the micro-batches of the step that is computed
@@ -229,7 +229,7 @@ class TreeTrainer(Trainer):
         DeepSpeed gives the optimizer while `self.optimizer` is still a stand-in.
         """
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        self._asked = AskedSettings.of(cast("Optimizer", self.optimizer if optimizer is None else optimizer))
+        self._asked = CommandSettings.of(cast("Optimizer", self.optimizer if optimizer is None else optimizer))
         return scheduler
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: Any) -> Any:

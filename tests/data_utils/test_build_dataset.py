@@ -16,7 +16,7 @@ from mmrole.data.dataset import Dataset, PlacedDialogue
 from mmrole.data.dialogues import TYPES, Dialogue, DialogueFile
 from mmrole.data.profiles import Character
 from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER
-from mmrole.data.records import Sample, TrainSample
+from mmrole.data.records import Sample, TrainingRecord
 from mmrole.data.splits import draw_split, find_test_files, read_test_samples, split_by_ids
 
 IN, OUT = "in-distribution", "out-of-distribution"
@@ -55,7 +55,7 @@ def test_published_in_test_samples_are_rebuilt_byte_for_byte(shared: Path, rebui
 
 
 def test_published_training_samples(rebuilt: Path):
-    samples = read_records(rebuilt / "train/train.json", TrainSample)
+    samples = read_records(rebuilt / "train/train.json", TrainingRecord)
     assert Counter(sample.type for sample in samples) == {"comment": 4795, "human-role": 22_093, "inter-role": 45_663}
     assert len({sample.id for sample in samples}) == len(samples) == 72_551
     tested = {sample.id for path in rebuilt.glob("test/*/*.json") for sample in read_records(path, Sample)}
@@ -90,7 +90,7 @@ def test_a_small_world(small_world: Path, tmp_path: Path, capsys: pytest.Capture
     printed = capsys.readouterr().out
     assert "characters: 6, dialogues: 32 (besides 10 failed generations, which are left out)" in printed
     assert "no inter-role dialogues of their own (2): Cai, 小船" in printed
-    for sample in read_records(tmp_path / "out/train/train.json", TrainSample):
+    for sample in read_records(tmp_path / "out/train/train.json", TrainingRecord):
         assert sample.turns[0].value.startswith(
             f"Picture 1: <img>images/{sample.images[0]}</img>\nPlease step into the"
         )
@@ -151,7 +151,7 @@ def test_ids_that_cannot_be_made_are_left_out_and_named(small_world: Path, tmp_p
         "the dialogue's generation failed": ["Ana_human-role-dialogue_COCO_2_1"],
         "the dialogue has no such utterance of a character": ["Cai_human-role-dialogue_COCO_0_2"],
     }
-    trained = {sample.id for sample in read_records(tmp_path / "out/train/train.json", TrainSample)}
+    trained = {sample.id for sample in read_records(tmp_path / "out/train/train.json", TrainingRecord)}
     assert not any(id_.startswith("Cai_human-role-dialogue_COCO_0_") for id_ in trained)
 
 

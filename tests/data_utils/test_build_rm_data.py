@@ -13,8 +13,8 @@ from data_utils import build_rm_data
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_json, read_records, write_json
 from mmrole.data.prompts import METRICS
-from mmrole.data.records import MetricReview, Review, Sample, TrainSample
-from mmrole.data.review_data import ReviewedAnswer, Row, balance, final_scores, make_rows, shared, split_rows
+from mmrole.data.records import MetricReview, Review, Sample, TrainingRecord
+from mmrole.data.review_data import ReviewedAnswer, ScoredReview, balance, final_scores, make_rows, shared, split_rows
 
 
 def build(*arguments: object) -> None:
@@ -33,7 +33,7 @@ def reviewed(number: int, answer: str, role: str = "Ana", score: tuple[int, int]
     return sample(number, role).with_answer(answer).with_reviews(reviews if answer else {})
 
 
-def rows_of(*reviews: Review) -> list[Row]:
+def rows_of(*reviews: Review) -> list[ScoredReview]:
     return make_rows(ReviewedAnswer("m", review) for review in reviews).usable
 
 
@@ -62,7 +62,8 @@ def test_published_reviews(shared: Path, tmp_path: Path, capsys: pytest.CaptureF
     build("--reviews", reviews, "--output_dir", tmp_path, "--split_by", "answer", "--test_from", tests)
     info = read_json(tmp_path / "build_info.json", dict)
     training, validation = (
-        read_records(tmp_path / name, TrainSample) for name in (build_rm_data.TRAIN_FILE, build_rm_data.VALIDATION_FILE)
+        read_records(tmp_path / name, TrainingRecord)
+        for name in (build_rm_data.TRAIN_FILE, build_rm_data.VALIDATION_FILE)
     )
     assert len(training) + len(validation) == 6904  # 864 answers, one of them empty, eight metrics
     assert info["left_out"] == {"empty answers": 1}
@@ -80,7 +81,7 @@ def test_published_reviews(shared: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_a_file_of_conversations(reviews_dir: Path, tmp_path: Path):
     build("--reviews", reviews_dir, "--output_dir", tmp_path / "out", "--validation", 0)
     assert not (tmp_path / "out/validation").exists()
-    rows = read_records(tmp_path / "out/train/RM-train.json", TrainSample)
+    rows = read_records(tmp_path / "out/train/RM-train.json", TrainingRecord)
     assert len(rows) == 2 * 8 * 8
     first = rows[0]
     assert first.id == "A_0_1_one_Instruction_Adherence"
@@ -105,7 +106,7 @@ def test_a_file_of_conversations(reviews_dir: Path, tmp_path: Path):
 def test_splits(reviews_dir: Path, tmp_path: Path, unit: str, key: tuple[str, ...], sizes: tuple[int, int]):
     build("--reviews", reviews_dir, "--output_dir", tmp_path / "out", "--split_by", unit, "--validation", 0.25)
     train, validation = (
-        {tuple(row.json[name] for name in key) for row in read_records(tmp_path / "out" / name, TrainSample)}
+        {tuple(row.json[name] for name in key) for row in read_records(tmp_path / "out" / name, TrainingRecord)}
         for name in ("train/RM-train.json", "validation/RM-validation.json")
     )
     assert (len(train), len(validation)) == sizes
@@ -191,7 +192,7 @@ def test_final_scores(text: str, scores: tuple[float, float] | None):
 
 def test_balance_keeps_at_most_so_many_of_each_pair(reviews_dir: Path, tmp_path: Path):
     build("--reviews", reviews_dir, "--output_dir", tmp_path / "out", "--max_per_pair", 20, "--validation", 0)
-    rows = read_records(tmp_path / "out/train/RM-train.json", TrainSample)
+    rows = read_records(tmp_path / "out/train/RM-train.json", TrainingRecord)
     assert Counter(tuple(row.json["score"]) for row in rows) == {(1.0, 9.0): 20, (2.0, 9.0): 20, (3.0, 9.0): 20}
     rows = rows_of(*(reviewed(n, "Aye.", score=(n % 2 + 1, 9)) for n in range(5)))
     kept = balance(rows, 18, seed=1)

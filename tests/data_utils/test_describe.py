@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_utils import describe
-from data_utils.description.sample_tokens import SampleEncoder, load_tokenizer
+from data_utils.description.sample_tokens import SampleTokens, load_tokenizer
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_json, write_json
 from mmrole.base.tables import Table
@@ -27,11 +27,11 @@ def run(data_root: Path, *arguments: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def encoder(real_vocabulary: Path) -> SampleEncoder:
-    return SampleEncoder(load_tokenizer(real_vocabulary))
+def encoder(real_vocabulary: Path) -> SampleTokens:
+    return SampleTokens(load_tokenizer(real_vocabulary))
 
 
-def test_samples_are_encoded_as_by_the_published_trainer(shared: Path, encoder: SampleEncoder):
+def test_samples_are_encoded_as_by_the_published_trainer(shared: Path, encoder: SampleTokens):
     cases = read_json(shared / "golden/mmrole/preprocess_cases.json", dict)["cases"]
     cases = [case for case in cases if "_test.json[" in case["name"]]
     assert len(cases) == 8
@@ -62,7 +62,7 @@ def test_samples_are_encoded_as_by_the_published_trainer(shared: Path, encoder: 
         "a.\n\n\nB's",
     ],
 )
-def test_lines_are_encoded_as_the_whole_text(encoder: SampleEncoder, real_vocabulary: Path, text: str):
+def test_lines_are_encoded_as_the_whole_text(encoder: SampleTokens, real_vocabulary: Path, text: str):
     tokenizer = load_tokenizer(real_vocabulary)
     sequence, counts = encoder.encode({"conversations": [{"value": text}, {"value": text}]})
     ids = tokenizer.encode_ordinary(text)

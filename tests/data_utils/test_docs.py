@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmrole.base.files import read_records
-from mmrole.data.records import Sample, TrainSample
+from mmrole.data.records import Sample, TrainingRecord
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_bring_your_own_character(page: str, tmp_path: Path):
     command = ["bash", "-c", script]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    trained = read_records(tmp_path / "my_data/data/train/train.json", TrainSample)
+    trained = read_records(tmp_path / "my_data/data/train/train.json", TrainingRecord)
     assert {sample.type for sample in trained} == {"comment", "human-role"}
     tests = sorted((tmp_path / "my_data/data/test/in-distribution").glob("*.json"))
     assert [len(read_records(path, Sample)) for path in tests] == [1, 1]

@@ -12,7 +12,7 @@ import pytest
 from mmrole.backends.options import TEST_FILES
 from mmrole.base.errors import UserError
 from mmrole.base.files import sha256
-from mmrole.base.journal import Journal, State, state
+from mmrole.base.journal import Journal, JournalState, state
 from mmrole.models.loading import load
 
 
@@ -196,7 +196,7 @@ def test_damaged_model(job, copy_of_tiny, refused, name, text, fault):
     if text is not None:
         (copy_of_tiny / name).write_text(text)
     assert fault in one_line(refused())
-    assert state(job.output) is State.NEW
+    assert state(job.output) is JournalState.NEW
 
 
 def test_adapters(job, refused, tmp_path):
@@ -233,7 +233,7 @@ def test_files_that_are_replaced_before_they_are_loaded(job, copy_of_tiny, monke
     monkeypatch.setattr("mmrole.backends.backend.load", replace_and_load)
     with pytest.raises(UserError):
         job.run()
-    assert state(job.output) is State.UNFINISHED
+    assert state(job.output) is JournalState.UNFINISHED
     assert not any('"payload"' in file.read_text() for file in job.journal.iterdir())
 
 
@@ -275,7 +275,7 @@ def test_one_finished_file_of_three(job):
     before = version(job.output)
     assert job.run("--no_random", one_file=False) == 0
     assert version(job.output) == before
-    assert all(state(job.output_dir / name) is State.FINISHED for name in TEST_FILES)
+    assert all(state(job.output_dir / name) is JournalState.FINISHED for name in TEST_FILES)
 
 
 def test_a_finished_file_of_another_run_is_refused(job, copy_of_tiny, refused):

@@ -19,7 +19,7 @@ from data_utils.checks.repairs import repair
 from mmrole.base.files import read_json, read_records, write_json
 from mmrole.base.json_values import Json
 from mmrole.data.dialogues import Dialogue, Still
-from mmrole.data.records import Answer, Review, Sample, TrainSample
+from mmrole.data.records import Answer, Review, Sample, TrainingRecord
 
 READERS = {
     "dialogues": Dialogue,
@@ -27,8 +27,8 @@ READERS = {
     "test_samples": Sample,
     "answers": Answer,
     "reviews": Review,
-    "training": TrainSample,
-    "rm_training": TrainSample,
+    "training": TrainingRecord,
+    "rm_training": TrainingRecord,
 }
 MOST_RECORDS = 3
 

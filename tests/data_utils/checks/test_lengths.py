@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_utils.checks.lengths import load_lengths
-from data_utils.description.sample_tokens import SampleEncoder, load_tokenizer
+from data_utils.description.sample_tokens import SampleTokens, load_tokenizer
 from mmrole.base.files import read_json
 from mmrole.data.pictures import Picture
 from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, InlineImage, encode_message
@@ -36,7 +36,7 @@ def test_messages_are_counted_as_encoded(tokenizer, lengths, speaker, text, imag
 
 
 def test_published_samples_are_counted_as_for_training(shared, tokenizer, lengths):
-    encoder = SampleEncoder(tokenizer)
+    encoder = SampleTokens(tokenizer)
     for sample in read_json(shared / "mmrole/eval/in-test_answers/gpt-4-turbo/inter-role_test.json")[:12]:
         question, answer = (turn["value"] for turn in sample["conversations"])
         picture = Picture(sample["image"], "Picture 1: ")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mmrole.base.errors import Problems, UserError
 from mmrole.base.files import read_json, read_records, replacing, sha256, write_json, write_json_list
-from mmrole.data.records import Sample, TrainSample
+from mmrole.data.records import Sample, TrainingRecord
 
 # Text with every kind of character but pairs of surrogates, which JSON joins.
 TEXT = st.text(st.characters(exclude_categories=[])).filter(
@@ -120,7 +120,7 @@ def test_all_faulty_records_are_named_together(tmp_path: Path):
 
 def test_training_rows_may_share_an_id(tmp_path: Path):
     write_json(tmp_path / "x.json", [sample("a"), sample("a")])
-    assert len(read_records(tmp_path / "x.json", TrainSample)) == 2
+    assert len(read_records(tmp_path / "x.json", TrainingRecord)) == 2
 
 
 @given(VALUES)

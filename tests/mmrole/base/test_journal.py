@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrole.base.errors import UserError
-from mmrole.base.journal import Journal, State, state
+from mmrole.base.journal import Journal, JournalState, state
 
 FINGERPRINT = {"model": "tiny", "max_new_tokens": 512, "input": "e3b0c442"}
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=20)
@@ -57,7 +57,7 @@ def test_what_was_appended_is_read_again(output: Path, first: dict, second: dict
     journal = Journal.open(output, FINGERPRINT)
     assert list(journal.done.items()) == list((first | second).items())
     journal.remove()
-    assert state(output) is State.NEW
+    assert state(output) is JournalState.NEW
 
 
 @settings(max_examples=40)  # each forces files to the disk several times
@@ -91,13 +91,13 @@ def test_done_holds_what_a_later_start_would_read(tmp_path: Path):
 
 def test_states_of_an_output(tmp_path: Path):
     output = tmp_path / "folder/x.json"
-    assert state(output) is State.NEW
+    assert state(output) is JournalState.NEW
     fill(output, {"a": 1})
-    assert state(output) is State.UNFINISHED
+    assert state(output) is JournalState.UNFINISHED
     output.write_text("[]")
-    assert state(output) is State.UNFINISHED  # killed between the output and the removal of the journal
+    assert state(output) is JournalState.UNFINISHED  # killed between the output and the removal of the journal
     Journal.open(output, FINGERPRINT).remove()
-    assert state(output) is State.FINISHED
+    assert state(output) is JournalState.FINISHED
     assert list(output.parent.iterdir()) == [output]
     with pytest.raises(UserError, match=r"x\.json is finished already; without --overwrite it is left as it is"):
         Journal.open(output, FINGERPRINT)
@@ -111,7 +111,7 @@ def test_overwrite_starts_anew_and_keeps_the_old_output_until_it_is_replaced(tmp
             assert journal.done == {}
             journal.append("a", 1)
     assert output.read_text() == "old"
-    assert state(output) is State.UNFINISHED
+    assert state(output) is JournalState.UNFINISHED
     with pytest.raises(UserError, match="model was 'other', is 'tiny'"):
         Journal.open(output, FINGERPRINT)
 

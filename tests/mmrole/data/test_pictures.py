@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from mmrole.data.pictures import Picture, read_conversation
 from mmrole.data.prompts import picture_markup
-from mmrole.data.records import TrainSample
+from mmrole.data.records import TrainingRecord
 
 A, B = "images/a.jpg", "images/b.jpg"
 
 
 def conversation(*values: str, **fields: object):
     turns = [{"from": ("user", "assistant")[number % 2], "value": value} for number, value in enumerate(values)]
-    return read_conversation(TrainSample.from_json({"conversations": turns} | fields))
+    return read_conversation(TrainingRecord.from_json({"conversations": turns} | fields))
 
 
 def as_read(turn) -> str:

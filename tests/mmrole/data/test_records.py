@@ -10,7 +10,7 @@ import pytest
 from mmrole.base.errors import RecordError, Where
 from mmrole.base.files import read_records, write_json
 from mmrole.data.prompts import METRICS
-from mmrole.data.records import Answer, MetricReview, Review, Sample, TrainSample
+from mmrole.data.records import Answer, MetricReview, Review, Sample, TrainingRecord
 
 MODELS = ("gpt-4-turbo", "mmrole-agent", "qwen-vl-chat", "yi-vl-6b")
 TYPES = ("comment", "human-role", "inter-role")
@@ -212,10 +212,10 @@ def test_a_faulty_record_is_named(record_type: type, damage, message: str):
 
 def test_train_samples_need_only_conversations():
     turns = [{"from": "user", "value": "a"}, {"from": "assistant", "value": "b", "loss": 1}] * 2
-    bare = TrainSample.from_json({"conversations": turns})
+    bare = TrainingRecord.from_json({"conversations": turns})
     assert [turn.value for turn in bare.turns] == ["a", "b", "a", "b"]
     assert (bare.id, bare.images, bare.system, bare.script) == (None, (), None, None)
-    full = TrainSample.from_json(SAMPLE | {"id": 5, "type": "comment"}, Where("train.json", 9))
+    full = TrainingRecord.from_json(SAMPLE | {"id": 5, "type": "comment"}, Where("train.json", 9))
     assert (full.id, full.type, full.script, str(full.where)) == ("5", "comment", "Harbour", "train.json[9] (id '5')")
     assert full.to_json()["id"] == 5
 
@@ -236,4 +236,4 @@ def test_train_samples_need_only_conversations():
 )
 def test_a_faulty_train_sample_is_named(damage, message: str):
     with pytest.raises(RecordError, match=message):
-        TrainSample.from_json(damage(copy.deepcopy(SAMPLE)))
+        TrainingRecord.from_json(damage(copy.deepcopy(SAMPLE)))

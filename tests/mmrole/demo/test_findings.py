@@ -122,7 +122,7 @@ def test_a_review_without_scores_counts_as_not_parsed(world):
 
 
 def test_a_gate_does_not_pass_without_a_figure():
-    assert not findings.at_least("x", math.nan, "y", 0).holds
+    assert not findings.gate_from("x", math.nan, "y", 0).holds
     assert not findings.at_most("x", math.nan, "y", 1).holds
 
 

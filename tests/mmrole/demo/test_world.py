@@ -14,7 +14,7 @@ from data_utils import build_dataset, check
 from mmrole.data.dialogues import IN_DISTRIBUTION, OUT_OF_DISTRIBUTION
 from mmrole.demo.characters import CHINESE, make_characters
 from mmrole.demo.controls import exchange_pictures
-from mmrole.demo.drawings import COLOURS, COUNTS, SIDE, Scene, draw
+from mmrole.demo.drawings import COLOURS, COUNTS, SIDE, Scene, draw_picture
 from mmrole.demo.teacher import colour_in
 from mmrole.demo.world import make_world, read_world
 
@@ -83,7 +83,7 @@ def test_no_two_pictures_are_alike(folder):
 def test_things_in_a_picture_do_not_touch(count):
     chance = random.Random(count)
     for _ in range(50):
-        image = draw(Scene("black", "square", "middle", count), chance).convert("L")
+        image = draw_picture(Scene("black", "square", "middle", count), chance).convert("L")
         column = [image.getpixel((SIDE // 2, row)) < 128 for row in range(SIDE)]
         assert sum(after and not before for before, after in itertools.pairwise(column)) == count
 

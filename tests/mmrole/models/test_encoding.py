@@ -8,7 +8,7 @@ from mmrole.data.messages import Message, Quotation, one_turn
 from mmrole.models.encoding import encode_chat
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.chat_format import ChatTurn
-from mmrole.qwen_vl.chat_format import encode_chat as encode_turns
+from mmrole.qwen_vl.chat_format import encode_turns as encode_turns
 
 texts = st.text("\n\r ab!\u0301é中<|", max_size=8)
 

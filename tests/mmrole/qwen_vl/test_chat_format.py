@@ -16,8 +16,8 @@ from mmrole.qwen_vl.chat_format import (
     InlineImage,
     StopWords,
     decode_answer,
-    encode_chat,
     encode_content,
+    encode_turns,
     get_stop_words_ids,
     make_context,
     trim_answer,
@@ -174,7 +174,7 @@ def test_structured_equals_markup_for_harmless_text(tokenizer, golden_cases):
         if "error" in case or "<" in case["system"] or not (plain and answered and everything_kept):
             continue
         turns = [as_turn(*turn) for turn in [*(case["history"] or ()), (case["query"], None)]]
-        chat = encode_chat(tokenizer, [turn for turn, _ in turns], case["system"])
+        chat = encode_turns(tokenizer, [turn for turn, _ in turns], case["system"])
         paths = [path for _, turn_paths in turns for path in turn_paths]
         assert with_paths(tokenizer, chat, paths) == case["ids"], case["name"]
         assert [span.image for span in chat.images] == paths
@@ -186,7 +186,7 @@ def test_published_prompts(tokenizer, shared):
     golden = load(shared / "golden/mmrole/review_prompts.json")
     for case in [*golden["review"], *golden["inference"]]:
         turn, paths = as_turn(case["query"], None)
-        ids = with_paths(tokenizer, encode_chat(tokenizer, [turn], case["system"]), paths)
+        ids = with_paths(tokenizer, encode_turns(tokenizer, [turn], case["system"]), paths)
         assert len(ids) == case["n_ids"]
         assert hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest() == case["ids_sha256"]
         assert make_context(tokenizer, case["query"], None, case["system"])[1] == ids
@@ -198,8 +198,8 @@ def frame(tokenizer: QWenTokenizer, ids: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:20]))
 def test_hostile_text_stays_text(tokenizer, text):
-    harmless = encode_chat(tokenizer, [ChatTurn("x", ["i"], "y"), ChatTurn("z", ["j"])], "s")
-    chat = encode_chat(tokenizer, [ChatTurn(text, ["i"], text), ChatTurn(text, ["j"])], text)
+    harmless = encode_turns(tokenizer, [ChatTurn("x", ["i"], "y"), ChatTurn("z", ["j"])], "s")
+    chat = encode_turns(tokenizer, [ChatTurn(text, ["i"], text), ChatTurn(text, ["j"])], text)
     assert frame(tokenizer, chat.input_ids) == frame(tokenizer, harmless.input_ids)
     assert [span.image for span in chat.images] == ["i", "j"]
     for start, *_ in chat.images:
@@ -231,8 +231,8 @@ def test_content_is_tokenized_as_one_text(tokenizer, text, images):
 def test_requests_need_replies_in_all_turns_but_the_last(tokenizer):
     for turns in ([], [ChatTurn("a", reply="b")], [ChatTurn("a"), ChatTurn("b")]):
         with pytest.raises(ValueError, match="at least one turn, and a reply in every turn but the last"):
-            encode_chat(tokenizer, turns)
+            encode_turns(tokenizer, turns)
 
 
 def test_default_system_message(tokenizer):
-    assert encode_chat(tokenizer, [ChatTurn("Hello")]).input_ids == make_context(tokenizer, "Hello", None, SYSTEM)[1]
+    assert encode_turns(tokenizer, [ChatTurn("Hello")]).input_ids == make_context(tokenizer, "Hello", None, SYSTEM)[1]

@@ -12,7 +12,7 @@ from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.chat_format import ChatTurn, StopWords, decode_answer, make_context
 from mmrole.qwen_vl.errors import CheckpointError
 from mmrole.qwen_vl.image_processing import preprocess
-from mmrole.qwen_vl.processing import Chat, QWenProcessor, resolve_below
+from mmrole.qwen_vl.processing import Chat, QWenProcessor, image_below
 from mmrole.qwen_vl.tokenization import QWenTokenizer
 
 SPAN = 256
@@ -147,8 +147,8 @@ def test_markup_cannot_leave_its_folder(processor, files, tmp_path, path):
 
 
 def test_paths_below_the_folder(tmp_path):
-    assert resolve_below("a/../b.png", tmp_path) == tmp_path / "b.png"
-    assert resolve_below(str(tmp_path / "b.png"), tmp_path) == tmp_path / "b.png"
+    assert image_below("a/../b.png", tmp_path) == tmp_path / "b.png"
+    assert image_below(str(tmp_path / "b.png"), tmp_path) == tmp_path / "b.png"
 
 
 def test_missing_and_unclosed_images(processor, tmp_path):

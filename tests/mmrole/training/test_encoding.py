@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from mmrole.base.errors import Where
 from mmrole.data.messages import LabelledImage, Message
 from mmrole.data.pictures import read_conversation
-from mmrole.data.records import TrainSample
+from mmrole.data.records import TrainingRecord
 from mmrole.models.qwen_vl import QwenVL
 from mmrole.qwen_vl import QWenConfig, QWenTokenizer
-from mmrole.qwen_vl.chat_format import ChatTurn, encode_chat
+from mmrole.qwen_vl.chat_format import ChatTurn, encode_turns
 from mmrole.training.encoding import SampleEncoder
 from mmrole.training.samples import TrainingSample
 
@@ -43,7 +43,7 @@ def sample_of(conversations: list[dict], system: str | None = None) -> TrainingS
         parts = (value,)
         if speaker == "user":
             reply = {"from": "assistant", "value": "Yes."}
-            record = TrainSample.from_json({"conversations": [{"from": "user", "value": value}, reply]})
+            record = TrainingRecord.from_json({"conversations": [{"from": "user", "value": value}, reply]})
             parts = read_conversation(record).turns[0].content
         shown = (part if isinstance(part, str) else LabelledImage(Path(part.path), part.label) for part in parts)
         turns.append(Message(speaker, tuple(shown)))
@@ -132,7 +132,7 @@ def test_lines_make_the_ids_of_the_whole_text(tokenizer, family, question, answe
     pictures = tuple(Path(f"{number}.jpg") for number in range(images))
     turns = (turn("user", question, *pictures), turn("assistant", answer))
     sample = SampleEncoder(family, 4000).encode(TrainingSample(Where(), turns))
-    prompt = encode_chat(tokenizer, [ChatTurn(question, pictures)]).input_ids
+    prompt = encode_turns(tokenizer, [ChatTurn(question, pictures)]).input_ids
     reply = [*tokenizer.encode_ordinary(answer), tokenizer.im_end_id, *tokenizer.encode_ordinary("\n")]
     assert sample.input_ids.tolist() == prompt + reply
 
