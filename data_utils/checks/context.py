@@ -1,4 +1,4 @@
-"""What a check may consult besides the record: the characters and test samples around a file, and the tokenizer."""
+"""Context of a check besides the record: the characters and test samples around a file, and the tokenizer."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

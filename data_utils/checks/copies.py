@@ -1,4 +1,4 @@
-"""Finds records that are there twice: the same id, or the same content."""
+"""Finds duplicate records: the same id, or the same content."""
 
 import hashlib
 import json

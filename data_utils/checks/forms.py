@@ -1,4 +1,4 @@
-"""Which form a file has, told from its place in the layout and its content; and which files of a folder are checked."""
+"""Recognises the form of a file by its place in the layout and its content; finds the files of a folder to check."""
 
 import enum
 import os

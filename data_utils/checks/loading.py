@@ -1,4 +1,4 @@
-"""Reads a file to check, whatever is in it."""
+"""Loads a file to check, whatever is in it."""
 
 from pathlib import Path
 from typing import NamedTuple

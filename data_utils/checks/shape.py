@@ -1,4 +1,4 @@
-"""Whether records have the fields, types and turns of their form. A record without such faults can be read."""
+"""Schema of records: the fields, types and turns of each form. A record that fits can be read."""
 
 import re
 from collections.abc import Collection, Iterator

@@ -1,1 +1,1 @@
-"""What describes a data set: statistics, figures, tokens of samples."""
+"""Description of a data set: statistics, figures, token counts."""

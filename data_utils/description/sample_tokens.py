@@ -1,4 +1,4 @@
-"""The tokens of training samples, as the model reads them; text that samples repeat is encoded once."""
+"""Token counts of training samples as the model reads them; text that samples repeat is encoded once."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What a data set holds: characters, images, dialogues, samples, their lengths, and what prompt trees save."""
+"""Statistics of a data set: characters, images, dialogues, samples, their lengths, and what prompt trees save."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Asks the hub which files a repository has. What it answers is checked, value by value, before it is used."""
+"""Lists a repository's files as the hub tells them; what it answers is checked, value by value, before it is used."""
 
 from __future__ import annotations
 

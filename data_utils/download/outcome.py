@@ -1,4 +1,4 @@
-"""What a download came to: counts, progress while it runs, and the summary at its end."""
+"""Outcome of a download: counts, progress while it runs, and the summary at its end."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""How downloads come to lie where they belong: one process at a time, each file whole, its checksum known."""
+"""Atomic placement of downloads: one process at a time, each file whole, its checksum known."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""What a download put on disk, and whether it is still there: the file `download.json` beside it."""
+"""Manifest of a download, `download.json`: what it put on disk, and whether it is still there."""
 
 import threading
 from collections.abc import Collection

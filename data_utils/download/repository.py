@@ -1,4 +1,4 @@
-"""Brings a repository of the hub into its place: lists it, compares it with the disk, fetches, moves and unpacks."""
+"""Downloads a repository of the hub: lists it, compares it with the disk, fetches, moves and unpacks."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Whether there is room on the disk for what is to be written."""
+"""Checks of free disk space, before anything is written."""
 
 import os
 import shutil

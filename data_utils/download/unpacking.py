@@ -1,4 +1,4 @@
-"""Puts the members of an archive of the data set into the layout: first looked through, then unpacked."""
+"""Unpacks an archive of the data set into the layout; first it is looked through."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath

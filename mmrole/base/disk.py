@@ -1,4 +1,4 @@
-"""What durable files need of the system: locks that end with the process, and names that survive a crash."""
+"""File locks that end with the process, and directories synchronised so that names survive a crash."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""How all figures of the project look."""
+"""Matplotlib settings of all figures."""
 
 from typing import TYPE_CHECKING, Any
 

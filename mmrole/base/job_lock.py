@@ -1,4 +1,4 @@
-"""One job at a time at an output: all processes of the job hold a part of one lock, from their start to their end."""
+"""The exclusive lock of an output: all processes of a job hold a part of it, from their start to their end."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""What torchrun tells its processes by environment variables: refused in a line where it cannot be right."""
+"""Validates the environment variables of torchrun's processes (RANK, WORLD_SIZE, …); a fault is one line."""
 
 from __future__ import annotations
 

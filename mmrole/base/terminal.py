@@ -1,4 +1,4 @@
-"""What a person types into a terminal, or drags there: lines of any bytes, and files as terminals write them."""
+"""Terminal input: lines of any bytes, and file names as terminals write them when a file is dragged there."""
 
 import contextlib
 import io

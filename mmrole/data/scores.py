@@ -1,4 +1,4 @@
-"""Score pairs out of the text of reviews: where the published parser reads a usable pair, the same one.
+"""Parses score pairs from the text of reviews: where the published parser reads a usable pair, the same one.
 
 A review ends with `[Scores]: (A, B)`. Text that leaves a choice is not guessed at: it gives no pair, and says why.
 """

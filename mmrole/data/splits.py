@@ -1,4 +1,4 @@
-"""Which utterances are test samples: those of given test files, or a draw by the published rule."""
+"""Train/test split: the test samples of given files, or a draw by the published rule."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""What the demo compares with: training on exchanged pictures, prompts with exchanged profiles or pictures, reviews."""
+"""Controls of the demo: training on exchanged pictures, prompts with exchanged profiles or pictures, probe reviews."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers with one fault or more, for the reward model to learn from: what an agent may do wrong."""
+"""Faulty answers for the training of the reward model: what an agent may do wrong, one fault or more at a time."""
 
 from __future__ import annotations
 

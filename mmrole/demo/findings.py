@@ -1,4 +1,4 @@
-"""What the demo's models have learned, measured with what the world knows: the figures and gates of the final table."""
+"""Metrics and gates of the demo's final table: what its models have learned, measured with what the world knows."""
 
 from __future__ import annotations
 

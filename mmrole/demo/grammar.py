@@ -1,4 +1,4 @@
-"""What the characters of the demo say: questions and replies, written from a profile and a scene."""
+"""Questions and replies of the demo's characters, generated from a profile and a scene."""
 
 from __future__ import annotations
 

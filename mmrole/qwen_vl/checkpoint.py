@@ -1,4 +1,4 @@
-"""Is a checkpoint directory complete and sound? Found out from headers, before any weight is read."""
+"""Checks a checkpoint directory: complete and sound, by the headers of its files, before any weight is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which values of a `config.json` a Qwen-VL can be built from: types, ranges, and sizes that belong together."""
+"""Validates the values of a `config.json`: types, ranges, and sizes that belong together."""
 
 from __future__ import annotations
 

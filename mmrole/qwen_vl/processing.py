@@ -1,4 +1,4 @@
-"""From requests and images to the model's inputs: token ids, pixels, and which position takes which image feature."""
+"""Processor: requests and images to the model's inputs (token ids, pixels, the image feature of each position)."""
 
 from __future__ import annotations
 

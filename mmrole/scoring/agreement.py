@@ -1,4 +1,4 @@
-"""How far two sets of reviews of the same answers agree: a reward model against GPT-4, people, or another version."""
+"""Agreement of two sets of reviews of the same answers: a reward model against GPT-4, people, or another version."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What was reviewed of what should have been: never average silently over what happens to be there."""
+"""Coverage of reviews: what is missing of what should be there; never average silently over what is there."""
 
 from typing import NamedTuple
 

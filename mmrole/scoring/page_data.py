@@ -1,4 +1,4 @@
-"""What the results page shows, as JSON: the report's numbers and thumbnails."""
+"""Data of the results page as JSON: the report's numbers and thumbnails."""
 
 import base64
 import io

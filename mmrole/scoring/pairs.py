@@ -1,4 +1,4 @@
-"""Every two models of the report, compared on the samples of both."""
+"""Paired comparison of every two models of the report, on the samples of both."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

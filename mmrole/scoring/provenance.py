@@ -1,4 +1,4 @@
-"""What reviews were made with: scores by different reward models, or under different settings, cannot be compared."""
+"""Provenance of reviews: scores by different reward models, or under different settings, cannot be compared."""
 
 from collections.abc import Iterable
 

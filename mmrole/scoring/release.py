@@ -1,4 +1,4 @@
-"""What a reward model and an agent do today against what was published of them, on one page."""
+"""Comparison of a reward model and an agent with what was published of them, on one page."""
 
 import difflib
 import functools

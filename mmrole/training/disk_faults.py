@@ -1,4 +1,4 @@
-"""Faults of the disk while a checkpoint or a result is saved, told from bugs: each layer has its own words for them."""
+"""Tells disk errors from bugs while a checkpoint or a result is saved: each library has its own words for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What libraries would refuse once the model is loaded, tried before: optimizer, schedule, adapters."""
+"""Dry run of optimizer, schedule and adapters: what libraries would refuse, found before the model loads."""
 
 from __future__ import annotations
 

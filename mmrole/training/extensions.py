@@ -1,4 +1,4 @@
-"""The C++ extensions that DeepSpeed builds at first use: what there is to say before it goes silent over them."""
+"""DeepSpeed's C++ extensions, built at first use: what is said before the build, which is silent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses and gradient norms on their way from the device: looked at a step late, so that it need not be waited for."""
+"""Asynchronous transfer of losses and gradient norms: checked a step late, so that no step waits for the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar with samples, tokens/s and the time left; lines where there is no terminal."""
+"""Progress of a training run: a bar with samples, tokens/s and the time left; lines where there is no terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the log of a run goes: what --report_to names is checked before the model loads, and its faults are a line."""
+"""Reporters of a run (--report_to): checked before the model loads; what they raise later is a line as well."""
 
 from __future__ import annotations
 

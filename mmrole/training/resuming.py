@@ -1,4 +1,4 @@
-"""Going on from a checkpoint with what the command asks for: saved states hold settings of their own."""
+"""Resuming from a checkpoint with the command's own hyperparameters, which saved states would replace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run is made of: what must be the same for it to go on from a checkpoint, by the name of the flag."""
+"""Fingerprint of a training run: what must be the same to resume from a checkpoint, by the name of the flag."""
 
 from __future__ import annotations
 

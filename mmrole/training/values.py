@@ -1,4 +1,4 @@
-"""Values of flags that cannot work, found before anything is loaded."""
+"""Validates the values of flags before anything is loaded."""
 
 from __future__ import annotations
 
