@@ -1,16 +1,14 @@
 """Attention masks of flattened prompt trees: dense for eager and SDPA, `mask_mod` and `block_mask` for FlexAttention.
 
-Everything follows from `last` (`PromptTree.last`), and every function takes one tree [N] or a batch of trees [B, N]
-(`pad_last`). True means that the query may attend to the key.
+Everything follows from `last` (`PromptTree.last`), and every function takes one tree [N] or a batch of trees [B, N],
+where a padding node is its own last. True means that the query may attend to the key.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
-
-from mmrole.prompt_tree.tree import PromptTree
 
 
 def ancestor_rows(last: Tensor, nodes: Tensor) -> Tensor:
@@ -77,22 +75,3 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Counts [B, 1, Q] and indices [B, 1, Q, K] (the true ones first, ascending) of a bool [B, 1, Q, K], int32."""
     indices = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(-1, dtype=torch.int32), indices.int()
-
-
-def pad_last(trees: Sequence[PromptTree], length: int | None = None) -> Tensor:
-    """`last` of several trees as one batch, [B, length] int64; by default as long as the longest tree.
-
-    A padding node is its own last: it sees only itself, so no row of the mask is empty, and no real node sees it.
-
-    Raises:
-        ValueError: a tree has more than `length` nodes.
-    """
-    longest = max(len(tree) for tree in trees)
-    if length is None:
-        length = longest
-    elif longest > length:
-        raise ValueError(f"a tree has {longest} nodes, more than the padded length of {length}")
-    last = torch.arange(length).repeat(len(trees), 1)
-    for row, tree in zip(last, trees, strict=True):
-        row[: len(tree)] = torch.from_numpy(tree.last)
-    return last
