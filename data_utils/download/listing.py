@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from data_utils.download import hub
@@ -82,14 +82,17 @@ def _file(repository: Repository, sibling: Any) -> HubFile:
         (large.get("sha256"), SHA256_DIGITS) if isinstance(large, dict) else (sibling.get("blobId"), SHA1_DIGITS)
     )
     size = sibling.get("size")
-    sized = isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= LARGEST_FILE
-    if not sized or not is_checksum(oid) or len(oid) != digits:
+    if not _is_size(size) or not is_checksum(oid) or len(oid) != digits:
         name = path if path.isprintable() else shown(path)
         raise UserError(
             f"{hub.endpoint()} tells no size and checksum of {name}, so nothing could be verified; name another hub in "
             "HF_ENDPOINT"
         )
     return HubFile(path, size, oid)
+
+
+def _is_size(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_FILE
 
 
 def _unusable(repository: Repository, what: str) -> UserError:

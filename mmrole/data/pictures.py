@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mmrole.data.dataset import IMAGE_FOLDER
 from mmrole.data.records import TrainingRecord, Turn
@@ -38,7 +38,7 @@ class Picture(NamedTuple):
 class PicturedTurn(NamedTuple):
     """A turn of a training conversation."""
 
-    speaker: str
+    speaker: Literal["user", "assistant"]
     content: tuple[str | Picture, ...]
     """Plain texts and pictures in the order in which the model reads them."""
     spans: tuple[tuple[int, int], ...]

@@ -5,7 +5,7 @@ fields included. Its attributes are what the project uses of it.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from mmrole.base.errors import RecordError, Where, shown
 from mmrole.base.fields import JsonRecord, read_object, read_optional, read_text
@@ -126,8 +126,7 @@ class Review(Answer):
 class Turn(NamedTuple):
     """One turn of a training conversation."""
 
-    speaker: str
-    """"user" or "assistant"."""
+    speaker: Literal["user", "assistant"]
     value: str
 
 

@@ -183,10 +183,10 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
             model_kwargs["image_positions"] = find_image_positions(
                 input_ids, self.config.image_start_id, len(pixel_values)
             )
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
+        expanded, others = super()._expand_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
-        return input_ids, model_kwargs | {"pixel_values": pixel_values}
+        return expanded, others | {"pixel_values": pixel_values}
 
 
 def _without_effect(settings: GenerationConfig) -> list[str]:

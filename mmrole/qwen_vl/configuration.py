@@ -149,7 +149,8 @@ class QWenConfig(PreTrainedConfig):
         except Exception as error:  # what transformers does with a field of the wrong kind differs from field to field
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{name}: config.json holds a value that cannot be used ({reason}).") from error
-        (loaded[0] if isinstance(loaded, tuple) else loaded).check_sizes(name)
+        config: Self = loaded[0] if kwargs.get("return_unused_kwargs") else loaded
+        config.check_sizes(name)
         return loaded
 
     def check_sizes(self, name: str) -> None:

@@ -174,11 +174,11 @@ def _move(aside: Path, output_dir: Path) -> None:
         # What it lists is replaced now; until that is done, it tells that from somebody else's.
         (output_dir / MANIFEST).replace(aside / UNFINISHED)
     manifest = read_manifest(aside / MANIFEST)
-    new = None if manifest is None else manifest.files
-    for files in [] if new is None else _own_files(output_dir):
-        for name in files.keys() - new.keys():
-            if _has_size(output_dir / name, files[name]):
-                (output_dir / name).unlink()
+    if manifest is not None and manifest.files is not None:
+        for files in _own_files(output_dir):
+            for name in files.keys() - manifest.files.keys():
+                if _has_size(output_dir / name, files[name]):
+                    (output_dir / name).unlink()
     ready = [file for file in aside.iterdir() if file.name != UNFINISHED]
     for file in sorted(ready, key=lambda file: file.name == MANIFEST):
         file.replace(output_dir / file.name)
