@@ -138,7 +138,7 @@ def generate_alone(
 
     processor = QWenProcessor(tokenizer)
     for request in requests:
-        inputs = processor(Chat([ChatTurn(request.text, request.images)], request.system)).to(model.device)
+        inputs = processor(Chat([ChatTurn(request.text, request.images)], request.system or "")).to(model.device)
         generated = model.generate(
             **inputs,
             do_sample=False,

@@ -160,7 +160,8 @@ def micro_batches(
     flops = 0.0
     for batch in batches():
         nodes, scores = len(batch.last), int((batch.position_ids + 1).sum())
-        flops += operations(nodes, scores, len(batch.targets), len(batch.pixel_values), costs)
+        images = 0 if batch.pixel_values is None else len(batch.pixel_values)
+        flops += operations(nodes, scores, len(batch.targets), images, costs)
     return run, flops
 
 

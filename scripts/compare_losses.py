@@ -114,7 +114,7 @@ def train(
     with torch.no_grad():
         batches = (collate(held_out[start : start + 16], family) for start in range(0, len(held_out), 16))
         sums = [tree_loss(model, batch, family) for batch in batches]
-    return losses, float(sum(loss.sum for loss in sums)) / sum(loss.count for loss in sums)
+    return losses, float(sum(loss.sum for loss in sums)) / sum(loss.n_targets for loss in sums)
 
 
 if __name__ == "__main__":

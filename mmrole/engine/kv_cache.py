@@ -166,9 +166,9 @@ class TreeKVCache:
                 for lane, members in zip(self.lanes, lanes, strict=True):
                     memory = lane.take_memory(shape)
                     for place, index in enumerate(members):
-                        if sources[index] is not None:
-                            source, row, slots = sources[index]
-                            kept = getattr(source, name)[0]  # the layers before it are gone
+                        if (source := sources[index]) is not None:
+                            lane_before, row, slots = source
+                            kept = getattr(lane_before, name)[0]  # the layers before it are gone
                             memory[place, :, : len(slots)] = kept[row][:, slots.to(kept.device)]
                     getattr(lane, name).append(memory)
                 for lane in old:

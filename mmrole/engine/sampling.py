@@ -61,7 +61,8 @@ def warp(scores: Tensor, settings: GenerationSettings, input_ids: Tensor | None 
             processors.append(TopKLogitsWarper(min(settings.top_k, scores.shape[-1])))
         if settings.top_p < 1:
             processors.append(TopPLogitsWarper(settings.top_p))
-    return processors(input_ids, scores)
+    # transformers declares a LongTensor, which no operation is said to return; and one where none of them reads it.
+    return processors(input_ids, scores)  # pyright: ignore[reportArgumentType]
 
 
 def candidates(scores: Tensor) -> Candidates:

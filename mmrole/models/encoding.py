@@ -55,11 +55,11 @@ def set_quotations_apart(content: Sequence[Part]) -> list[Part]:
     """
     parts: list[Part] = []
     for part in content:
-        goes_on = bool(parts) and isinstance(parts[-1], str)
+        last = parts[-1] if parts else None
         if isinstance(part, Quotation):
-            parts += [part, ""] if goes_on else ["", part, ""]
-        elif isinstance(part, str) and goes_on:
-            parts[-1] += part
+            parts += [part, ""] if isinstance(last, str) else ["", part, ""]
+        elif isinstance(part, str) and isinstance(last, str):
+            parts[-1] = last + part
         else:
             parts.append(part)
         if len(parts) > 1 and isinstance(parts[-1], str) and isinstance(parts[-2], Quotation):

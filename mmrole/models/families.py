@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
     from mmrole.data.messages import Message
     from mmrole.prompt_tree import PromptTree
@@ -84,39 +85,48 @@ class Family(Protocol):
             messages: a chat.
             for_training: it is a sample to learn from, whose last turn has its answer.
         """
+        ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a reply's tokens, whatever they are, without white space around it."""
+        ...
 
     def decode_piece(self, token_ids: Sequence[int]) -> bytes:
         """The UTF-8 of some tokens of a reply, perhaps half a character; what is no text is left out."""
+        ...
 
     def share_keys(self, lengths: Sequence[int]) -> list[int]:
         """By the length of a prompt, equal where two prompts may share keys and values."""
+        ...
 
     def positions(self, tree: PromptTree) -> np.ndarray:
         """The position ids of a tree's nodes, int64 [P, N].
 
         Text that goes on behind a node has in all P rows the largest of its numbers plus 1, plus 2, and so on.
         """
+        ...
 
     def preprocess(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Decoded pictures as the model takes them, in the memory of the CPU."""
+        ...
 
     def save(self, directory: str | Path) -> None:
         """Writes the files of the vocabulary beside trained weights."""
 
-    def empty_module(self) -> nn.Module:
+    def empty_module(self) -> PreTrainedModel:
         """The model on the meta device: names and shapes."""
+        ...
 
-    def load_module(self, directory: str | Path, **options: Any) -> nn.Module:
+    def load_module(self, directory: str | Path, **options: Any) -> PreTrainedModel:
         """The model with the weights of a directory; `options` are those of transformers' `from_pretrained`."""
+        ...
 
     def freeze_vision(self, module: nn.Module) -> None:
         """What `--fix_vit` freezes."""
 
     def language_matrices(self, module: nn.Module) -> list[str]:
         """The ends of the names of the language model's matrices, which can have adapters."""
+        ...
 
     def loss_arguments(
         self,
@@ -142,20 +152,35 @@ class Family(Protocol):
             weights: [T], how often each counts.
             attention: `memory`, a `TreeAttention`, or `attention_mask`.
         """
+        ...
 
 
 class TreeModel(Protocol):
     """A model that reads prompt trees: nodes in one row, attention by what it is handed."""
 
-    family: Family
-    device: torch.device
-    kv_shapes: Sequence[KVShape]
-    """Of each layer."""
-    attention: str
-    """How its attention computes: "sdpa" or "eager"."""
+    @property
+    def family(self) -> Family:
+        """What its tokens and positions are."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs go."""
+        ...
+
+    @property
+    def kv_shapes(self) -> Sequence[KVShape]:
+        """Of each layer."""
+        ...
+
+    @property
+    def attention(self) -> str:
+        """How its attention computes: "sdpa" or "eager"."""
+        ...
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """One image of `Family.preprocess` → the rows of its features, [rows, hidden_size]."""
+        ...
 
     def hidden_states(
         self,
@@ -174,6 +199,8 @@ class TreeModel(Protocol):
             attention: keeps keys and values and knows who sees whom.
             images: places int64 [n] that show images, and their features [n, hidden_size].
         """
+        ...
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """[n, hidden_size] → [n, vocabulary]."""
+        ...

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from mmrole.models.families import Encoded, EncodedImage, KVShape
 from mmrole.prompt_tree import PromptTree
 from mmrole.prompt_tree.attention import TreeAttention
 from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel, QWenTokenizer
+from mmrole.qwen_vl.blocks import QWenBlock
 from mmrole.qwen_vl.chat_format import decode_answer
 from mmrole.qwen_vl.image_processing import preprocess
 from mmrole.qwen_vl.lm_head import LossPositions
@@ -38,7 +39,7 @@ class QwenVL:
     """A `Family`: Qwen-VL with the vocabulary and configuration of a checkpoint."""
 
     position_rows = 1
-    not_quantized = ("lm_head", "transformer.visual")
+    not_quantized: Sequence[str] = ("lm_head", "transformer.visual")
 
     def __init__(self, tokenizer: QWenTokenizer, config: QWenConfig) -> None:
         self.tokenizer, self.config = tokenizer, config
@@ -106,7 +107,7 @@ class QwenVL:
 
     def freeze_vision(self, module: nn.Module) -> None:
         """Freezes the vision tower but for its resampler; that one is trained with its table of positions (spec §7)."""
-        visual = module.transformer.visual
+        visual = cast(QWenLMHeadModel, module).transformer.visual
         visual.requires_grad_(False)
         visual.attn_pool.requires_grad_(True)
 
@@ -149,9 +150,9 @@ class QwenVLTreeModel:
     def __init__(self, module: QWenLMHeadModel, family: QwenVL) -> None:
         self.module, self.family = module.eval(), family
         config = module.config
+        weights = [cast(QWenBlock, block).attn.c_attn.weight for block in module.transformer.h]
         self.kv_shapes = [
-            KVShape(config.num_attention_heads, config.kv_channels, weight.dtype, weight.device)
-            for weight in (block.attn.c_attn.weight for block in module.transformer.h)
+            KVShape(config.num_attention_heads, config.kv_channels, weight.dtype, weight.device) for weight in weights
         ]
 
     @property

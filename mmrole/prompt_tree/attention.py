@@ -25,6 +25,7 @@ class TreeAttention(Protocol):
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
     ) -> Tensor:
         """A layer's [1, heads, N, d] each → [1, N, heads, d]; keys and values may have fewer heads."""
+        ...
 
 
 class _Block(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
@@ -33,7 +34,7 @@ def load_model(
     if training.fix_vit:
         family.freeze_vision(model)
     if training.use_lora:
-        return add_adapters(model, lora, training.gradient_checkpointing)
+        return add_adapters(model, lora, bool(training.gradient_checkpointing))
     return model
 
 
@@ -73,7 +74,7 @@ def _config(lora: LoraArguments) -> LoraConfig:
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=list(lora.lora_target_modules),
-        bias=lora.lora_bias,
+        bias=cast(Literal["none", "all", "lora_only"], lora.lora_bias),  # checked with the other flags
         task_type="CAUSAL_LM",
     )
 

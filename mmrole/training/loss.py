@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,11 +15,11 @@ class LossSum(NamedTuple):
 
     Attributes:
         sum: [] at least float32, the cross entropy summed over all loss positions of all samples.
-        count: the number of these loss positions.
+        n_targets: the number of these loss positions.
     """
 
     sum: Tensor
-    count: int
+    n_targets: int
 
 
 def tree_loss(model: nn.Module, batch: TreeBatch, family: Family) -> LossSum:
@@ -38,6 +38,7 @@ def tree_loss(model: nn.Module, batch: TreeBatch, family: Family) -> LossSum:
 
 def attn_implementation_of(model: nn.Module) -> str:
     """The attention implementation of a model inside of its wrappers."""
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module
-    return model.config._attn_implementation
+    inner: Any = model
+    while isinstance(getattr(inner, "module", None), nn.Module):
+        inner = inner.module
+    return inner.config._attn_implementation

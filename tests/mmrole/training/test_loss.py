@@ -54,7 +54,7 @@ def assert_equal_to_one_by_one(
     loss = tree_loss(model, batch, family)
     loss.sum.backward()
     found = gradients(model)
-    assert loss.count == sum(int(sample.targets[1:].sum()) for sample in samples)
+    assert loss.n_targets == sum(int(sample.targets[1:].sum()) for sample in samples)
     assert abs(float(loss.sum.detach()) - expected_loss) <= tolerance * expected_loss
     assert found.keys() == expected.keys()
     assert found, "something is trained"
@@ -125,7 +125,7 @@ def test_a_bin_without_images_touches_every_parameter(make_model, encoded, byte_
         parameter.grad.any() for parameter in model.transformer.visual.parameters() if parameter.requires_grad
     )
     if bin_ == "no samples":
-        assert loss.count == 0
+        assert loss.n_targets == 0
         assert float(loss.sum.detach()) == 0
         assert not model.lm_head.weight.grad.any()
 
