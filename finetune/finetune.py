@@ -12,7 +12,7 @@ import sys
 try:
     from mmrole.base.errors import run
     from mmrole.training.finetuning import main
-    from mmrole.training.processes import ending_at_once
+    from mmrole.training.ranks import ending_at_once
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     from mmrole.models.loading import Model, check_checkpoint, load
     from mmrole.qwen_vl import CheckpointError
     from mmrole.qwen_vl.bpe import read_ranks
-    from mmrole.qwen_vl.checkpoint import read_config
+    from mmrole.qwen_vl.checkpoint_files import read_config
     from mmrole.qwen_vl.random_checkpoint import refuse_existing_checkpoint, write_checkpoint
 
     try:

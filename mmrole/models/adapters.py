@@ -116,7 +116,7 @@ def check_adapter(adapter: Path, base: Path, config: QWenConfig) -> None:
         UserError: weights are missing, left over or of another shape, or the file is damaged.
     """
     from mmrole.qwen_vl import CheckpointError
-    from mmrole.qwen_vl.checkpoint import shapes_in_file
+    from mmrole.qwen_vl.checkpoint_files import shapes_in_file
 
     file = weights_file(adapter)
     try:

@@ -122,7 +122,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> Context:
     """
     _torch()
     from mmrole.qwen_vl import CheckpointError, QWenLMHeadModel, QWenTokenizer
-    from mmrole.qwen_vl.checkpoint import check_weight_files, read_config
+    from mmrole.qwen_vl.checkpoint_files import check_weight_files, read_config
 
     try:
         config = read_config(checkpoint.base)
@@ -147,7 +147,7 @@ def read_family(checkpoint: Checkpoint) -> QwenVL:
     """The family of a checkpoint that `check_checkpoint` has found sound."""
     from mmrole.models.qwen_vl import QwenVL
     from mmrole.qwen_vl import QWenTokenizer
-    from mmrole.qwen_vl.checkpoint import read_config
+    from mmrole.qwen_vl.checkpoint_files import read_config
 
     return QwenVL(QWenTokenizer(checkpoint.file(VOCABULARY)), read_config(checkpoint.base))
 

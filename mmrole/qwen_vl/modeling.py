@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 
 from mmrole.qwen_vl.attention import prepare_mask
 from mmrole.qwen_vl.blocks import AttentionMemory, QWenBlock, RMSNorm
-from mmrole.qwen_vl.checkpoint import check_loaded, check_weight_files
+from mmrole.qwen_vl.checkpoint_files import check_loaded, check_weight_files
 from mmrole.qwen_vl.configuration import QWenConfig
 from mmrole.qwen_vl.image_positions import find_image_positions, has_image_span
 from mmrole.qwen_vl.rotary import at_least_float32, logn_factors, rotary_tables

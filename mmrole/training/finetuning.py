@@ -22,14 +22,14 @@ from mmrole.base.process_environment import check_process_environment
 from mmrole.models.checkpoints import Checkpoint, find_checkpoint
 from mmrole.models.families import Family
 from mmrole.models.loading import check_checkpoint, read_family
-from mmrole.training import checkpoints, extensions, states
+from mmrole.training import extensions, run_checkpoints, states
 from mmrole.training.adapters import load_model, trained_parameters
 from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments
 from mmrole.training.dry_run import check_settings
 from mmrole.training.encoding import EncodedSample, SampleEncoder
 from mmrole.training.output import check_output_dir, finish_move, is_finished, write_result
 from mmrole.training.planning import group_samples
-from mmrole.training.processes import from_rank0, lock_output_dir, quiet_where_others_fail, rank0_first, said_once, say
+from mmrole.training.ranks import from_rank0, lock_output_dir, quiet_where_others_fail, rank0_first, said_once, say
 from mmrole.training.reporters import prepare_reporters
 from mmrole.training.run_description import RunDescription, describe_run
 from mmrole.training.samples import TrainingSample, read_samples
@@ -98,18 +98,18 @@ def begin(arguments: Arguments) -> Start | None:
     )
     total = _total_steps(training, prepared.steps)
     check_settings(arguments, prepared.family, total)
-    resumed, notes = checkpoints.choose(output_dir, training.resume_from_checkpoint)
+    resumed, notes = run_checkpoints.choose(output_dir, training.resume_from_checkpoint)
     for note in [*notes, *(extensions.locks() if training.deepspeed else [])]:
         say(training, f"note: {note}")
     if resumed is not None:
-        checkpoints.check_run(resumed, run)
+        run_checkpoints.check_run(resumed, run)
     rank0_first(training, lambda: finish_move(output_dir, run) if training.process_index == 0 else None)
     if is_finished(output_dir, run, total):
         say(training, f"{output_dir}: all {total:,} steps are done already")
         return None
     check_output_dir(output_dir, run, resumed)
     done = 0 if resumed is None else _steps_behind(resumed, total)
-    checkpoints.check_free(output_dir, run, done, total)
+    run_checkpoints.check_free(output_dir, run, done, total)
     if resumed is not None:
         rank0_first(training, lambda: states.check(resumed, done) if training.process_index == 0 else None)
     rank0_first(training, lambda: prepare_reporters(training) if training.process_index == 0 else None)
@@ -135,7 +135,7 @@ def train(arguments: Arguments, start: Start) -> None:
     try:
         trainer.train(resume_from_checkpoint=None if start.resumed is None else str(start.resumed))
     except KeyboardInterrupt:
-        kept, _ = checkpoints.find_newest(Path(training.output_dir))
+        kept, _ = run_checkpoints.find_newest(Path(training.output_dir))
         say(training, f"interrupted: the same command {f'goes on from {kept}' if kept else 'starts again'}")
         raise SystemExit(130) from None
     trainer.remove_surplus()  # a kill after the last checkpoint may have left some
@@ -232,7 +232,7 @@ def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], plan: Plan
 
 
 def _steps_behind(resumed: Path, total: int) -> int:
-    done = checkpoints.step_of(resumed)
+    done = run_checkpoints.step_of(resumed)
     if done > total:
         raise UserError(
             f"{resumed} has more steps behind it than the {total:,} of this command; give more, or another --output_dir"

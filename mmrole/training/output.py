@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mmrole.base.errors import UserError, listed
 from mmrole.models.checkpoints import VOCABULARY
-from mmrole.training import checkpoints
-from mmrole.training.checkpoints import MANIFEST, UNFINISHED, read_manifest
+from mmrole.training import run_checkpoints
 from mmrole.training.disk_faults import disk_fault, is_of_the_disk
+from mmrole.training.run_checkpoints import MANIFEST, UNFINISHED, read_manifest
 from mmrole.training.run_description import RunDescription, difference
 from mmrole.training.trainer import TreeTrainer
 
@@ -26,7 +26,7 @@ _ADAPTER_DESCRIPTION = "README.md"  # peft's empty form, where people write what
 
 def is_finished(output_dir: Path, run: RunDescription, total_steps: int) -> bool:
     """Whether the result of the run is there and whole."""
-    if checkpoints.fault(output_dir) is not None:
+    if run_checkpoints.fault(output_dir) is not None:
         return False
     manifest = read_manifest(output_dir / MANIFEST)
     if manifest is None or manifest.run.get("steps") != total_steps:
@@ -63,8 +63,8 @@ def check_output_dir(output_dir: Path, run: RunDescription, resumed: Path | None
         UserError: a model, an adapter, or a part of one is there, or a file of the result that was changed since.
     """
     if (output_dir / MANIFEST).is_file():
-        checkpoints.check_run(output_dir, run)
-    checkpoints.check_claim(output_dir / _ASIDE, run)
+        run_checkpoints.check_run(output_dir, run)
+    run_checkpoints.check_claim(output_dir / _ASIDE, run)
     goes_on = resumed is not None and resumed.resolve().parent == output_dir.resolve()
     _refuse(output_dir, run, _result_files(output_dir), even_own=not goes_on)
 
@@ -84,7 +84,7 @@ def write_result(trainer: TreeTrainer, total_steps: int) -> None:
         _refuse(output_dir, trainer.run, _result_files(output_dir))
     try:
         if trainer.args.should_save:
-            checkpoints.claim(aside, trainer.run)
+            run_checkpoints.claim(aside, trainer.run)
         trainer.accelerator.wait_for_everyone()
         trainer.save_model(str(aside))
         if trainer.args.should_save:
@@ -93,13 +93,13 @@ def write_result(trainer: TreeTrainer, total_steps: int) -> None:
             (aside / _ADAPTER_DESCRIPTION).unlink(missing_ok=True)
             trainer.family.save(aside)
             trainer.state.save_to_json(str(aside / "trainer_state.json"))
-            checkpoints.seal(aside, trainer.run | {"steps": total_steps})
+            run_checkpoints.seal(aside, trainer.run | {"steps": total_steps})
             _move(aside, output_dir)
     except Exception as error:
         if not is_of_the_disk(error, aside):
             raise
-        if not (aside / MANIFEST).is_file() and checkpoints.is_own(aside, trainer.run):
-            checkpoints.remove(aside)
+        if not (aside / MANIFEST).is_file() and run_checkpoints.is_own(aside, trainer.run):
+            run_checkpoints.remove(aside)
         raise UserError(
             f"cannot write the trained model to {output_dir}: {disk_fault(error)}; make room, or make it "
             "writable, and run the same command again: it goes on from the last checkpoint"
@@ -128,8 +128,8 @@ def _refuse(output_dir: Path, run: RunDescription, names: set[str], even_own: bo
 
 def _is_of_checkpoint(output_dir: Path, name: str, run: RunDescription) -> bool:
     """Whether a checkpoint of the run has the same file: what is left of a result whose manifest was deleted."""
-    for checkpoint in checkpoints.find_all(output_dir):
-        if checkpoints.is_own(checkpoint, run) and (checkpoint / name).is_file():
+    for checkpoint in run_checkpoints.find_all(output_dir):
+        if run_checkpoints.is_own(checkpoint, run) and (checkpoint / name).is_file():
             same = _is_same_log if name == "trainer_state.json" else partial(cmp, shallow=False)
             if same(output_dir / name, checkpoint / name):
                 return True

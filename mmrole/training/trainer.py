@@ -20,7 +20,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from mmrole.base.errors import UserError
 from mmrole.models.families import Family
-from mmrole.training import checkpoints
+from mmrole.training import run_checkpoints
 from mmrole.training.arguments import TrainingArguments
 from mmrole.training.batches import TreeBatch
 from mmrole.training.figures import LateCheck, StepFigures
@@ -46,7 +46,7 @@ class TreeTrainer(Trainer):
         steps: of the training data.
         eval_steps: of the evaluation data.
         family: of the model; its vocabulary is saved with every checkpoint.
-        run: what the run is made of, for `checkpoints`.
+        run: what the run is made of, for `run_checkpoints`.
     """
 
     args: TrainingArguments
@@ -287,19 +287,19 @@ class TreeTrainer(Trainer):
                 # A pickle that would run code when loaded; the manifest says how the run was made.
                 (folder / "training_args.bin").unlink(missing_ok=True)
                 self.family.save(folder)
-                checkpoints.seal(folder, self.run)
+                run_checkpoints.seal(folder, self.run)
                 self.remove_surplus()
             self.accelerator.wait_for_everyone()
         except Exception as error:
-            checkpoints.give_up(folder, self.run, error)
+            run_checkpoints.give_up(folder, self.run, error)
 
     def remove_surplus(self) -> None:
         """Removes the older checkpoints that --save_total_limit leaves no room for, in the process that saves."""
         if self.args.should_save:
-            checkpoints.remove_surplus(Path(self.args.output_dir), self.run, self._save_total_limit)
+            run_checkpoints.remove_surplus(Path(self.args.output_dir), self.run, self._save_total_limit)
 
     def _claim(self, folder: Path) -> None:
         try:
-            checkpoints.claim(folder, self.run)
+            run_checkpoints.claim(folder, self.run)
         except OSError as error:
-            checkpoints.give_up(folder, self.run, error)
+            run_checkpoints.give_up(folder, self.run, error)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from mmrole.base.errors import UserError
 from mmrole.qwen_vl import QWenLMHeadModel
-from mmrole.training import checkpoints
+from mmrole.training import run_checkpoints
 from mmrole.training.arguments import parse_arguments
 from mmrole.training.finetuning import main
 from mmrole.training.old_flags import GONE, RENAMED, translate
@@ -57,7 +57,7 @@ def test_an_interrupted_run_says_where_it_goes_on(make_run, tmp_path):
     assert process.returncode == 130, "".join(lines) + said
     assert "Traceback" not in said
     kept = re.search(r"^interrupted: the same command goes on from (.*)$", said, re.MULTILINE)[1]
-    assert checkpoints.fault(Path(kept)) is None
+    assert run_checkpoints.fault(Path(kept)) is None
 
 
 def refused(call, *flags):
@@ -192,7 +192,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(train, tiny, tmp
     said = refused(train, "--model_name_or_path", broken)
     assert said.startswith("step 1: the norm of the gradient is ")
     assert "train.json[" in said
-    assert not checkpoints.find_all(tmp_path / "run")
+    assert not run_checkpoints.find_all(tmp_path / "run")
 
 
 def test_no_checkpoint_is_written_over(train, tiny, tmp_path):
@@ -264,8 +264,8 @@ def test_the_result_is_a_checkpoint_that_trains_and_resumes(train, tiny, capsys)
     assert "checkpoint-1: 1 of 3 steps are done" in said
     assert "checkpoint-3 has more steps behind it than the 2" in refused(train, "--max_steps", 2)
     shutil.rmtree(first.output_dir / "checkpoint-1")
-    for folder in checkpoints.find_all(first.output_dir):
-        checkpoints.remove(folder)
+    for folder in run_checkpoints.find_all(first.output_dir):
+        run_checkpoints.remove(folder)
     assert "would write over" in refused(train, "--max_steps", 4)
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mmrole.base.errors import UserError
-from mmrole.training import checkpoints
+from mmrole.training import run_checkpoints
 from mmrole.training.finetuning import main
 
 DEEPSPEED = {"processes": 2, "DS_ACCELERATOR": "cpu"}
@@ -34,7 +34,7 @@ def test_killed_in_a_save_and_between_saves_in_the_second_epoch(make_run, reposi
 
     killed = make_run(tmp_path / "killed", *flags, "--save_total_limit", 1, **DEEPSPEED)
     killed.kill_in_save(4)
-    assert checkpoints.fault(killed.output_dir / "checkpoint-4") is not None
+    assert run_checkpoints.fault(killed.output_dir / "checkpoint-4") is not None
     killed.kill_after_step(7)
     assert f"{killed.output_dir}/checkpoint-4 is not complete" in killed.said
     assert f"going on from {killed.output_dir}/checkpoint-2: 2 of 8 steps are done" in killed.said
@@ -44,7 +44,7 @@ def test_killed_in_a_save_and_between_saves_in_the_second_epoch(make_run, reposi
     assert len(whole.log()) == 8
     assert killed.log() == whole.log()
     assert killed.log("learning_rate") == whole.log("learning_rate")
-    assert [folder.name for folder in checkpoints.find_all(killed.output_dir)] == ["checkpoint-8"]
+    assert [folder.name for folder in run_checkpoints.find_all(killed.output_dir)] == ["checkpoint-8"]
     assert killed.finish() == 0
     assert "all 8 steps are done already" in killed.said
 
@@ -85,8 +85,8 @@ def test_full_disk_in_a_save_leaves_the_checkpoint_before(make_run, tmp_path):
     assert f"error: cannot write {run.output_dir}/checkpoint-2" in run.said
     assert f"{run.output_dir}/checkpoint-1 is whole: make room" in run.said
     assert "Traceback" not in run.said
-    assert [folder.name for folder in checkpoints.find_all(run.output_dir)] == ["checkpoint-1"]
-    assert checkpoints.fault(run.output_dir / "checkpoint-1") is None
+    assert [folder.name for folder in run_checkpoints.find_all(run.output_dir)] == ["checkpoint-1"]
+    assert run_checkpoints.fault(run.output_dir / "checkpoint-1") is None
     assert run.finish() == 0, run.said
     assert f"going on from {run.output_dir}/checkpoint-1" in run.said
     assert len(run.log()) == 3
@@ -121,7 +121,7 @@ def test_killed_between_the_last_checkpoint_and_the_result(start, data_file, sam
     whole = start(*flags)
     without_result(whole, "killed")
     killed = start(*flags, "--save_total_limit", 1, name="killed")
-    assert [folder.name for folder in checkpoints.find_all(killed.output_dir)] == ["checkpoint-2"]
+    assert [folder.name for folder in run_checkpoints.find_all(killed.output_dir)] == ["checkpoint-2"]
     assert not (killed.output_dir / "checkpoint-3").exists()
     for name in ("model.safetensors", "config.json"):
         assert (killed.output_dir / name).read_bytes() == (whole.output_dir / name).read_bytes()
@@ -139,7 +139,9 @@ def test_what_may_change_is_used_from_the_first_new_step(start, data_file):
     assert (group["weight_decay"], group["betas"], group["eps"]) == (0.9, (0.9, 0.5), 1e-6)
     assert first.log("learning_rate") == [1e-3, pytest.approx(3e-5 * 2 / 4), pytest.approx(3e-5 * 1 / 4)]
     assert len(first.log("eval_loss")) == 2
-    assert [folder.name for folder in checkpoints.find_all(first.output_dir)] == [f"checkpoint-{n}" for n in (4, 3, 2)]
+    assert [folder.name for folder in run_checkpoints.find_all(first.output_dir)] == [
+        f"checkpoint-{n}" for n in (4, 3, 2)
+    ]
 
 
 def refused(start, *flags):
@@ -186,7 +188,7 @@ def test_folders_of_somebody_else_are_left_alone(start, tmp_path):
     shutil.rmtree(tmp_path / "run/checkpoint-1")
     start("--max_steps", 2, "--save_steps", 1, "--save_total_limit", 1)
     assert (tmp_path / "run/checkpoint-500/notes.txt").read_text() == "mine"
-    assert [folder.name for folder in checkpoints.find_all(tmp_path / "run")] == ["checkpoint-500", "checkpoint-2"]
+    assert [folder.name for folder in run_checkpoints.find_all(tmp_path / "run")] == ["checkpoint-500", "checkpoint-2"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other/config.json").write_text("{}")
     with pytest.raises(UserError, match=r"holds config.json, which this run would write over"):

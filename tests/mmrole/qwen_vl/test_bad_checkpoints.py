@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from mmrole.qwen_vl import CheckpointError, QWenConfig, QWenLMHeadModel
-from mmrole.qwen_vl.checkpoint import read_config, read_shapes
+from mmrole.qwen_vl.checkpoint_files import read_config, read_shapes
 
 BIN_SHARD, BIN_INDEX = "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"
 SAFE_SHARD, SAFE_INDEX = "model-00002-of-00002.safetensors", "model.safetensors.index.json"

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from mmrole.qwen_vl import CheckpointError, QWenConfig, QWenLMHeadModel
-from mmrole.qwen_vl.checkpoint import read_config
+from mmrole.qwen_vl.checkpoint_files import read_config
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel, QWenModel, QWenTokenizer
-from mmrole.qwen_vl.checkpoint import expected_shapes
+from mmrole.qwen_vl.checkpoint_files import expected_shapes
 
 SPECIAL_TOKENS_MAP = {"pad_token": "<|endoftext|>"}
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrole.base.errors import UserError
-from mmrole.training import checkpoints
-from mmrole.training.checkpoints import MANIFEST, UNFINISHED
+from mmrole.training import run_checkpoints
+from mmrole.training.run_checkpoints import MANIFEST, UNFINISHED
 from mmrole.training.run_description import difference
 
 RUN = {"--seed": 42, "--data_path": "train.json 0123456789abcdef", "pixels": "2"}
@@ -21,16 +21,16 @@ JSON = st.recursive(
 
 def complete(folder: Path, run: dict = RUN) -> Path:
     """A complete checkpoint of a run."""
-    checkpoints.claim(folder, run)
+    run_checkpoints.claim(folder, run)
     (folder / "states").mkdir()
     (folder / "states/weights").write_text("x")
-    checkpoints.seal(folder, run)
+    run_checkpoints.seal(folder, run)
     return folder
 
 
 def unfinished(folder: Path, run: dict = RUN) -> Path:
     """What a kill leaves of a save."""
-    checkpoints.claim(folder, run)
+    run_checkpoints.claim(folder, run)
     (folder / "weights").write_text("x")
     return folder
 
@@ -43,14 +43,14 @@ def foreign(folder: Path) -> Path:
 
 
 def test_own_is_what_this_run_has_written_alone(tmp_path):
-    assert checkpoints.is_own(complete(tmp_path / "checkpoint-1"), RUN)
-    assert checkpoints.is_own(unfinished(tmp_path / "checkpoint-2"), RUN)
-    assert not checkpoints.is_own(complete(tmp_path / "checkpoint-3"), RUN | {"--seed": 1})
-    assert not checkpoints.is_own(foreign(tmp_path / "checkpoint-4"), RUN)
+    assert run_checkpoints.is_own(complete(tmp_path / "checkpoint-1"), RUN)
+    assert run_checkpoints.is_own(unfinished(tmp_path / "checkpoint-2"), RUN)
+    assert not run_checkpoints.is_own(complete(tmp_path / "checkpoint-3"), RUN | {"--seed": 1})
+    assert not run_checkpoints.is_own(foreign(tmp_path / "checkpoint-4"), RUN)
     (tmp_path / "checkpoint-1/notes.txt").write_text("mine")
-    assert not checkpoints.is_own(tmp_path / "checkpoint-1", RUN)
+    assert not run_checkpoints.is_own(tmp_path / "checkpoint-1", RUN)
     (tmp_path / "checkpoint-5").symlink_to(tmp_path / "checkpoint-2")
-    assert not checkpoints.is_own(tmp_path / "checkpoint-5", RUN)
+    assert not run_checkpoints.is_own(tmp_path / "checkpoint-5", RUN)
 
 
 def test_surplus_is_counted_and_removed_among_own_checkpoints(tmp_path):
@@ -58,28 +58,28 @@ def test_surplus_is_counted_and_removed_among_own_checkpoints(tmp_path):
         complete(tmp_path / f"checkpoint-{step}")
     unfinished(tmp_path / "checkpoint-2")
     others = [foreign(tmp_path / "checkpoint-4"), complete(tmp_path / "checkpoint-5", RUN | {"--seed": 1})]
-    assert checkpoints.find_newest(tmp_path)[0] == tmp_path / "checkpoint-10"
-    checkpoints.remove_surplus(tmp_path, RUN, None)
-    assert len(checkpoints.find_all(tmp_path)) == 6
-    checkpoints.remove_surplus(tmp_path, RUN, 2)
-    assert [folder.name for folder in checkpoints.find_all(tmp_path)] == [f"checkpoint-{n}" for n in (10, 5, 4, 3)]
+    assert run_checkpoints.find_newest(tmp_path)[0] == tmp_path / "checkpoint-10"
+    run_checkpoints.remove_surplus(tmp_path, RUN, None)
+    assert len(run_checkpoints.find_all(tmp_path)) == 6
+    run_checkpoints.remove_surplus(tmp_path, RUN, 2)
+    assert [folder.name for folder in run_checkpoints.find_all(tmp_path)] == [f"checkpoint-{n}" for n in (10, 5, 4, 3)]
     assert all((folder.exists()) for folder in others)
 
 
 def test_what_a_kill_leaves_is_written_anew(tmp_path):
     folder = unfinished(tmp_path / "checkpoint-2")
-    checkpoints.claim(folder, RUN)
+    run_checkpoints.claim(folder, RUN)
     assert [file.name for file in folder.iterdir()] == [UNFINISHED]
     halfway = complete(tmp_path / "checkpoint-3")
     (halfway / MANIFEST).rename(halfway / UNFINISHED)  # a removal begins so
-    assert checkpoints.fault(halfway) == "it was not written to the end"
-    assert checkpoints.is_own(halfway, RUN)
+    assert run_checkpoints.fault(halfway) == "it was not written to the end"
+    assert run_checkpoints.is_own(halfway, RUN)
     begun = tmp_path / "checkpoint-4"
     begun.mkdir()
     (begun / f".{UNFINISHED}.partial").write_text("{")
-    checkpoints.check_free(tmp_path, RUN, done=3, total=4)
+    run_checkpoints.check_free(tmp_path, RUN, done=3, total=4)
     complete(begun)
-    assert checkpoints.fault(begun) is None
+    assert run_checkpoints.fault(begun) is None
     assert not list(begun.glob(".*"))
 
 
@@ -88,17 +88,17 @@ def test_what_is_somebody_elses_is_not_written_over(tmp_path, make):
     folder = tmp_path / "checkpoint-2"
     make(folder)
     with pytest.raises(UserError, match=r"checkpoint-2 was not written by this run"):
-        checkpoints.check_free(tmp_path, RUN, done=1, total=2)
+        run_checkpoints.check_free(tmp_path, RUN, done=1, total=2)
     with pytest.raises(UserError, match=r"checkpoint-2 was not written by this run"):
-        checkpoints.claim(folder, RUN)
-    checkpoints.check_free(tmp_path, RUN, done=2, total=4)
-    checkpoints.check_free(tmp_path, RUN, done=0, total=1)
+        run_checkpoints.claim(folder, RUN)
+    run_checkpoints.check_free(tmp_path, RUN, done=2, total=4)
+    run_checkpoints.check_free(tmp_path, RUN, done=0, total=1)
 
 
 def test_finished_work_is_not_trained_again(tmp_path):
     complete(tmp_path / "checkpoint-3")
     with pytest.raises(UserError, match=r"checkpoint-3 is complete, and going on from step 2 would write over it"):
-        checkpoints.check_free(tmp_path, RUN, done=2, total=4)
+        run_checkpoints.check_free(tmp_path, RUN, done=2, total=4)
 
 
 @given(JSON)
@@ -107,16 +107,16 @@ def test_no_manifest_ends_in_a_traceback(tmp_path_factory, value):
     folder.mkdir()
     for text in (value, {"run": value, "files": {}}, {"run": {}, "files": value}, {"run": {}, "files": {"x": value}}):
         (folder / MANIFEST).write_text(json.dumps(text))
-        checkpoints.fault(folder)
-        checkpoints.is_own(folder, RUN)
-        checkpoints.find_newest(folder.parent)
+        run_checkpoints.fault(folder)
+        run_checkpoints.is_own(folder, RUN)
+        run_checkpoints.find_newest(folder.parent)
 
 
 @pytest.mark.parametrize("name", ["../mine", "/etc/hostname", "a/../../mine", ""])
 def test_a_manifest_names_nothing_outside_of_its_folder(tmp_path, name):
     folder = complete(tmp_path / "checkpoint-1")
     (folder / MANIFEST).write_text(json.dumps({"run": RUN, "files": {name: 1}}))
-    assert checkpoints.fault(folder) == f"its {MANIFEST} cannot be read"
+    assert run_checkpoints.fault(folder) == f"its {MANIFEST} cannot be read"
 
 
 def test_what_makes_another_run():
