@@ -13,9 +13,6 @@ from mmrole.base.paths import resolve_below
 if TYPE_CHECKING:
     from PIL import Image
 
-LONGEST_SIDE = 100_000
-"""In pixels. An image that is resized in width keeps its height, for which a pass needs a kilobyte or two a row."""
-
 PIXELS = "2: resized in width, then in height"
 """Which pixels models are given, with a number to count up: `mmrole.qwen_vl.image_processing` computes them.
 
@@ -202,16 +199,11 @@ def _check(images: Iterable[str], image_dir: str | os.PathLike) -> dict[str, Ima
 
 
 def _decoded(path: str | os.PathLike, name: str, size: tuple[int, int] | None = None) -> "Image.Image":
-    from mmrole.base.pillow import FORMATS, Image
+    from mmrole.base.pillow import decode
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if max(image.size) > LONGEST_SIDE:
-                raise ValueError(f"a side of {max(image.size):,} pixels; the most are {LONGEST_SIDE:,}")
-            if size is not None:
-                image.draft("RGB", size)
-            return image.convert("RGB")
-    except Exception as error:  # decoders fail in many ways (OSError, SyntaxError, struct.error, a decompression bomb)
+        return decode(path, size)
+    except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise ImagePathError(f"image {shown(name)} cannot be decoded: {text}") from None
 

@@ -73,23 +73,6 @@ class Engine:
         finally:
             self.close()
 
-    def stream(self, request: ChatRequest) -> Iterator[str]:
-        """Yields the text of the reply to a request in pieces, which together are the reply's text.
-
-        Given up half-way (the iterator is closed), the request leaves the engine.
-
-        Raises:
-            As `step`.
-        """
-        self.add(request)
-        try:
-            while not self.is_idle:
-                for event in self.step():
-                    if isinstance(event, Piece) and event.id == request.id:
-                        yield event.text
-        finally:
-            self.cancel(request.id)
-
     def add(self, request: ChatRequest) -> None:
         """Lets a request join, at the next step or as soon as there is room for it."""
         self._added.append(request)

@@ -23,13 +23,14 @@ class Runner:
     """Computes what a batch decides. It knows rows of the KV cache and columns of leaves, no requests.
 
     Attributes:
+        cache: keys and values of the trees of the batch.
         encoded: images that the vision tower has read so far.
     """
 
     def __init__(self, model: TreeModel) -> None:
         self.model = model
         self.encoded = 0
-        self._cache = TreeKVCache(model)
+        self.cache = TreeKVCache(model)
         self._readers: ThreadPoolExecutor | None = None
         self._pixels: dict[int, Future[Tensor]] = {}
         self._features: dict[int, Tensor] = {}
@@ -37,7 +38,7 @@ class Runner:
     @property
     def is_full(self) -> bool:
         """Whether the KV cache has no room for another step before the next `rebuild`."""
-        return self._cache.is_full
+        return self.cache.is_full
 
     def free_positions(self) -> int:
         """Positions for which there is memory."""
@@ -68,7 +69,7 @@ class Runner:
         masks = [
             ancestor_rows(*(torch.from_numpy(nodes).to(device) for nodes in (tree.last, tree.leaf))) for tree in trees
         ]
-        return self._cache.rebuild(keep, masks, steps)
+        return self.cache.rebuild(keep, masks, steps)
 
     @torch.inference_mode()
     def prefill(self, row: int, planned: PlannedTree, choices: Sequence[Choice]) -> list[int]:
@@ -83,7 +84,7 @@ class Runner:
             torch.from_numpy(tree.input_ids).to(device),
             torch.from_numpy(planned.positions).to(device),
             torch.tensor([planned.share_key], device=device),
-            self._cache.prefill(row, torch.from_numpy(tree.last).to(device)),
+            self.cache.prefill(row, torch.from_numpy(tree.last).to(device)),
             self._images(planned),
         )
         return self._choose(hidden_states[torch.from_numpy(tree.leaf).to(device)], choices)
@@ -111,19 +112,19 @@ class Runner:
         """
         device = self.model.device
         rows = torch.tensor([positions], device=device)
-        self._cache.begin_step()
+        self.cache.begin_step()
         hidden_states = self.model.hidden_states(
             torch.tensor(tokens, device=device),
             rows.expand(self.model.family.position_rows, -1),
             torch.tensor(share_keys, device=device),
-            self._cache,
+            self.cache,
         )
-        self._cache.end_step()
+        self.cache.end_step()
         return self._choose(hidden_states[torch.tensor(open_leaves, device=device)], choices)
 
     def clear(self) -> None:
         """Drops the KV cache and gives its memory back."""
-        self._cache = TreeKVCache(self.model)
+        self.cache = TreeKVCache(self.model)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

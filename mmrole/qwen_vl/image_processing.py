@@ -10,7 +10,7 @@ import torch
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from mmrole.base.pillow import FORMATS, Image
+from mmrole.base.pillow import FORMATS, Image, decode
 
 ImageSource = Image.Image | str | os.PathLike[str]
 
@@ -33,7 +33,10 @@ def load_image(source: ImageSource) -> Image.Image:
             `Image.MAX_IMAGE_PIXELS` allows; the message is one line that names the file. All of these are OSErrors.
     """
     if isinstance(source, Image.Image):
-        return _convert(source, f"an image of mode {source.mode}")
+        try:
+            return source.convert("RGB")
+        except Exception as error:
+            raise _damaged(f"an image of mode {source.mode}", error) from error
     path = os.fspath(source)
     if path.lower().startswith(("http://", "https://", "ftp://", "data:")):
         raise ValueError(f"{path[:100]}: is a URL; download the image and give its path")
@@ -42,13 +45,11 @@ def load_image(source: ImageSource) -> Image.Image:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path!r}: no such image file")
     try:
-        image = Image.open(path, formats=FORMATS)
+        return decode(path)
     except UnidentifiedImageError:
         raise UnidentifiedImageError(f"{path}: not an image of a format that is read ({', '.join(FORMATS)})") from None
     except Exception as error:
         raise _damaged(path, error) from error
-    with image:
-        return _convert(image, path)
 
 
 def preprocess(images: Sequence[ImageSource], size: int = 448) -> Tensor:
@@ -80,13 +81,6 @@ def _stretched(image: Image.Image, size: int) -> Image.Image:
     # In one call Pillow 13 takes the height of some images first, which rounds otherwise than Pillow 9 to 12, and with
     # those the published models were trained.
     return image.resize((size, image.height), Image.Resampling.BICUBIC).resize((size, size), Image.Resampling.BICUBIC)
-
-
-def _convert(image: Image.Image, name: str) -> Image.Image:
-    try:
-        return image.convert("RGB")
-    except Exception as error:
-        raise _damaged(name, error) from error
 
 
 def _damaged(name: str, error: Exception) -> OSError:

@@ -1,0 +1,129 @@
+"""Requests that come and go: who joins or leaves changes no other reply, and pieces make up the text."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import pytest
+import torch
+from fixtures.engine import make_engine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmrole.data.messages import Message, Quotation, one_turn
+from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings, Piece
+from mmrole.engine.engine import Engine
+
+GREEDY = GenerationSettings(max_new_tokens=6, do_sample=False)
+SAMPLED = GenerationSettings(max_new_tokens=9, temperature=1.3, top_p=0.9, seed=3)
+SHARED = "The lamp is lit, the boats are in, and nobody has seen the keeper since noon. " * 4
+
+
+@pytest.fixture(scope="module")
+def make(make_model, tokenizer) -> Callable[..., Engine]:
+    model = make_model(torch.float64)
+    return lambda **options: make_engine(model, tokenizer, **options)
+
+
+@pytest.fixture(scope="module")
+def requests(pictures) -> list[ChatRequest]:
+    """Three that share a tree, one of them sampled; one alone; a chat of two turns with images between texts."""
+    talk = (
+        *one_turn("Play.", "First ", pictures[0], "then ", pictures[1], "which?"),
+        Message("assistant", ("The second.",)),
+        Message("user", ("Why? ", Quotation("\n'Because'"))),
+    )
+    shared = [ChatRequest(name, one_turn("Play.", SHARED, name), GREEDY) for name in ("a", "b")]
+    return [
+        *shared,
+        ChatRequest("c", one_turn("Play.", SHARED, "c"), SAMPLED),
+        ChatRequest("alone", one_turn("Play.", "Hello"), SAMPLED),
+        ChatRequest("talk", talk, GREEDY),
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(make, requests) -> dict[str, ChatReply]:
+    return {request.id: reply for request in requests for reply in make().generate([request])}
+
+
+def run(engine: Engine, joins: dict[int, list[ChatRequest]], leaves: dict[int, list[str]]) -> dict[str, ChatReply]:
+    """Steps until nothing is left; returns the replies, whose pieces make up their texts."""
+    pieces, replies, step = defaultdict(str), {}, 0
+    while not engine.is_idle or step <= max([*joins, *leaves]):
+        for request in joins.get(step, []):
+            engine.add(request)
+        for id_ in leaves.get(step, []):
+            engine.cancel(id_)
+        gone = {id_ for number, ids in leaves.items() if number <= step for id_ in ids}
+        for event in engine.step():
+            assert event.id not in gone
+            assert event.id not in replies
+            if isinstance(event, Piece):
+                pieces[event.id] += event.text
+            else:
+                replies[event.id] = event
+        step += 1
+    assert all(pieces[id_] == reply.text for id_, reply in replies.items())
+    return replies
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    joined=st.lists(st.integers(0, 8), min_size=5, max_size=5),
+    left=st.dictionaries(st.sampled_from(["a", "b", "c", "alone", "talk"]), st.integers(0, 12)),
+    budget=st.sampled_from([1, 900, 100_000]),
+    window=st.sampled_from([1, 2, 1024]),
+)
+def test_who_joins_or_leaves_changes_no_other_reply(make, requests, expected, joined, left, budget, window):
+    joins, leaves = defaultdict(list), defaultdict(list)
+    at = dict(zip((request.id for request in requests), joined, strict=True))
+    for request in requests:
+        joins[at[request.id]].append(request)
+    left = {id_: step for id_, step in left.items() if step >= at[id_]}
+    for id_, step in left.items():
+        leaves[step].append(id_)
+    engine = make(max_batch_tokens=budget, window=window)
+    replies = run(engine, joins, leaves)
+    assert replies.keys() >= expected.keys() - left.keys()
+    assert all(expected[id_] == reply for id_, reply in replies.items())
+    assert len(engine.images) == 0
+
+
+def test_a_cancelled_request_frees_its_place_at_the_next_step(make, requests):
+    engine = make()
+    for request in requests[:3]:
+        engine.add(request)
+    engine.step()
+    assert [lane.tokens for lane in engine.runner.cache.lanes] == [3]
+    engine.cancel("b")
+    engine.step()
+    assert [lane.tokens for lane in engine.runner.cache.lanes] == [2]
+
+
+def test_a_new_request_joins_those_at_work(make, requests, expected):
+    engine = make()
+    engine.add(requests[2])
+    engine.step()
+    engine.add(requests[3])
+    assert {event.id for event in engine.step()} <= {"c", "alone"}
+    assert [lane.tokens for lane in engine.runner.cache.lanes] == [1, 1]
+    replies = run(engine, {0: []}, {})
+    assert replies == {id_: expected[id_] for id_ in ("c", "alone")}
+
+
+def test_after_an_error_the_engine_goes_on_with_others(make, requests, expected, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"not an image")
+    engine = make()
+    engine.add(ChatRequest("bad", one_turn("Play.", bad, "?"), GREEDY))
+    with pytest.raises(OSError, match=r"bad\.png"):
+        engine.step()
+    assert engine.is_idle
+    assert len(engine.images) == 0
+    assert run(engine, {0: requests[:1]}, {}) == {"a": expected["a"]}
+
+
+def test_who_is_unknown_can_leave(make):
+    engine = make()
+    engine.cancel("nobody")
+    assert engine.step() == []
