@@ -31,8 +31,8 @@ def decode(file: str | os.PathLike[str] | BinaryIO, size: tuple[int, int] | None
 
     Raises:
         PIL.UnidentifiedImageError: it is not of one of `FORMATS`.
-        Exception: of nearly any kind: it is damaged (OSError, SyntaxError, struct.error, a decompression bomb), cannot be
-            read, or has a side longer than `LONGEST_SIDE`.
+        Exception: of nearly any kind: it is damaged (OSError, SyntaxError, struct.error, a decompression bomb), cannot
+            be read, or has a side longer than `LONGEST_SIDE`.
     """
     with Image.open(file, formats=FORMATS) as image:
         if max(image.size) > LONGEST_SIDE:

