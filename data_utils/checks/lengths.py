@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from data_utils.checks.context import Lengths
-from data_utils.description.sample_tokens import LINE_STARTS, load_tokenizer
+from data_utils.description.sample_tokens import load_tokenizer
 from mmrole.data.pictures import Picture
+from mmrole.models.encoding import LINE_STARTS
 from mmrole.qwen_vl.chat_format import encode_message
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 

@@ -1,7 +1,6 @@
 """Token counts of training samples as the model reads them; text that samples repeat is encoded once."""
 
 import os
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -10,13 +9,11 @@ import numpy as np
 
 from mmrole.base.errors import UserError
 from mmrole.base.json_values import JsonObject
+from mmrole.models.encoding import LINE_STARTS
 from mmrole.prompt_tree import TokenSequence
 from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, InlineImage, encode_message
 from mmrole.qwen_vl.errors import CheckpointError
 from mmrole.qwen_vl.tokenization import QWenTokenizer
-
-LINE_STARTS = re.compile(r"(?<=[\r\n])(?=\S)")
-"""Where a text can be split: no token of Qwen reaches over a line break to a character that is not white space."""
 
 
 class TokenCounts(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,10 @@ from mmrole.data.messages import LabelledImage, Message, Part, Quotation
 if TYPE_CHECKING:
     from mmrole.qwen_vl import QWenTokenizer
     from mmrole.qwen_vl.chat_format import EncodedChat
+
+LINE_STARTS = re.compile(r"(?<=[\r\n])(?=\S)")
+"""Where a text can be cut and tokenized piece by piece: no token of Qwen reaches over a line break to a character that
+is not white space. Profiles, tasks and histories repeat from chat to chat: their lines are tokenized once."""
 
 
 def encode_chat(

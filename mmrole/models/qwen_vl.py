@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
 from mmrole.data.messages import Message
-from mmrole.models.encoding import encode_chat
+from mmrole.models.encoding import LINE_STARTS, encode_chat
 from mmrole.models.families import Encoded, EncodedImage, KVShape
 from mmrole.prompt_tree import PromptTree
 from mmrole.prompt_tree.attention import TreeAttention
@@ -29,10 +28,6 @@ from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 
 LORA_TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")
 """Ends of the names of the matrices that get adapters, as published: those of the language model."""
-
-# No token of Qwen reaches over a line break to a character that is not white space, so lines can be encoded alone:
-# profiles, tasks and histories repeat from sample to sample.
-_LINE_STARTS = re.compile(r"(?<=[\r\n])(?=\S)")
 
 
 class QwenVL:
@@ -103,7 +98,7 @@ class QwenVL:
 
     def _encode_text(self, text: str) -> list[int]:
         """As the tokenizer's `encode_ordinary`; lines that texts repeat are tokenized once."""
-        return [id_ for line in _LINE_STARTS.split(text) for id_ in self._encode_line(line)]
+        return [id_ for line in LINE_STARTS.split(text) for id_ in self._encode_line(line)]
 
     def freeze_vision(self, module: nn.Module) -> None:
         """Freezes the vision tower but for its resampler; that one is trained with its table of positions (spec §7)."""

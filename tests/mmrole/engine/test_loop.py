@@ -92,6 +92,19 @@ def test_who_joins_or_leaves_changes_no_other_reply(make, requests, expected, jo
     assert len(engine.images) == 0
 
 
+def test_a_chat_of_several_turns_and_images_is_answered_as_by_generate(make, pictures, generate_alone):
+    chat = (
+        *one_turn("Play.", pictures[0], pictures[1], "Which?"),
+        Message("assistant", ("The second.",)),
+        Message("user", (pictures[2], "And now?")),
+    )
+    engine = make()
+    request = ChatRequest("chat", chat, SAMPLED)
+    (reply,) = engine.generate([request])
+    assert list(reply.token_ids) == generate_alone(engine.runner.model.module, request).tokens
+    assert engine.runner.encoded == 3
+
+
 def test_a_cancelled_request_frees_its_place_at_the_next_step(make, requests):
     engine = make()
     for request in requests[:3]:
