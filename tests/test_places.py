@@ -108,6 +108,7 @@ ELSEWHERE = {
         "errors": "./test_bad_checkpoints.py",
         "image_positions": "./test_images_in_the_sequence.py",
         "list_format": "./test_tokenization.py",
+        "message_encoding": "./test_chat_format.py",
         "modeling": "./test_forward.py",
         "random_checkpoint": "scripts/test_make_tiny_checkpoint.py",
         "vision": "./test_forward.py",

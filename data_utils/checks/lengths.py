@@ -8,7 +8,7 @@ from data_utils.checks.context import Lengths
 from data_utils.description.sample_tokens import load_tokenizer
 from mmrole.data.pictures import Picture
 from mmrole.models.encoding import LINE_STARTS
-from mmrole.qwen_vl.chat_format import encode_message
+from mmrole.qwen_vl.message_encoding import encode_message
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 
 

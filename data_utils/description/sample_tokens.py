@@ -11,8 +11,9 @@ from mmrole.base.errors import UserError
 from mmrole.base.json_values import JsonObject
 from mmrole.models.encoding import LINE_STARTS
 from mmrole.prompt_tree import TokenSequence
-from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, InlineImage, encode_message
+from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM
 from mmrole.qwen_vl.errors import CheckpointError
+from mmrole.qwen_vl.message_encoding import InlineImage, encode_message
 from mmrole.qwen_vl.tokenization import QWenTokenizer
 
 

@@ -10,7 +10,7 @@ from mmrole.data.messages import LabelledImage, Message, Part, Quotation
 
 if TYPE_CHECKING:
     from mmrole.qwen_vl import QWenTokenizer
-    from mmrole.qwen_vl.chat_format import EncodedChat
+    from mmrole.qwen_vl.message_encoding import EncodedChat
 
 LINE_STARTS = re.compile(r"(?<=[\r\n])(?=\S)")
 """Where a text can be cut and tokenized piece by piece: no token of Qwen reaches over a line break to a character that
@@ -36,7 +36,8 @@ def encode_chat(
         answer: false for a sample to learn from, in which the last turn has its answer.
         encode_text: does what `tokenizer.encode_ordinary` does, faster perhaps.
     """
-    from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, InlineImage, encode_messages
+    from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM
+    from mmrole.qwen_vl.message_encoding import InlineImage, encode_messages
 
     if messages[0].role != "system":
         messages = [Message("system", (DEFAULT_SYSTEM,)), *messages]

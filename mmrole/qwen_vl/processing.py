@@ -14,9 +14,10 @@ from PIL import Image
 from transformers import BatchFeature
 
 from mmrole.qwen_vl.bpe import IMG_END, IMG_START
-from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, ChatTurn, EncodedChat, ImageSpan, encode_turns, make_context
+from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, ChatTurn, encode_turns, make_context
 from mmrole.qwen_vl.checkpoint_files import read_config
 from mmrole.qwen_vl.image_processing import ImageSource, preprocess
+from mmrole.qwen_vl.message_encoding import EncodedChat, ImageSpan
 from mmrole.qwen_vl.tokenization import QWenTokenizer
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 

@@ -8,7 +8,8 @@ from data_utils.checks.lengths import load_lengths
 from data_utils.description.sample_tokens import SampleTokens, load_tokenizer
 from mmrole.base.files import read_json
 from mmrole.data.pictures import Picture
-from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, InlineImage, encode_message
+from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM
+from mmrole.qwen_vl.message_encoding import InlineImage, encode_message
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from mmrole.qwen_vl.bpe import SPECIAL_TOKENS
 from mmrole.qwen_vl.chat_format import (
     ChatTurn,
-    InlineImage,
     StopWords,
     decode_answer,
-    encode_content,
     encode_turns,
     get_stop_words_ids,
     make_context,
     trim_answer,
 )
+from mmrole.qwen_vl.message_encoding import InlineImage, encode_content
 from mmrole.qwen_vl.tokenization import QWenTokenizer
 
 SYSTEM = "You are a helpful assistant."
