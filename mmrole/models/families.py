@@ -150,7 +150,7 @@ class Family(Protocol):
             sources: int64 [T], the nodes whose hidden states predict.
             targets: int64 [T], the tokens that they are to predict.
             weights: [T], how often each counts.
-            attention: `memory`, a `TreeAttention`, or `attention_mask`.
+            attention: `tree_attention`, a `TreeAttention`, or `attention_mask`.
         """
         ...
 

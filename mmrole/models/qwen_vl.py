@@ -178,7 +178,7 @@ class QwenVLTreeModel:
             places, features = images
             embeddings[0, places] = features.to(embeddings)
         outputs = self.module.transformer(
-            inputs_embeds=embeddings, position_ids=positions, ntk_alpha=share_keys[None], memory=attention
+            inputs_embeds=embeddings, position_ids=positions, ntk_alpha=share_keys[None], tree_attention=attention
         )
         return outputs.last_hidden_state[0]
 

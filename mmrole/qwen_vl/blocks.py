@@ -33,7 +33,7 @@ class RMSNorm(nn.Module):
         return wide.to(hidden_states.dtype) * self.weight
 
 
-class AttentionMemory(Protocol):
+class LayerAttention(Protocol):
     """Keys and values that are not one tensor, and the attention to them (in place of a transformers Cache)."""
 
     def attend(
@@ -71,7 +71,7 @@ class QWenAttention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         logn: Tensor | None,
         past_key_values: Cache | None = None,
-        memory: AttentionMemory | None = None,
+        tree_attention: LayerAttention | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """[batch, positions, hidden_size] → the same, and the weights if the implementation returns them.
@@ -79,7 +79,7 @@ class QWenAttention(nn.Module):
         Args:
             rotary: cosines and sines [batch, positions, r].
             logn: factors of the queries [batch, positions], or None.
-            memory: takes the place of cache, mask and attention implementation.
+            tree_attention: takes the place of cache, mask and attention implementation.
         """
         query, key, value = rearrange(
             self.c_attn(hidden_states), "b p (three head d) -> three b head p d", three=3, d=self.head_dim
@@ -87,8 +87,8 @@ class QWenAttention(nn.Module):
         query, key = rotate(query, *rotary), rotate(key, *rotary)
         if logn is not None:
             query = query * logn[:, None, :, None]
-        if memory is not None:
-            output = memory.attend(self.layer_idx, query, key, value, self.scaling, self.attention_dropout)
+        if tree_attention is not None:
+            output = tree_attention.attend(self.layer_idx, query, key, value, self.scaling, self.attention_dropout)
             return self.c_proj(rearrange(output, "b p head d -> b p (head d)")), None
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)

@@ -87,7 +87,7 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
             token_type_ids: ignored, as in the original.
             num_items_in_batch: divisor of the summed loss (gradient accumulation); the number of labels by default.
             loss_positions: in place of labels: the loss is the weighted sum over these, and there are no logits.
-            kwargs: `output_hidden_states`, `output_attentions` (eager), `memory` and `training_rules` (see
+            kwargs: `output_hidden_states`, `output_attentions` (eager), `tree_attention` and `training_rules` (see
                 `QWenModel.forward`), and what the attention implementation takes.
 
         Raises:

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from mmrole.qwen_vl.attention import prepare_mask
-from mmrole.qwen_vl.blocks import AttentionMemory, QWenBlock, RMSNorm
+from mmrole.qwen_vl.blocks import LayerAttention, QWenBlock, RMSNorm
 from mmrole.qwen_vl.checkpoint_files import check_loaded, check_weight_files
 from mmrole.qwen_vl.configuration import QWenConfig
 from mmrole.qwen_vl.image_positions import find_image_positions, has_image_span
@@ -161,7 +161,7 @@ class QWenModel(QWenPreTrainedModel):
         pixel_values: Tensor | None = None,
         image_positions: Tensor | None = None,
         ntk_alpha: Tensor | None = None,
-        memory: AttentionMemory | None = None,
+        tree_attention: LayerAttention | None = None,
         training_rules: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -169,16 +169,17 @@ class QWenModel(QWenPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Hidden states of all positions; see `QWenLMHeadModel.forward` for the arguments.
 
-        `memory` keeps keys and values in place of a cache, and knows who sees what: explicit position ids, no mask.
-        `training_rules` (by default in training mode): no dynamic NTK, no log-n factor, and the vision tower runs even
-        if there are no images; for a loss in evaluation mode that compares with the one in training.
+        `tree_attention` keeps keys and values in place of a cache, and knows who sees what: with it position ids are
+        explicit, and there is no mask. `training_rules` (by default in training mode): no dynamic NTK, no log-n factor,
+        and the vision tower runs even if there are no images; for a loss in evaluation mode that compares with the one
+        in training.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds.")
         config = self.config
         training_rules = self.training if training_rules is None else training_rules
         use_cache = config.use_cache if use_cache is None else use_cache
-        if (self.training and self.gradient_checkpointing) or memory is not None:
+        if (self.training and self.gradient_checkpointing) or tree_attention is not None:
             use_cache = False
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
@@ -197,7 +198,7 @@ class QWenModel(QWenPreTrainedModel):
             past_key_values = DynamicCache(config=config)
 
         mask = None
-        if memory is None:
+        if tree_attention is None:
             mask = prepare_mask(config, attention_mask, inputs_embeds, past_key_values)
         if position_ids is None:
             position_ids = _default_positions(inputs_embeds, attention_mask, past_key_values)
@@ -223,7 +224,7 @@ class QWenModel(QWenPreTrainedModel):
                 rotary=rotary,
                 logn=logn,
                 past_key_values=past_key_values if use_cache else None,
-                memory=memory,
+                tree_attention=tree_attention,
                 **kwargs,
             )
             if output_attentions:

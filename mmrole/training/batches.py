@@ -80,7 +80,7 @@ class TreeBatch:
         attention: dict[str, Any]
         device = self.input_ids.device
         if attn_implementation == "sdpa":
-            attention = {"memory": BlockwiseAttention(self.last, device=device)}
+            attention = {"tree_attention": BlockwiseAttention(self.last, device=device)}
         elif attn_implementation == "flex_attention":
             attention = {"attention_mask": block_mask(self.last[None].to(device, non_blocking=True))}
         else:

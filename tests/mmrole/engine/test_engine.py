@@ -214,8 +214,8 @@ def test_memory_of_finished_trees_is_freed(exact, tokenizer):
     sizes = []
 
     def note(module, args, kwargs):
-        if isinstance(kwargs.get("memory"), TreeKVCache):
-            sizes.append(sum(len(lane.visible) * lane.length for lane in kwargs["memory"].lanes))
+        if isinstance(kwargs.get("tree_attention"), TreeKVCache):
+            sizes.append(sum(len(lane.visible) * lane.length for lane in kwargs["tree_attention"].lanes))
 
     hook = exact.transformer.register_forward_pre_hook(note, with_kwargs=True)
     try:
