@@ -132,7 +132,8 @@ def _renamed(turn: dict[str, Json]) -> dict[str, Json] | None:
 def _reviews(record: dict[str, Json], place: Place) -> Iterator[Problem]:
     reviews = record.get("rm_review")
     if "rm_review" not in record:
-        if _answer(record) != "":
+        answer = _answer(record)
+        if not isinstance(answer, str) or answer.strip():
             yield Problem("missing_field", place, "rm_review is missing; only an empty answer has none")
         return
     if not isinstance(reviews, dict):

@@ -7,6 +7,7 @@ import pytest
 from data_utils import check
 from data_utils.checks.checker import Checker
 from data_utils.checks.forms import Form, find_files
+from mmrole.base.files import read_json, write_json
 
 
 def test_nothing_is_reported(clean_root, capsys):
@@ -26,3 +27,14 @@ def test_forms_are_told_from_content_alone(clean_root, tmp_path, suffix):
             assert report.form == checker.check_file(file).form
             forms.add(report.form)
     assert forms == set(Form) - {Form.RESULTS, Form.RAW_INFO}
+
+
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_an_empty_answer_needs_no_reviews(root, empty):
+    (file, *_) = sorted((root / "eval/in-test_reviews").rglob("*.json"))
+    records = read_json(file)
+    records[0]["conversations"][1]["answer"] = empty
+    del records[0]["rm_review"]
+    write_json(file, records)
+    problems = Checker(data_root=root).check_file(file).problems
+    assert "missing_field" not in {problem.kind for problem in problems}
