@@ -106,8 +106,12 @@ class Family(Protocol):
         """
         ...
 
-    def preprocess(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Decoded pictures as the model takes them, in the memory of the CPU."""
+    def preprocess(self, pictures: Sequence[Image.Image | Path]) -> Tensor:
+        """Pictures, or those in files, as the model takes them, in the memory of the CPU.
+
+        Raises:
+            OSError: one cannot be read.
+        """
         ...
 
     def save(self, directory: str | Path) -> None:

@@ -75,7 +75,7 @@ class QwenVL:
         """Depths, [1, N]: a position of an image counts like one of text."""
         return tree.depths[None]
 
-    def preprocess(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def preprocess(self, pictures: Sequence[Image.Image | Path]) -> Tensor:
         """float32 [images, 3, size, size]."""
         return preprocess(pictures, self.config.visual["image_size"])
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mmrole.data.messages import Message, Quotation, one_turn
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings, Piece
 from mmrole.engine.engine import Engine
+from mmrole.models.qwen_vl import QwenVL
 
 GREEDY = GenerationSettings(max_new_tokens=6, do_sample=False)
 SAMPLED = GenerationSettings(max_new_tokens=9, temperature=1.3, top_p=0.9, seed=3)
@@ -63,6 +64,7 @@ def run(engine: Engine, joins: dict[int, list[ChatRequest]], leaves: dict[int, l
             else:
                 replies[event.id] = event
         step += 1
+    assert isinstance(engine.family, QwenVL)
     special = engine.family.tokenizer.eod_id
     for reply in replies.values():
         plain = [token for token in reply.token_ids if token < special]
