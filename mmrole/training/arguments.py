@@ -102,7 +102,9 @@ class TrainingArguments(transformers.TrainingArguments):
         metadata={"help": "Most tokens of a sample; longer ones are cut from the right, never in an image."},
     )
     use_lora: bool = field(default=False, metadata={"help": "Train LoRA adapters of the language model only."})
-    fix_vit: bool = field(default=True, metadata={"help": "Freeze the vision tower but for its resampler."})
+    fix_vit: bool = field(
+        default=True, metadata={"help": "Freeze the vision tower but for its resampler (visual.attn_pool)."}
+    )
     prompt_tree: bool = field(
         default=True,
         metadata={"help": "Read what samples of a step share once; False: each alone. Same loss, up to rounding."},
