@@ -14,6 +14,8 @@ from typing import Any
 import gradio
 import uvicorn
 from fastapi import FastAPI
+from gradio.data_classes import ImageData
+from gradio.themes import Soft
 from PIL import Image
 
 from mmrole.base.errors import UserError
@@ -25,7 +27,7 @@ from mmrole.data.prompts import HUMAN_SPEAKER
 
 Messages = list[dict[str, str]]
 
-THEME = gradio.themes.Soft(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+THEME = Soft(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
 """With fonts of the machine: the page calls no other address."""
 
 
@@ -179,14 +181,16 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": html.escape(content, quote=False)}
 
 
-def _uploaded(payload: gradio.data_classes.FileData | None) -> str | None:
+def _uploaded(payload: ImageData | None) -> str | None:
     """The path of an uploaded file, which is in gradio's own folder."""
     return None if payload is None else payload.path
 
 
 def _read(photo: str | None) -> Image.Image | None:
+    if photo is None:
+        return None
     try:
-        return None if photo is None else open_photo(photo)
+        return open_photo(photo)
     except ImagePathError:
         words = f"{Path(photo).name} is not a picture that can be read; drop another one."
         raise gradio.Error(html.escape(words), print_exception=False) from None

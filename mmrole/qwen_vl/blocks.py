@@ -116,6 +116,7 @@ class QWenMLP(nn.Module):
         self.w1 = nn.Linear(config.hidden_size, width, bias=bias)
         self.w2 = nn.Linear(config.hidden_size, width, bias=bias)
         self.c_proj = nn.Linear(width, config.hidden_size, bias=bias)
+        # As in the attention.
         self.c_proj.ends_branch = True  # pyright: ignore[reportArgumentType]
 
     def forward(self, hidden_states: Tensor) -> Tensor:
