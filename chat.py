@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 try:
-    from mmrole.backends.options import DTYPES
+    from mmrole.backends.backend import ProcessPlace
+    from mmrole.backends.options import BackendOptions, ModelFlag, add_model_arguments, find_backend
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, listed, run
     from mmrole.base.terminal import find_file, keep_any_bytes, readable
+    from mmrole.chat.conversation import Conversation, Speaker
     from mmrole.chat.web_guard import forget_settings
     from mmrole.data.images import ImagePathError, open_photo
     from mmrole.data.profiles import Character, read_characters
-    from mmrole.models.loading import check_checkpoint, find_model, load
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
@@ -35,17 +36,11 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mmrole.chat.conversation import Conversation, Speaker
-
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument_group("model").add_argument
-    add("--model_path", type=Path, default=Path("model_weights/MMRole-Agent"), help="checkpoint (default: %(default)s)")
-    add("--use_lora", action="store_true", help="--model_path is a LoRA adapter, whose configuration names its base")
-    add("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 or float16 on a GPU, float32 on the CPU")
-    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)")
+    add_model_arguments(parser, model_path="model_weights/MMRole-Agent")
     add = parser.add_argument_group("talk").add_argument
     add("--role", help="who answers, as profiles.json names the character")
     add("--image", metavar="FILE", help="what the talk is about")
@@ -56,9 +51,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="folder with profiles/{in,out-of}-distribution/ (default: the current folder)",
     )
-    add("--no_random", action="store_true", help="greedy: always the most probable token")
-    add("--seed", type=at_least(0, most=2**63 - 1), default=1234, help="seed of the sampling (default: %(default)s)")
-    add("--max_new_tokens", type=at_least(1), metavar="N", help="most tokens of a reply")
+    add("--no_random", action=ModelFlag, nargs=0, default=False, help="greedy: always the most probable token")
+    add(
+        "--seed",
+        action=ModelFlag,
+        type=at_least(0, most=2**63 - 1),
+        default=1234,
+        help="seed of the sampling (default: %(default)s)",
+    )
+    add("--max_new_tokens", action=ModelFlag, type=at_least(1), metavar="N", help="most tokens of a reply")
     add = parser.add_argument_group("browser (needs gradio: pip install -e '.[web]')").add_argument
     add("--web", action="store_true", help="serve a page to chat in, on this machine only")
     add("--port", type=at_least(1, most=65535), default=7860, help="of the page (default: %(default)s)")
@@ -77,24 +78,18 @@ def main(argv: list[str] | None = None) -> int:
     character = None if arguments.role is None else find_character(arguments.role, characters)
     path = None if arguments.image is None else find_file(arguments.image)
     image = None if path is None else read_image(path)
-    model = find_model(arguments, 0, 1)
-    check_checkpoint(model.checkpoint)
-    print(model, file=sys.stderr)
-    loaded = load(model, progress=sys.stderr.isatty())
+    backend = find_backend(BackendOptions.of_flags(vars(arguments)), place=ProcessPlace(progress=sys.stderr.isatty()))
+    backend.fit([])
+    print(backend, file=sys.stderr)
+    with backend.open() as generator:
+        speaker = Speaker(backend.fit, generator)
+        if character is None or arguments.web:
+            forget_settings()
+            from mmrole.chat.web_page import serve
 
-    import torch
-
-    from mmrole.chat.conversation import Conversation, Speaker
-
-    torch.manual_seed(model.settings.seed)
-    speaker = Speaker(loaded.module, loaded.family.tokenizer, model.settings)
-    if arguments.web:
-        forget_settings()
-        from mmrole.chat.web_page import serve
-
-        serve(speaker, characters, character, path, arguments.port)
-    else:
-        talk(Conversation(character, image), speaker, characters)
+            serve(speaker, characters, character, path, arguments.port)
+        else:
+            talk(Conversation(character, image), speaker, characters)
     return 0
 
 

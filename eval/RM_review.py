@@ -3,17 +3,19 @@
     python eval/RM_review.py --input_dir eval/in-test_answers/my-agent --output_dir eval/in-test_reviews/my-agent
     torchrun --nproc_per_node 4 eval/RM_review.py --model_path model_weights/MMRole-Eval_RM
 
-Killed or interrupted, the same command goes on where it was. docs/reviews_format.md describes the output.
+Killed or interrupted, the same command goes on where it was. The exit status is 3 where requests have failed: the same
+command asks them again. docs/reviews_format.md describes the output.
 """
 
 import argparse
 import sys
 
 try:
-    from mmrole.backends.options import add_arguments
+    from mmrole.backends.options import BackendOptions, find_backend
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import run
     from mmrole.jobs import job
+    from mmrole.jobs.options import JobOptions, add_arguments
     from mmrole.scoring.review_program import review_program
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
@@ -50,8 +52,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    arguments = parse_arguments(argv)
-    return job.run(review_program(arguments.retries, arguments.swap), arguments)
+    flags = vars(parse_arguments(argv))
+    backend = BackendOptions.of_flags(flags)
+    resampling = flags["retries"] > 0
+    return job.run(
+        review_program(flags["retries"], flags["swap"]),
+        JobOptions.of_flags(flags),
+        lambda place: find_backend(backend, place=place, resampling=resampling),
+    )
 
 
 if __name__ == "__main__":

@@ -14,10 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    from mmrole.backends.options import DTYPES, add_arguments
+    from mmrole.backends.engine import find_engine
+    from mmrole.backends.options import DTYPES, ModelFlag
+    from mmrole.backends.scripted import read_replies
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, run
     from mmrole.base.files import replacing
+    from mmrole.jobs import job
+    from mmrole.jobs.options import JobOptions
+    from mmrole.models.loading import ModelOptions
     from mmrole.scoring.agreement import (
         agreement_csv,
         agreement_text,
@@ -26,6 +31,7 @@ try:
         read_conversations,
         read_reviews,
     )
+    from mmrole.scoring.review_replies import REPLIES
     from mmrole.scoring.statistics import DRAWS
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
@@ -50,16 +56,40 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="the first set: a reward model's replies, as the assistant turn or its answer; or a folder with a file of "
-        "the name that --rm_data has",
+        'the name that --rm_data has; or JSON Lines (.jsonl) of {"id": "…", "text": "…"}, the id being the '
+        "number of the row and its own id",
     )
     add = parser.add_argument_group("replies to make first, greedily, in the folder --replies").add_argument
-    add("--model_path", type=Path, metavar="DIR", help="checkpoint of the reward model")
-    add("--use_lora", action="store_true", help="--model_path is a LoRA adapter, whose configuration names its base")
+    add("--model_path", action=ModelFlag, type=Path, metavar="DIR", help="checkpoint of the reward model")
+    add(
+        "--use_lora",
+        action=ModelFlag,
+        nargs=0,
+        default=False,
+        help="--model_path is a LoRA adapter, whose configuration names its base",
+    )
     add("--image_dir", type=Path, default=Path("images"), help="folder of the images (default: %(default)s)")
     add("--skip_missing_images", action="store_true", help="leave out rows without their image file, and list them")
-    add("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 or float16 on a GPU, float32 on the CPU")
-    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)")
-    add("--max_new_tokens", type=at_least(1), metavar="N", help="most tokens of a reply (default: of the checkpoint)")
+    add(
+        "--dtype",
+        action=ModelFlag,
+        choices=DTYPES,
+        default="auto",
+        help="auto: bfloat16 or float16 on a GPU, float32 on the CPU",
+    )
+    add(
+        "--device",
+        action=ModelFlag,
+        default="auto",
+        help="auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)",
+    )
+    add(
+        "--max_new_tokens",
+        action=ModelFlag,
+        type=at_least(1),
+        metavar="N",
+        help="most tokens of a reply (default: of the checkpoint)",
+    )
     add = parser.add_argument_group("results").add_argument
     add("--output", metavar="CSV", type=Path, help="also write the numbers to this file")
     add("--draws", type=at_least(100), default=DRAWS, metavar="N", help="of the bootstrap (default: %(default)s)")
@@ -70,6 +100,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("give --reviews and --reference, or --rm_data and --replies")
     if options.model_path is not None and options.rm_data is None:
         parser.error("--model_path makes replies to --rm_data; reviews of answers are made by eval/RM_review.py")
+    if options.model_path is None and (given := getattr(options, "model_flags", ())):
+        parser.error(f"{' and '.join(dict.fromkeys(given))} without --model_path: there is no model to make replies")
     return options
 
 
@@ -83,10 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         if options.model_path is not None and (status := generate_replies(options)):
             return status
-        replies = options.replies
-        if replies.is_dir():
-            replies = replies / options.rm_data.name
-        first, second = read_conversations(replies), read_conversations(options.rm_data)
+        if options.replies.suffix == ".jsonl" and not options.replies.is_dir():
+            first = read_conversations(options.rm_data, read_replies(options.replies))
+        else:
+            is_folder = options.replies.is_dir()
+            first = read_conversations(options.replies / options.rm_data.name if is_folder else options.replies)
+        second = read_conversations(options.rm_data)
     matched = match(first, second)
     if not matched.keys:
         raise UserError(
@@ -112,22 +146,24 @@ def generate_replies(options: argparse.Namespace) -> int:
     Raises:
         UserError: for everything that the user can mend; what is finished is kept.
     """
-    from mmrole.jobs import job  # loads torch
-    from mmrole.scoring.review_replies import REPLIES
-
     if options.replies.is_file():
         raise UserError(f"{options.replies} is a file; with --model_path, --replies is the folder to make replies in")
-    parser = argparse.ArgumentParser()
-    add_arguments(
-        parser,
-        model_path=str(options.model_path),
-        input_dir=str(options.rm_data.parent),
-        output_dir=str(options.replies),
+    model = ModelOptions(
+        options.model_path,
+        use_lora=options.use_lora,
+        dtype=options.dtype,
+        device=options.device,
+        no_random=True,
+        max_new_tokens=options.max_new_tokens,
     )
-    defaults = parser.parse_args(["--no_random", "--input_file", options.rm_data.name])
-    names = ("use_lora", "image_dir", "skip_missing_images", "dtype", "device", "max_new_tokens")
-    chosen = {name: getattr(options, name) for name in names}
-    return job.run(REPLIES, argparse.Namespace(**{**vars(defaults), **chosen}))
+    work = JobOptions(
+        options.rm_data.parent,
+        options.replies,
+        image_dir=options.image_dir,
+        input_file=Path(options.rm_data.name),
+        skip_missing_images=options.skip_missing_images,
+    )
+    return job.run(REPLIES, work, lambda place: find_engine(model, place=place))
 
 
 if __name__ == "__main__":

@@ -24,20 +24,20 @@ from typing import NamedTuple
 import psutil
 from PIL import Image
 
-from mmrole.backends.backend import EngineBackend, Generate, find_engine
+from mmrole.backends.engine import EngineBackend, find_engine
+from mmrole.backends.scripted import ScriptedGenerator
 from mmrole.base.journal_lines import encode_line
 from mmrole.data.image_file import ImageFile
 from mmrole.data.messages import one_turn
 from mmrole.data.requests import ChatReply, ChatRequest, Usage
 from mmrole.jobs import job
+from mmrole.jobs.answers import ANSWERS
 from mmrole.jobs.inputs import read_inputs
+from mmrole.jobs.options import JobOptions
 from mmrole.jobs.payloads import encode_reply
-from mmrole.jobs.processes import Processes
+from mmrole.models.loading import ModelOptions
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import inference
 
 CHARACTERS = 200
 TOKENS = 50
@@ -58,9 +58,9 @@ class AtOnce(EngineBackend):
     """Takes a checkpoint and loads nothing: every answer is the question."""
 
     @contextmanager
-    def open(self) -> Iterator[Generate]:
+    def open(self) -> Iterator[ScriptedGenerator]:
         """Nothing has to be made ready."""
-        yield lambda requests: map(answer, requests)
+        yield ScriptedGenerator(answer)
 
 
 def answer(request: ChatRequest) -> ChatReply:
@@ -138,19 +138,14 @@ def measure(part: str, folder: Path) -> Cost:
     return Cost(*json.loads(done.stdout.splitlines()[-1]))
 
 
-def job_options(folder: Path) -> argparse.Namespace:
-    """The command line of the job."""
-    return inference.parse_arguments(
-        [
-            *("--model_path", str(folder / "model"), "--image_dir", str(folder / "images"), "--device", "cpu"),
-            *("--input_dir", str(folder / "test"), "--output_dir", str(folder / "answers"), "--no_random"),
-        ]
-    )
+def job_options(folder: Path) -> JobOptions:
+    """What the job reads and writes."""
+    return JobOptions(folder / "test", folder / "answers", image_dir=folder / "images")
 
 
-def find_at_once(options: argparse.Namespace, processes: Processes, retries: bool) -> AtOnce:
-    """As `find_engine`."""
-    return AtOnce(**vars(find_engine(options, processes, retries)))
+def find_at_once(folder: Path) -> AtOnce:
+    """The backend of the job."""
+    return AtOnce(**vars(find_engine(ModelOptions(folder / "model", device="cpu", no_random=True))))
 
 
 def now() -> tuple[float, float]:
@@ -167,20 +162,20 @@ def since(began: tuple[float, float]) -> tuple[float, float]:
 def run_job(folder: Path) -> Cost:
     """The whole of inference.py but for the engine; memory at the peak."""
     began = now()
-    job.run(inference.ANSWERS, job_options(folder), find_at_once)
+    job.run(ANSWERS, job_options(folder), lambda place: find_at_once(folder))
     return Cost(*since(began), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def read_records(folder: Path) -> Cost:
     """Reads the input as the job does; memory with the records and all that a job imports."""
     options = job_options(folder)
-    find_at_once(options, Processes(), retries=False).check()
+    find_at_once(folder).fit([])
     began = now()
     files = read_inputs(
         options.input_dir,
         ["comment_test.json"],
         options.output_dir,
-        inference.ANSWERS.record_type,
+        ANSWERS.record_type,
         options.image_dir,
         limit=None,
         skip_missing_images=False,

@@ -8,7 +8,6 @@ SHARED = {
     "main": "what a command runs, in each module that is one",
     "parse_arguments": "the flags of a command, beside its `main`",
     "run": "of scripts and of jobs",
-    "make_requests": "of jobs and of reviews",
 }
 """The names that several have, and what all of these are."""
 

@@ -43,8 +43,8 @@ ELSEWHERE = {
         "unpacking": "./test_dataset.py",
     },
     "mmrole/backends": {
-        "backend": "inference/test_inference_errors.py",
-        "options": "inference/test_inference.py",
+        "backend": "./test_scripted.py",
+        "engine": "inference/test_inference_errors.py",
     },
     "mmrole/base": {
         "arguments": "data_utils/test_build_rm_data.py",
@@ -86,11 +86,15 @@ ELSEWHERE = {
         "sampling": "./test_engine.py",
     },
     "mmrole/jobs": {
+        "answers": "./test_job.py",
+        "exchanges": "./test_job.py",
         "inputs": "inference/test_inference_errors.py",
-        "job": "inference/test_inference_durability.py",
+        "options": "inference/test_inference.py",
         "outputs": "inference/test_inference_errors.py",
         "payloads": "inference/test_inference_durability.py",
         "processes": "inference/test_inference_durability.py",
+        "programs": "./test_job.py",
+        "reporting": "./test_job.py",
         "tasks": "inference/test_inference_accidents.py",
     },
     "mmrole/models": {

@@ -1,120 +1,109 @@
-"""What answers the requests of a job, and the one that does it here: the engine with a checkpoint."""
+"""What answers requests: the seam between jobs or talks and an engine, a server or a script."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal, NamedTuple, Protocol
 
-from mmrole.base.errors import UserError
-from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
-from mmrole.jobs.processes import Processes
-from mmrole.models.context import Context
-from mmrole.models.loading import Model, check_checkpoint, find_model, load
+from mmrole.base.json_values import Json
+from mmrole.data.requests import ChatReply, ChatRequest, Piece
 
-Generate = Callable[[Sequence[ChatRequest]], Iterator[ChatReply]]
-"""Yields a reply to each request, in the order in which they are finished."""
+
+class Note(NamedTuple):
+    """What a backend has to say about the length of a record's prompts.
+
+    Attributes:
+        kind: "cut" where a quotation was cut to fit, "long" where the prompts are asked although they are longer than
+            they should be, "too long" where they cannot be asked.
+        text: how far, in words.
+        room: what they have to fit into, in words.
+    """
+
+    kind: Literal["cut", "long", "too long"]
+    text: str
+    room: str
+
+
+class ProcessPlace(NamedTuple):
+    """The process in which a backend runs, among those of its machine, and whether it may show progress."""
+
+    local_rank: int = 0
+    local_world_size: int = 1
+    progress: bool = False
+
+
+ALONE = ProcessPlace()
+"""The only process."""
+
+
+class Generator(Protocol):
+    """A loop that requests join and leave at any time."""
+
+    def add(self, request: ChatRequest) -> None:
+        """Lets a request join. It comes from `Backend.fit`."""
+
+    def cancel(self, id_: str) -> None:
+        """Lets the request with this id leave, if it is there: no reply to it comes."""
+
+    def step(self) -> Sequence[Piece | ChatReply]:
+        """Goes on; returns new pieces of replies, and behind its last piece each reply that is finished."""
 
 
 class Backend(Protocol):
-    """What a job needs of whatever answers its requests."""
-
-    @property
-    def settings(self) -> GenerationSettings:
-        """How replies are generated."""
-
-    @property
-    def sampling(self) -> GenerationSettings:
-        """How a reply is generated that takes the place of one that cannot be used."""
+    """What answers requests. Making it ready (`open`) may take minutes; all else is known before."""
 
     def __str__(self) -> str:
         """What is used, in a line."""
 
-    def fingerprint(self) -> dict[str, Any]:
-        """JSON values by name: everything that changes a reply."""
+    def fingerprint(self) -> Json:
+        """Everything that changes replies, by name."""
 
-    def check(self) -> Context:
-        """What prompts must fit into; fails if anything is missing that can be known before `open`."""
+    def fit(self, requests: Sequence[ChatRequest]) -> tuple[list[ChatRequest], list[Note]]:
+        """The requests of one record as they will be asked, and what there is to say about them.
 
-    def open(self) -> AbstractContextManager[Generate]:
-        """Makes it ready, as long as the context lasts."""
+        Settings that were open are filled in; quotations are cut, alike in all requests, where these would be too long.
+        Without requests it makes sure of what can be known before `open`.
 
+        Raises:
+            UserError: they cannot be answered, for want of something that can be known before `open`.
+        """
 
-@dataclass(frozen=True)
-class EngineBackend:
-    """The engine, with a checkpoint that is loaded when it is opened."""
+    def open(self) -> AbstractContextManager[Generator]:
+        """Makes it ready, as long as the context lasts.
 
-    model: Model
-    made_with: dict[str, Any]
-    """The model's fingerprint, with which its files are compared again when they have been loaded."""
-    max_batch_tokens: int | None
-    progress: bool
-    """Show a progress bar while the checkpoint loads."""
-
-    @property
-    def settings(self) -> GenerationSettings:
-        """Those of the checkpoint and the flags."""
-        return self.model.settings
-
-    @property
-    def sampling(self) -> GenerationSettings:
-        """Those of the checkpoint and the flags, sampled with --no_random too."""
-        return self.model.sampling
-
-    def __str__(self) -> str:
-        return str(self.model)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Everything about the model that changes a reply."""
-        return self.made_with
-
-    def check(self) -> Context:
-        """Reads all of the checkpoint but the weights."""
-        return check_checkpoint(self.model.checkpoint)
-
-    @contextmanager
-    def open(self) -> Iterator[Generate]:
-        """Loads the checkpoint; what fails while it generates is a line that says what to do."""
-        loaded = load(self.model, self.progress, self.made_with)
-        from mmrole.engine.engine import Engine
-
-        with _failures_named():
-            yield Engine(loaded, self.max_batch_tokens).generate
+        Raises:
+            UserError: something that a person can mend is wrong, now or while the context lasts.
+        """
 
 
-def find_engine(options: argparse.Namespace, processes: Processes, retries: bool) -> EngineBackend:
-    """The engine for the flags of `options.add_arguments`.
+def generate(generator: Generator, requests: Iterable[ChatRequest]) -> Iterator[ChatReply]:
+    """Yields a reply to each request, in the order in which they are finished.
 
-    Args:
-        options: the flags.
-        processes: those of the job.
-        retries: whether replies may be tried again, sampled.
-
-    Raises:
-        UserError: there is no such checkpoint or device, or the settings are faulty.
+    Given up half-way (the iterator is closed), the requests without a reply leave.
     """
-    place = processes.local_rank, processes.local_world_size
-    model = find_model(options, *place, retries=retries)
-    progress = processes.is_first and sys.stderr.isatty()
-    return EngineBackend(model, model.fingerprint(), options.max_batch_tokens, progress)
+    for event in _events(generator, requests):
+        if isinstance(event, ChatReply):
+            yield event
 
 
-@contextmanager
-def _failures_named() -> Iterator[None]:
-    """What can go wrong while a model generates, as one line that says what to do."""
-    from torch import OutOfMemoryError
+def stream(generator: Generator, request: ChatRequest) -> Iterator[Piece | ChatReply]:
+    """Yields the pieces of the reply to a request, and at last the reply; given up half-way, the request leaves."""
+    yield from _events(generator, [request])
 
+
+def _events(generator: Generator, requests: Iterable[ChatRequest]) -> Iterator[Piece | ChatReply]:
+    open_: set[str] = set()
     try:
-        yield
-    except OutOfMemoryError as error:
-        raise UserError(
-            f"the GPU's memory is full ({str(error).splitlines()[0]}); free it, or lower --max_batch_tokens; what is "
-            "finished is kept: run the same command again to go on"
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"an image cannot be read any more: {error}; what is finished is kept: run the same command again to go on"
-        ) from None
+        for request in requests:
+            open_.add(request.id)
+            generator.add(request)
+        while open_:
+            for event in generator.step():
+                if event.id in open_:
+                    if isinstance(event, ChatReply):
+                        open_.remove(event.id)
+                    yield event
+    finally:
+        for id_ in open_:
+            generator.cancel(id_)

@@ -1,44 +1,133 @@
-"""The flags that all scripts which generate share, so that they are named and explained once."""
+"""The flags that choose what answers, named and explained once, and the way from flags to a backend."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from mmrole.backends.backend import ALONE, Backend, ProcessPlace
 from mmrole.base.arguments import at_least
+from mmrole.base.errors import UserError
+from mmrole.models.loading import ModelOptions
 
 DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
-TEST_FILES = ("comment_test.json", "human-role_test.json", "inter-role_test.json")
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, model_path: str, input_dir: str, output_dir: str) -> None:
-    """Adds the published flags, with the script's defaults, and those of a long job."""
+class ModelFlag(argparse.Action):
+    """Stores the value of a flag that only a model obeys, and notes in `model_flags` that it was given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Called by argparse where the flag is given."""
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
+        namespace.model_flags = (*getattr(namespace, "model_flags", ()), self.option_strings[0])
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What answers: a model, or replies that are given.
+
+    Attributes:
+        model: the checkpoint and how it is run.
+        max_batch_tokens: positions in memory at once; None for what fits.
+        replies: a file of replies in place of a model.
+    """
+
+    model: ModelOptions
+    max_batch_tokens: int | None = None
+    replies: Path | None = None
+
+    @classmethod
+    def of_flags(cls, flags: Mapping[str, Any]) -> BackendOptions:
+        """The options that the flags of a script mean, by name; `vars` of what argparse makes.
+
+        Raises:
+            UserError: --replies is given with flags of a model.
+        """
+        replies, given = flags["replies"], flags.get("model_flags", ())
+        if replies is not None and given:
+            raise UserError(f"--replies answers in place of a model; leave out {' and '.join(dict.fromkeys(given))}")
+        model = ModelOptions(**{field.name: flags[field.name] for field in fields(ModelOptions) if field.name in flags})
+        return cls(model, flags.get("max_batch_tokens"), replies)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, model_path: str | None) -> None:
+    """Adds the flags that say which model answers, or what in its place.
+
+    Args:
+        parser: of the script.
+        model_path: the script's default; None where no model is a choice, too.
+    """
     add = parser.add_argument_group("model").add_argument
-    add("--model_path", type=Path, default=Path(model_path), help="checkpoint directory (default: %(default)s)")
-    add("--use_lora", action="store_true", help="--model_path is a LoRA adapter, whose configuration names its base")
-    add("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 or float16 on a GPU, float32 on the CPU")
-    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)")
-
-    add = parser.add_argument_group("input and output").add_argument
-    add("--image_dir", type=Path, default=Path("images"), help="folder of the images (default: %(default)s)")
-    add("--input_dir", type=Path, default=Path(input_dir), help="folder of the input (default: %(default)s)")
+    default = "" if model_path is None else " (default: %(default)s)"
+    path = None if model_path is None else Path(model_path)
+    add("--model_path", action=ModelFlag, type=Path, default=path, help=f"checkpoint directory{default}")
     add(
-        "--input_file",
-        type=Path,
-        help=f"one file of --input_dir (default: {', '.join(TEST_FILES)}, the model loaded once)",
+        "--use_lora",
+        action=ModelFlag,
+        nargs=0,
+        default=False,
+        help="--model_path is a LoRA adapter, whose configuration names its base",
     )
-    add("--output_dir", type=Path, default=Path(output_dir), help="folder of the output (default: %(default)s)")
-    add("--overwrite", action="store_true", help="start anew where there is an output or a journal already")
-    add("--limit", type=at_least(1), metavar="N", help="only the first N records of each file, to try things out")
-    add("--skip_missing_images", action="store_true", help="leave out records without their image file, and list them")
+    add(
+        "--dtype",
+        action=ModelFlag,
+        choices=DTYPES,
+        default="auto",
+        help="auto: bfloat16 or float16 on a GPU, float32 on the CPU",
+    )
+    add(
+        "--device",
+        action=ModelFlag,
+        default="auto",
+        help="auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)",
+    )
+    add(
+        "--replies",
+        type=Path,
+        metavar="FILE",
+        help='no model: replies from this file, JSON Lines of {"id": "…", "text": "…"} (docs/generation.md)',
+    )
 
+
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how a model generates."""
     add = parser.add_argument_group("generation (what is not given comes from generation_config.json)").add_argument
-    add("--no_random", action="store_true", help="greedy: always the most probable token")
-    add("--seed", type=int, default=1234, help="seed of the sampling (default: %(default)s)")
-    add("--max_new_tokens", type=at_least(1), metavar="N", help="most tokens of a reply")
+    add("--no_random", action=ModelFlag, nargs=0, default=False, help="greedy: always the most probable token")
+    add("--seed", action=ModelFlag, type=int, default=1234, help="seed of the sampling (default: %(default)s)")
+    add("--max_new_tokens", action=ModelFlag, type=at_least(1), metavar="N", help="most tokens of a reply")
     add(
         "--max_batch_tokens",
+        action=ModelFlag,
         type=at_least(1),
         metavar="N",
         help="positions in memory at once; changes speed, not replies (default: what fits into the free memory)",
     )
+
+
+def find_backend(options: BackendOptions, *, place: ProcessPlace = ALONE, resampling: bool = False) -> Backend:
+    """What answers.
+
+    Args:
+        options: which it is.
+        place: the process in which it runs.
+        resampling: whether requests may ask for sampling where the settings are greedy.
+
+    Raises:
+        UserError: there is no such checkpoint, device or file of replies, or it is faulty.
+    """
+    if options.replies is not None:
+        from mmrole.backends.scripted import replies_of_file
+
+        return replies_of_file(options.replies)
+    from mmrole.backends.engine import find_engine
+
+    return find_engine(options.model, options.max_batch_tokens, place=place, resampling=resampling)

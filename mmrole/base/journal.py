@@ -7,6 +7,8 @@ finished record:
     {"journal": 1, "fingerprint": {"program": "inference.py", "model": "…", "input": "<sha256>"}}
     {"id": "Iron_Man_comment_COCO_30_1", "payload": {"text": "…"}}
 
+A record that was made again has an "attempt" besides, from 1, and the line of the last attempt counts.
+
 The life of a job, with the barriers that its processes owe each other (one process needs none):
 
     journal = Journal.open(output, fingerprint, rank, world_size, overwrite)  # rank 0, barrier, the others, barrier
@@ -40,7 +42,7 @@ from mmrole.base.disk import sync_folder
 from mmrole.base.errors import UserError, reason, shown
 from mmrole.base.job_lock import JobLock
 from mmrole.base.journal_files import folder_of, journals_in, lock_file_of, open_file, read_file, remove_folder
-from mmrole.base.journal_lines import FORMAT, Payloads, encode_line, read_lines
+from mmrole.base.journal_lines import FORMAT, Payloads, decode_line, encode_line, read_lines, replaces
 from mmrole.base.json_values import Json
 
 SYNC_SECONDS = 5.0
@@ -132,20 +134,24 @@ class Journal:
             opened.pop_all()
         return journal
 
-    def append(self, record_id: str, payload: Json) -> None:
+    def append(self, record_id: str, payload: Json, replace: bool = False) -> None:
         """Journals a finished record. When it returns, a kill cannot lose the record.
 
         Args:
             record_id: an id that is not in `done`.
             payload: JSON. `done` then holds what a later start would read (lists for tuples).
+            replace: the id may be in `done`: what is there counts no more.
 
         Raises:
             UserError: the disk is full or the file cannot be written; the journal stays valid. Or it was deleted; what
                 is finished is journaled again.
         """
+        entry: dict[str, Json] = {"id": record_id, "payload": payload}
         if record_id in self.done:
-            raise ValueError(f"record {record_id!r} is in the journal already")
-        line = encode_line({"id": record_id, "payload": payload})
+            if not replace:
+                raise ValueError(f"record {record_id!r} is in the journal already")
+            entry["attempt"] = self._attempt(record_id) + 1
+        line = encode_line(entry)
         self._write(line)
         self._own[record_id] = line[:-1]
         self._refuse_if_deleted()
@@ -243,13 +249,21 @@ class Journal:
                 continue
             lines, _ = read_lines(path, read_file(path), self._fingerprint)
             for record_id, line in lines.items():
-                if record_id in self._own or record_id in records:
+                earlier = self._own.get(record_id) or records.get(record_id)
+                if earlier is not None and replaces(earlier, line):
+                    continue
+                if earlier is not None and not replaces(line, earlier):
                     raise UserError(
                         f"record {shown(record_id)} is in {path} and in {places.get(record_id, self._path)}; "
                         "delete the line in one of them, or start anew with --overwrite"
                     )
+                self._own.pop(record_id, None)
                 records[record_id], places[record_id] = line, path
         return records
+
+    def _attempt(self, record_id: str) -> int:
+        lines = self._own if record_id in self._own else self._others
+        return (decode_line(lines[record_id]) or {}).get("attempt", 0)
 
     def _write_header(self) -> None:
         self._write(encode_line({"journal": FORMAT, "fingerprint": self._fingerprint}))

@@ -69,13 +69,18 @@ def read_lines(path: Path, data: bytes, fingerprint: dict[str, Json]) -> tuple[d
                 f"{path}: line {number} {fault}; delete the line (its record is made again), or start anew with "
                 "--overwrite"
             )
-        if entry["id"] in records:
+        if entry["id"] in records and not replaces(line, records[entry["id"]]):
             raise UserError(
                 f"{path}: line {number} repeats the record {shown(entry['id'])}; delete one of the two lines, or start "
                 "anew with --overwrite"
             )
         records[entry["id"]] = line
     return records, size
+
+
+def replaces(line: bytes, other: bytes) -> bool:
+    """Whether a line is of a later attempt at the record than another one."""
+    return (decode_line(line) or {}).get("attempt", 0) > (decode_line(other) or {}).get("attempt", 0)
 
 
 def differences(made_with: dict[str, Json], expected: dict[str, Json]) -> list[str]:
@@ -94,7 +99,9 @@ def _decoded(line: bytes) -> Json:
 def _fault(entry: JsonObject) -> str | None:
     if not isinstance(entry.get("id"), str) or "payload" not in entry:
         return "is damaged"
-    unknown = entry.keys() - {"id", "payload"}
+    if type(entry.get("attempt", 0)) is not int:
+        return "is damaged"
+    unknown = entry.keys() - {"id", "payload", "attempt"}
     return f"has a field that is not known, {shown(min(unknown))}" if unknown else None
 
 

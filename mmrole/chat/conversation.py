@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
-from threading import Event, Thread
-from typing import NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from PIL import Image
-from transformers import StoppingCriteria
-from transformers.generation.streamers import BaseStreamer
-
+from mmrole.backends.backend import Generator, Note, stream
 from mmrole.base.errors import UserError
+from mmrole.data.messages import Message, one_turn
 from mmrole.data.profiles import Character
 from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, ROLE_PLAY_SYSTEM, role_play_prompt
-from mmrole.data.requests import GenerationSettings
-from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
-from mmrole.qwen_vl.chat_format import ChatTurn
-from mmrole.qwen_vl.processing import Chat, QWenProcessor
+from mmrole.data.requests import ChatReply, ChatRequest, Piece
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Fit: TypeAlias = Callable[[Sequence[ChatRequest]], tuple[list[ChatRequest], list[Note]]]
+
+_ENDS = {"refused": "was refused", "failed": "failed"}
 
 
 class TalkTooLongError(UserError):
@@ -28,15 +27,39 @@ class TalkTooLongError(UserError):
 
 
 class ReplyError(UserError):
-    """The model failed in the middle of a reply."""
+    """There is no reply: what answers has failed, perhaps half-way, or declines."""
 
 
-class Speaker(NamedTuple):
-    """A loaded model, and how it chooses tokens."""
+class Speaker:
+    """An open backend that answers in talks, one reply at a time.
 
-    model: QWenLMHeadModel
-    tokenizer: QWenTokenizer
-    settings: GenerationSettings
+    Args:
+        fit: that of the backend.
+        generator: what it is when it is open.
+    """
+
+    def __init__(self, fit: Fit, generator: Generator) -> None:
+        self._fit = fit
+        self._generator = generator
+        self._numbers = itertools.count(1)
+
+    def stream(self, messages: tuple[Message, ...]) -> Iterator[Piece | ChatReply]:
+        """The pieces of a reply, and at last the reply. Its request is named by its number, from 1.
+
+        Raises:
+            TalkTooLongError, ReplyError, UserError: as `Conversation.reply`.
+        """
+        (request,), notes = self._fit([ChatRequest(str(next(self._numbers)), messages)])
+        for note in notes:
+            if note.kind != "cut":
+                raise TalkTooLongError(f"the talk is too long: {note.text} into {note.room}")
+        try:
+            yield from stream(self._generator, request)
+        except UserError:
+            raise
+        except Exception as error:
+            text = (str(error).splitlines() or [""])[0]
+            raise ReplyError(f"the reply failed: {type(error).__name__}: {text}") from error
 
 
 @dataclass
@@ -71,107 +94,14 @@ class Conversation:
 
         Raises:
             TalkTooLongError: before anything is generated.
-            ReplyError: the model fails, for want of memory say. What was said before stays.
+            ReplyError: there is no reply: the model fails, for want of memory say, or declines. What was said before
+                stays.
+            UserError: the backend cannot answer, for another reason.
         """
-        processor = QWenProcessor(speaker.tokenizer, speaker.model.config.visual["image_size"])
-        images = () if self.image is None else (self.image,)
-        inputs = processor(Chat([ChatTurn(self.prompt(words), images)], ROLE_PLAY_SYSTEM))
-        length, most = inputs["input_ids"].shape[1], speaker.model.config.max_position_embeddings
-        if length + speaker.settings.max_new_tokens > most:
-            raise TalkTooLongError(
-                f"the talk is too long: it has {length:,} positions, and a reply up to "
-                f"{speaker.settings.max_new_tokens:,} of the model's {most:,}"
-            )
-        pieces = []
-        for piece in _stream(speaker, inputs.to(speaker.model.device)):
-            # Blanks before the first word are no part of an answer.
-            piece = piece if pieces else piece.lstrip()
-            if piece:
-                pieces.append(piece)
-                yield piece
-        self.history += [(HUMAN_SPEAKER, words), (self.character.name, "".join(pieces).strip())]
-
-
-def _stream(speaker: Speaker, inputs: dict[str, torch.Tensor]) -> Iterator[str]:
-    """Generates in a thread of its own; stops when the iterator is closed."""
-    model, tokenizer, settings = speaker
-    tokens, given_up = _Tokens(), Event()
-    chosen = {"do_sample": settings.do_sample, "repetition_penalty": settings.repetition_penalty}
-    if settings.do_sample:
-        chosen |= {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
-
-    def generate() -> None:
-        try:
-            with torch.inference_mode():
-                model.generate(
-                    **inputs,
-                    **chosen,
-                    max_new_tokens=settings.max_new_tokens,
-                    eos_token_id=[tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id],
-                    pad_token_id=tokenizer.eod_id,
-                    stopping_criteria=[_GivenUp(given_up)],
-                    streamer=tokens,
-                )
-        except BaseException as error:
-            tokens.fail(error)
-        else:
-            tokens.close()
-
-    thread = Thread(target=generate, daemon=True)
-    thread.start()
-    try:
-        yield from _decoded(tokens, tokenizer)
-    finally:
-        given_up.set()
-        thread.join()
-
-
-def _decoded(tokens: Iterator[int], tokenizer: QWenTokenizer) -> Iterator[str]:
-    """The text of tokens as far as its characters are whole; special tokens, `<img>` too, are left out."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for token in tokens:
-        if token < tokenizer.eod_id:
-            yield decoder.decode(tokenizer.tokenizer.decode_bytes([token]))
-    yield decoder.decode(b"", final=True)
-
-
-class _Tokens(BaseStreamer):
-    """Hands over tokens, and in the end what went wrong, from the thread that generates to the one that reads."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[list[int] | BaseException | None] = SimpleQueue()
-        self._prompt_is_next = True
-
-    def put(self, value: torch.Tensor) -> None:
-        """Takes the prompt, then token after token."""
-        if not self._prompt_is_next:
-            self._queue.put(value.tolist())
-        self._prompt_is_next = False
-
-    def end(self) -> None:
-        """Nothing to do: generation may still fail after its last token."""
-
-    def close(self) -> None:
-        """Ends the reading."""
-        self._queue.put(None)
-
-    def fail(self, error: BaseException) -> None:
-        """Ends the reading with an error."""
-        self._queue.put(error)
-
-    def __iter__(self) -> Iterator[int]:
-        while (got := self._queue.get()) is not None:
-            if isinstance(got, BaseException):
-                text = (str(got).splitlines() or [""])[0]
-                raise ReplyError(f"the reply failed: {type(got).__name__}: {text}") from got
-            yield from got
-
-
-class _GivenUp(StoppingCriteria):
-    """Ends generation when nobody listens any more."""
-
-    def __init__(self, given_up: Event) -> None:
-        self.given_up = given_up
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.given_up.is_set(), device=input_ids.device)
+        for event in speaker.stream(one_turn(ROLE_PLAY_SYSTEM, self.image, self.prompt(words))):
+            if isinstance(event, Piece):
+                yield event.text
+            elif event.error is not None:
+                raise ReplyError(f"there is no reply, it {_ENDS[event.finish_reason]}: {event.error}")
+            else:
+                self.history += [(HUMAN_SPEAKER, words), (self.character.name, event.text)]

@@ -152,9 +152,9 @@ def select_images(
     if not Path(image_dir).is_dir():
         problems.add(f"the image folder {image_dir} does not exist")
         return selection
-    faults = _check({record.image for record in records}, image_dir)
+    faults = _check({record.image for record in records if record.image is not None}, image_dir)
     for record in records:
-        fault = faults.get(record.image)
+        fault = None if record.image is None else faults.get(record.image)
         missing = isinstance(fault, MissingImageError)
         if fault is None:
             selection.usable.append(record)

@@ -23,8 +23,8 @@ class Sample(JsonRecord):
 
     id: str
     system: str
-    image: str
-    """Path relative to the image folder."""
+    image: str | None
+    """Path relative to the image folder; None if the talk is about no image."""
     question: str
     reference: str
     role: str
@@ -38,19 +38,26 @@ class Sample(JsonRecord):
         return {
             "id": obj["id"],
             "system": read_text(obj, "system", where, empty=True),
-            **{key: read_text(obj, key, where) for key in ("image", "role", "script", "other_role")},
+            "image": None if obj.get("image") is None else read_text(obj, "image", where),
+            **{key: read_text(obj, key, where) for key in ("role", "script", "other_role")},
             "question": read_text(question, "value", where, "conversations[0]"),
             "reference": read_text(answer, "value", where, "conversations[1]"),
         }
 
-    def with_answer(self, answer: str) -> "Answer":
+    def with_answer(self, answer: str, error: str | None = None) -> "Answer":
         """The record with a model's answer, as `conversations[1].answer`.
 
         An earlier answer is replaced, and its reviews are left out: they are not about this one.
+
+        Args:
+            answer: the answer; empty if there is none.
+            error: why there is none, as `conversations[1].answer_error`.
         """
         question, reference = self.json["conversations"]
+        reference = {key: value for key, value in reference.items() if key != "answer_error"}
+        made = {"answer": answer} | ({} if error is None else {"answer_error": error})
         kept = {key: value for key, value in self.json.items() if not key.startswith("rm_review")}
-        return Answer.from_json(kept | {"conversations": [question, reference | {"answer": answer}]}, self.where)
+        return Answer.from_json(kept | {"conversations": [question, reference | made]}, self.where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class Answer(Sample):
     """A test sample with a model's answer, which may be empty."""
 
     answer: str
+    answer_error: str | None
+    """Why there is no answer, if it was refused or no reply came: `refused: …`, `failed: …`."""
 
     @classmethod
     def _values(cls, obj: JsonObject, where: Where) -> JsonObject:
@@ -65,7 +74,11 @@ class Answer(Sample):
         turn = obj["conversations"][1]
         if "answer" not in turn:
             raise RecordError(f'{where}: conversations[1] has no "answer"; answer the samples first (inference.py)')
-        return values | {"answer": read_text(turn, "answer", where, "conversations[1]", empty=True)}
+        answer = read_text(turn, "answer", where, "conversations[1]", empty=True)
+        error = read_optional(turn, "answer_error", where)
+        if error and answer.strip():
+            raise RecordError(f'{where}: conversations[1] has an "answer" and an "answer_error"; leave one of them out')
+        return values | {"answer": answer, "answer_error": error or None}
 
     def with_reviews(
         self, reviews: dict[str, "MetricReview"], swapped: dict[str, "MetricReview"] | None = None

@@ -190,3 +190,8 @@ class ChatReply:
     def __post_init__(self) -> None:
         if (self.error is None) == (self.finish_reason in ("refused", "failed")):
             raise ValueError(f"reply {self.id!r}: {self.finish_reason} with error {self.error!r}")
+
+    @property
+    def answer_error(self) -> str | None:
+        """Why there is no answer, as records have it: `refused: …` or `failed: …`; None if there is one."""
+        return None if self.error is None else f"{self.finish_reason}: {self.error}"

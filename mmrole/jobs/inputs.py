@@ -11,7 +11,7 @@ from mmrole.base.errors import Problems, UserError, shown
 from mmrole.base.files import read_records, sha256
 from mmrole.data.image_file import ImageFile
 from mmrole.data.images import Selection, resolve_image, select_images
-from mmrole.data.records import Sample
+from mmrole.jobs.programs import JobRecord
 
 _LISTED = 10
 
@@ -30,8 +30,8 @@ class InputFile:
 
     path: Path
     output: Path
-    records: list[Sample]
-    left_out: list[Sample]
+    records: list[JobRecord]
+    left_out: list[JobRecord]
     sha256: str
 
     def why_empty(self) -> str:
@@ -68,7 +68,7 @@ def read_inputs(
     input_dir: Path,
     names: Sequence[Path | str],
     output_dir: Path,
-    record_type: type[Sample],
+    record_type: type[JobRecord],
     image_dir: Path,
     *,
     limit: int | None,
@@ -118,14 +118,14 @@ def read_inputs(
     return files
 
 
-def find_images(file: InputFile, image_dir: Path) -> dict[str, ImageFile]:
-    """The image files of an input, by the name that records have for them.
+def find_images(file: InputFile, image_dir: Path) -> dict[Path, ImageFile]:
+    """The image files of an input, by the path that records have for them.
 
     Raises:
         UserError: one cannot be read.
     """
-    names = {record.image for record in file.records}
-    return {name: ImageFile.of(resolve_image(image_dir, name)) for name in names}
+    names = {record.image for record in file.records if record.image is not None}
+    return {Path(name): ImageFile.of(resolve_image(image_dir, name)) for name in names}
 
 
 def _check_folder(input_dir: Path, how_to_get: str) -> None:
@@ -136,7 +136,7 @@ def _check_folder(input_dir: Path, how_to_get: str) -> None:
 def _read(
     path: Path,
     output: Path,
-    record_type: type[Sample],
+    record_type: type[JobRecord],
     image_dir: Path,
     problems: Problems,
     limit: int | None,

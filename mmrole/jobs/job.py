@@ -7,49 +7,51 @@ finished output lies `<output>.settings`, which says what it was made with.
 
 from __future__ import annotations
 
-import argparse
+import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
-from mmrole.backends.backend import Backend, find_engine
-from mmrole.backends.options import TEST_FILES
+from mmrole.backends.backend import Backend, ProcessPlace, generate
 from mmrole.base.errors import UserError
 from mmrole.base.journal import Journal, JournalState, state
 from mmrole.base.journal_files import remove_leftovers
-from mmrole.data.requests import ChatRequest, GenerationSettings
+from mmrole.base.json_values import JsonObject
+from mmrole.data.requests import ChatReply
 from mmrole.jobs.inputs import InputFile, find_images, find_inputs, read_inputs
+from mmrole.jobs.options import TEST_FILES, JobOptions
 from mmrole.jobs.outputs import find_finished, refuse_folders, write_output
 from mmrole.jobs.processes import Interrupted, Processes, interruptible
+from mmrole.jobs.programs import Program
+from mmrole.jobs.reporting import count_replies, name_errors
 from mmrole.jobs.sharing import share
-from mmrole.jobs.tasks import Program, Task, make_requests
+from mmrole.jobs.tasks import Pending, Task, begin_exchanges, max_new_tokens
 
-__all__ = ["Program", "run"]
+FAILED = 3
+"""Exit status of a job some of whose requests have failed."""
 
-Json = dict[str, Any]
-
-
-FindBackend = Callable[[argparse.Namespace, Processes, bool], Backend]
+FindBackend = Callable[[ProcessPlace], Backend]
 
 
 class Work(NamedTuple):
     """A task, and what of it has no reply yet."""
 
     task: Task
-    pending: list[ChatRequest]
+    pending: list[Pending]
 
 
-def run(program: Program, options: argparse.Namespace, find_backend: FindBackend = find_engine) -> int:
-    """Runs a job with the flags of `options.add_arguments`; returns the exit status.
+def run(program: Program, options: JobOptions, find_backend: FindBackend) -> int:
+    """Runs a job; returns the exit status: `FAILED` where requests have failed.
 
     Args:
         program: what is done with a record.
-        options: the flags.
-        find_backend: what answers, from the flags; the third argument says whether replies may be tried again.
+        options: what is read and written.
+        find_backend: what answers, in the process at a place.
 
     Raises:
         UserError: for everything that the user can mend; what is finished is kept.
@@ -66,12 +68,12 @@ def run(program: Program, options: argparse.Namespace, find_backend: FindBackend
         kept = sum(len(task.journal.collect()) for task, _ in work)
         processes.say(f"interrupted: {kept} replies are kept, and {again} goes on")
         return interruption.status
-    return 0
+    return FAILED if any(task.failed for task, _ in work) else 0
 
 
 def _prepare(
     program: Program,
-    options: argparse.Namespace,
+    options: JobOptions,
     find_backend: FindBackend,
     processes: Processes,
     work: list[Work],
@@ -80,31 +82,40 @@ def _prepare(
     """Checks everything, opens the journals of what is not finished, and says what there is to do."""
     given = _read_inputs(program, options, processes)
     files = [file for file in given if file.records]
-    backend = find_backend(options, processes, program.retry is not None)
+    backend = find_backend(
+        ProcessPlace(processes.local_rank, processes.local_world_size, processes.is_first and sys.stderr.isatty())
+    )
     common = _fingerprint(program, backend)
     fingerprints = [{**common, "input": file.sha256} for file in files]
     images = [find_images(file, options.image_dir) for file in files]
     finished = set() if options.overwrite else find_finished(files, fingerprints, images)
     refuse_folders(files)
-    context = None
     if len(finished) < len(files):
-        context = backend.check()
+        backend.fit([])
+    begun = {
+        file.output: begin_exchanges(program, file, of_file, backend)
+        for file, of_file in zip(files, images, strict=True)
+        if file.output not in finished
+    }
+    if begun:
         processes.say(str(backend))
     for file in given:
         if file.left_out:
             processes.say(file.describe_left_out())
         if not file.records:
             processes.say(f"{file.path}: nothing to do, {file.why_empty()}; no output is written")
-    for file, fingerprint, shown_images in zip(files, fingerprints, images, strict=True):
+    for file, fingerprint, of_file in zip(files, fingerprints, images, strict=True):
         if file.output in finished:
             remove_leftovers(file.output)
             processes.say(f"{file.output}: finished before, {len(file.records)} records; --overwrite starts anew")
             continue
-        requests = make_requests(program, file, shown_images, backend.settings, context, processes)
+        exchanges, warnings = begun.pop(file.output)
+        for warning in warnings:
+            processes.say(warning)
         journal = Journal.open(file.output, fingerprint, processes.rank, processes.world_size, options.overwrite)
         journals.enter_context(journal)
-        task = Task(program, file, requests, shown_images, fingerprint, backend.sampling, journal)
-        pending, complete = task.progress()
+        task = Task(program, file, of_file, fingerprint, journal, max_new_tokens(exchanges), options.retry_refused)
+        pending, complete = task.take_up(exchanges, backend)
         work.append(Work(task, pending))
         processes.say(f"{file.path}: {len(file.records)} records, {complete} of them done before")
         if options.overwrite:
@@ -112,9 +123,10 @@ def _prepare(
     return backend
 
 
-def _read_inputs(program: Program, options: argparse.Namespace, processes: Processes) -> list[InputFile]:
-    names = [options.input_file]
-    if options.input_file is None:
+def _read_inputs(program: Program, options: JobOptions, processes: Processes) -> list[InputFile]:
+    if options.input_file is not None:
+        names: Sequence[Path | str] = [options.input_file]
+    else:
         names, absent = find_inputs(options.input_dir, TEST_FILES, program.how_to_get)
         for path in absent:
             unfinished = " (it is not finished)" if state(path) is JournalState.UNFINISHED else ""
@@ -131,33 +143,39 @@ def _read_inputs(program: Program, options: argparse.Namespace, processes: Proce
     )
 
 
-def _fingerprint(program: Program, backend: Backend) -> Json:
+def _fingerprint(program: Program, backend: Backend) -> JsonObject:
     """Everything but the input that changes what a job makes."""
     fingerprint = {"program": program.name, **backend.fingerprint(), **program.settings}
-    if program.retry is not None and not backend.settings.do_sample:
-        fingerprint["retry_sampling"] = asdict(backend.sampling)
+    if "retry_sampling" in fingerprint:  # where it always stood: equal runs make equal files
+        fingerprint["retry_sampling"] = fingerprint.pop("retry_sampling")
     return fingerprint
 
 
 def _work(backend: Backend, work: Sequence[Work], processes: Processes) -> None:
     """Generates what is pending; the first process then writes the output files."""
     before = {id_ for task, _ in work for id_ in task.journal.done}
-    task_of = {request.id: task for task, pending in work for request in pending}
-    requests = share((request for _, pending in work for request in pending), processes.rank, processes.world_size)
+    tasks = {pending.request.id: (pending, task) for task, of_task in work for pending in of_task}
+    requests = share((pending.request for pending, _ in tasks.values()), processes.rank, processes.world_size)
     began = time.monotonic()
     if requests:
-        began = _generate(backend, requests, task_of, processes)
+        began = _generate(backend, {request.id: tasks[request.id] for request in requests}, processes)
     if not processes.is_first:
         for task, _ in work:
             task.journal.close()
-    processes.meet()
+    _gather_failures([task for task, _ in work], processes)
     if processes.is_first:
-        _write_outputs([task for task, _ in work], before, time.monotonic() - began, backend.settings, processes)
+        _write_outputs([task for task, _ in work], before, time.monotonic() - began, processes)
 
 
-def _write_outputs(
-    tasks: Sequence[Task], before: Set[str], seconds: float, settings: GenerationSettings, processes: Processes
-) -> None:
+def _gather_failures(tasks: Sequence[Task], processes: Processes) -> None:
+    """Lets the first process know what failed in the others; waits for all of them."""
+    own = [{id_: reply.error for id_, reply in task.failed.items()} for task in tasks]
+    for said in processes.gather(json.dumps(own)):
+        for task, failed in zip(tasks, json.loads(said), strict=True):
+            task.failed.update({id_: ChatReply(id_, "", "failed", error=error) for id_, error in failed.items()})
+
+
+def _write_outputs(tasks: Sequence[Task], before: Set[str], seconds: float, processes: Processes) -> None:
     """Writes every output that can be written, then fails if any could not."""
     made = new_tokens = 0
     reports, failures = [], []
@@ -168,16 +186,13 @@ def _write_outputs(
         except UserError as error:
             failures += error.lines
             continue
-        new = [reply for id_, reply in replies.items() if id_ not in before]
+        new = [reply for id_, reply in replies.items() if id_ not in before and id_ not in task.failed]
         made += len(new)
         new_tokens += sum(reply.usage.new_tokens for reply in new)
-        cut = sum(reply.finish_reason == "length" for reply in replies.values())
-        empty = sum(not reply.text for reply in replies.values())
-        processes.say(
-            f"{task.file.output}: {len(task.file.records)} records written; of {len(replies)} replies "
-            f"{cut} are cut at {settings.max_new_tokens} new tokens, {empty} are empty"
-        )
+        counts = count_replies(replies, task.max_new_tokens)
+        processes.say(f"{task.file.output}: {len(task.file.records)} records written; {counts}")
         reports += task.program.report(task.file.output, task.results(replies))
+        reports += name_errors(task.file.output, replies)
     if made:
         rate = f"{new_tokens / seconds:.1f} tokens/s"
         processes.say(f"{made} replies, {new_tokens:,} new tokens in {seconds:.1f} s ({rate})")
@@ -187,30 +202,30 @@ def _write_outputs(
         raise UserError(*failures)
 
 
-def _generate(
-    backend: Backend, requests: Sequence[ChatRequest], task_of: Mapping[str, Task], processes: Processes
-) -> float:
-    """Journals a reply to each request, and to its retries; returns the time at which the backend was ready.
+def _generate(backend: Backend, asked: Mapping[str, tuple[Pending, Task]], processes: Processes) -> float:
+    """Takes a reply to each request, and to what is asked after it; returns the time at which the backend was ready.
 
-    A process asks its retries itself, when all its requests of the round before have replies.
+    A process asks what follows itself, when all its requests of the round before have replies.
+
+    Args:
+        backend: what answers.
+        asked: requests by their id.
+        processes: the first of them shows a bar.
     """
-    with backend.open() as generate:
+    with backend.open() as generator:
         began = time.monotonic()
         new_tokens = 0
-        asked = {request.id: (request, task_of[request.id]) for request in requests}
         # tqdm's None: no bar where stderr is not a terminal.
         with tqdm(total=len(asked), unit=" replies", disable=None if processes.is_first else True) as bar:
             while asked:
-                retries = {}
-                for reply in generate([request for request, _ in asked.values()]):
-                    request, task = asked[reply.id]
-                    task.append(request, reply)
-                    retry = task.retry(request, reply)
-                    if retry is not None:
-                        retries[retry.id] = retry, task
+                following: dict[str, tuple[Pending, Task]] = {}
+                for reply in generate(generator, [pending.request for pending, _ in asked.values()]):
+                    pending, task = asked[reply.id]
+                    for new in task.take(pending, reply, backend):
+                        following[new.request.id] = new, task
                     new_tokens += reply.usage.new_tokens
                     bar.set_postfix_str(f"{new_tokens / (time.monotonic() - began):.0f} tokens/s", refresh=False)
                     bar.update()
-                asked = retries
-                bar.total += len(retries)
+                asked = following
+                bar.total += len(following)
     return began

@@ -6,29 +6,27 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mmrole.base.errors import Problems, UserError
 from mmrole.base.files import read_json, write_json, write_json_list
 from mmrole.base.journal import JournalState, state
 from mmrole.base.journal_lines import differences
+from mmrole.base.json_values import JsonObject
 from mmrole.data.image_file import ImageFile
 from mmrole.data.requests import ChatReply
 from mmrole.jobs.inputs import InputFile
 from mmrole.jobs.tasks import Task
 
-Json = dict[str, Any]
-
 
 def find_finished(
-    files: Sequence[InputFile], fingerprints: Sequence[Json], images: Sequence[Mapping[str, ImageFile]]
+    files: Sequence[InputFile], fingerprints: Sequence[JsonObject], images: Sequence[Mapping[Path, ImageFile]]
 ) -> set[Path]:
     """The outputs that are complete, and what this run would make.
 
     Args:
         files: the inputs.
         fingerprints: what each output would be made with.
-        images: the image files of each input, by the name that records have for them.
+        images: the image files of each input, by the path that records have for them.
 
     Raises:
         UserError: an output is there, but is not what this run would make.
@@ -67,18 +65,22 @@ def refuse_folders(files: Iterable[InputFile]) -> None:
 def write_output(task: Task, replies: Mapping[str, ChatReply]) -> None:
     """Writes the output, then what it was made with, and removes the journal last: without one, it is complete.
 
+    The journal stays where a reply failed or was refused: the same command asks again what failed, with --retry_refused
+    what was refused.
+
     Raises:
         UserError: a file cannot be written, or another job works on the output; the journal is kept.
     """
     task.journal.confirm_lock()
     write_json_list(task.file.output, task.results(replies))
     write_json(_settings_file(task.file.output), _made_with(task.fingerprint, task.file, task.images))
-    task.journal.remove()
+    if all(reply.error is None for reply in replies.values()):
+        task.journal.remove()
 
 
-def _made_with(fingerprint: Json, file: InputFile, images: Mapping[str, ImageFile]) -> Json:
+def _made_with(fingerprint: JsonObject, file: InputFile, images: Mapping[Path, ImageFile]) -> JsonObject:
     """What an output was made with: the fingerprint, and one hash of all images in the order of the records."""
-    hashes = "".join(images[record.image].sha256 for record in file.records)
+    hashes = "".join(images[Path(record.image)].sha256 for record in file.records if record.image is not None)
     return {**fingerprint, "images": hashlib.sha256(hashes.encode()).hexdigest()}
 
 

@@ -123,6 +123,21 @@ class Processes:
         except RuntimeError:  # the store went with the process that started the job
             raise UserError("the other processes are gone; run the same command again to go on") from None
 
+    def gather(self, text: str) -> list[str]:
+        """What each process says; for the first one, once all have said it. The others hear nothing.
+
+        Raises:
+            As `meet`.
+        """
+        if self._store is None:
+            return [text]
+        topic = f"topic {self._meetings}"
+        self._store.set(f"{topic} {self.rank}", text)
+        self.meet()
+        if not self.is_first:
+            return []
+        return [self._store.get(f"{topic} {rank}").decode() for rank in range(self.world_size)]
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,135 +1,128 @@
-"""An input file at work: its requests, the replies in its journal, and what is still to be generated."""
+"""An input file at work: what is asked about its records, the replies in its journal, and what is still to be asked."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from mmrole.backends.backend import Backend
 from mmrole.base.errors import Problems, UserError, shown
 from mmrole.base.journal import Journal
+from mmrole.base.json_values import Json, JsonObject
 from mmrole.data.image_file import ImageFile
-from mmrole.data.records import Sample
-from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
+from mmrole.data.requests import ChatReply, ChatRequest
+from mmrole.jobs.exchanges import Exchange
 from mmrole.jobs.inputs import InputFile
-from mmrole.jobs.payloads import decode_reply, encode_reply
-from mmrole.jobs.processes import Processes
-from mmrole.models.context import Context, longest_quotation
-
-Json = dict[str, Any]
+from mmrole.jobs.payloads import decode_reply, encode_reply, hash_of_images
+from mmrole.jobs.programs import JobRecord, Program
 
 _LISTED = 10
-# Prompts of so many contexts are no mistake of a few words: they would take hours and all memory, for nothing.
-_MOST_CONTEXTS = 4
 
 
-@dataclass(frozen=True)
-class Program:
-    """What a script does with a record.
+class Pending(NamedTuple):
+    """A request without a reply that stands, as it goes to the backend."""
 
-    Attributes:
-        name: of the script, as journals and messages name it.
-        record_type: what its input files hold.
-        requests: the requests of a record (whose image file is given), or none; their ids are unique. If they have a
-            quotation, it is the same in all of them.
-        result: the record's place in the output, from the last replies to its requests by the request's id.
-        retry: a further request, with an id of its own, in place of one whose reply cannot be used; None if it can be,
-            or if it is given up. The third argument are the settings of a sampled reply.
-        settings: flags of the script that change what it makes.
-        report: lines about a finished output: its path and what was written, record by record.
-        how_to_get: what makes or fetches its input, for a message.
-    """
-
-    name: str
-    record_type: type[Sample]
-    requests: Callable[[Sample, ImageFile, GenerationSettings], list[ChatRequest]]
-    result: Callable[[Sample, Mapping[str, ChatReply]], Json]
-    retry: Callable[[ChatRequest, ChatReply, GenerationSettings], ChatRequest | None] | None = None
-    settings: Json = field(default_factory=dict)
-    report: Callable[[Path, Iterator[Json]], list[str]] = lambda output, results: []
-    how_to_get: str = "bash scripts/download.sh data fetches the published data"
-
-
-class Progress(NamedTuple):
-    """How far a task is."""
-
-    pending: list[ChatRequest]
-    """Requests, retries among them, that can be asked and have no reply."""
-    complete: int
-    """Records without any."""
+    request: ChatRequest
+    exchange: Exchange
 
 
 @dataclass(frozen=True)
 class Task:
-    """An input file with its requests, record by record, and its journal.
+    """An input file with its journal.
 
     Attributes:
         program: what is done with a record.
         file: the input.
-        requests: the first requests of each record; retries follow from replies.
-        images: the image files, by the name that records have for them.
+        images: the image files, by the path that records have for them.
         fingerprint: what the output is made with, without the images.
-        sampling: settings of retries.
         journal: the replies.
+        max_new_tokens: at how many tokens replies are cut; None if nothing is asked.
+        retry_refused: whether a refusal in the journal is asked again.
+        failed: the replies that failed in this run, of all processes once they are known, by request id.
     """
 
     program: Program
     file: InputFile
-    requests: list[list[ChatRequest]]
-    images: Mapping[str, ImageFile]
-    fingerprint: Json
-    sampling: GenerationSettings
+    images: Mapping[Path, ImageFile]
+    fingerprint: JsonObject
     journal: Journal
+    max_new_tokens: int | None = None
+    retry_refused: bool = False
+    failed: dict[str, ChatReply] = field(default_factory=dict)
 
-    def retry(self, request: ChatRequest, reply: ChatReply) -> ChatRequest | None:
-        """What is to be asked after a reply, if anything."""
-        return None if self.program.retry is None else self.program.retry(request, reply, self.sampling)
+    def take_up(self, exchanges: Sequence[Exchange], backend: Backend) -> tuple[list[Pending], int]:
+        """What is to be asked, after the replies that were journaled before, and the number of records without any.
 
-    def append(self, request: ChatRequest, reply: ChatReply) -> None:
-        """Journals a reply.
-
-        Raises:
-            UserError: the journal cannot be written.
-        """
-        self.journal.append(request.id, encode_reply(request, reply))
-
-    def progress(self) -> Progress:
-        """What was journaled when this process opened the journal, and by itself since then.
+        Args:
+            exchanges: of the records in order, with nothing but their first requests.
+            backend: what will be asked.
 
         Raises:
             UserError: the journal does not fit the task.
         """
-        return self._compare(*self._decode(self.journal.done))
+        replies, images = self._decode(self.journal.done)
+        for exchange in exchanges:
+            exchange.replay(replies)
+        self._compare(exchanges, replies, images)
+        pending, complete = [], 0
+        for exchange in exchanges:
+            if self.retry_refused:
+                exchange.forget_refusals()
+            if not exchange.pending:
+                complete += 1
+                continue
+            exchange.fit(backend)
+            pending += [Pending(exchange.fitted(id_), exchange) for id_ in exchange.pending]
+        return pending, complete
+
+    def take(self, pending: Pending, reply: ChatReply, backend: Backend) -> list[Pending]:
+        """Takes a reply, and journals it unless it failed; returns what is to be asked next.
+
+        Raises:
+            UserError: the journal cannot be written.
+        """
+        request, exchange = pending
+        if reply.finish_reason == "failed":
+            self.failed[reply.id] = reply
+            return []
+        self.journal.append(request.id, encode_reply(request, reply), replace=self.retry_refused)
+        exchange.replies[request.id] = reply
+        new = exchange.go_on()
+        if new:
+            exchange.fit(backend)
+        return [Pending(exchange.fitted(id_), exchange) for id_ in new]
 
     def collect(self) -> dict[str, ChatReply]:
-        """The replies of all processes, by request id.
+        """The replies of all processes by request id, those that failed among them.
 
         Raises:
             UserError: the journal does not fit the task, or replies are missing.
         """
         replies, images = self._decode(self.journal.collect())
-        pending = self._compare(replies, images).pending
+        exchanges = [self._replayed(record, replies) for record in self.file.records]
+        pending = [id_ for exchange in exchanges for id_ in exchange.pending if id_ not in self.failed]
         if pending:
             raise UserError(
                 f"{self.file.output}: {len(pending)} replies are not in its journal any more (first "
-                f"{shown(pending[0].id)}); run the same command again to make them"
+                f"{shown(pending[0])}); run the same command again to make them"
             )
-        return replies
+        self._compare(exchanges, replies, images)
+        return {**replies, **self.failed}
 
-    def results(self, replies: Mapping[str, ChatReply]) -> Iterator[Json]:
+    def results(self, replies: Mapping[str, ChatReply]) -> Iterator[JsonObject]:
         """What the output holds, from all replies."""
-        for record, requests in zip(self.file.records, self.requests, strict=True):
-            last = {request.id: replies[list(self._attempts(request, replies))[-1].id] for request in requests}
-            yield self.program.result(record, last)
+        for record in self.file.records:
+            exchange = self._replayed(record, replies)
+            failed = {id_: self.failed[id_] for id_ in exchange.asked if id_ in self.failed}
+            yield self.program.result(record, {**exchange.replies, **failed})
 
-    def _attempts(self, request: ChatRequest, replies: Mapping[str, ChatReply]) -> Iterator[ChatRequest]:
-        """A request and its retries, up to the first one that has no reply yet."""
-        attempt: ChatRequest | None = request
-        while attempt is not None:
-            yield attempt
-            attempt = self.retry(attempt, replies[attempt.id]) if attempt.id in replies else None
+    def _replayed(self, record: JobRecord, replies: Mapping[str, ChatReply]) -> Exchange:
+        exchange = Exchange(self.program, record, self.images)
+        exchange.replay(replies, self.failed)
+        return exchange
 
     def _decode(self, payloads: Mapping[str, Json]) -> tuple[dict[str, ChatReply], dict[str, str]]:
         """Replies, and the hashes of the images that they are about, by request id."""
@@ -145,75 +138,66 @@ class Task:
             images[id_] = sys.intern(payload["image"])
         return replies, images
 
-    def _compare(self, replies: Mapping[str, ChatReply], images: Mapping[str, str]) -> Progress:
+    def _compare(
+        self, exchanges: Sequence[Exchange], replies: Mapping[str, ChatReply], images: Mapping[str, str]
+    ) -> None:
         """Compares what the journal holds with what the task asks.
 
         Which records there are is no part of the fingerprint: an interrupted --limit, or images that were missing, may
         be followed by more records. Fewer would lose what is done.
         """
-        pending, complete, changed = [], 0, []
-        lost = set(replies)
-        for of_record in self.requests:
-            before = len(pending)
-            for request in of_record:
-                for attempt in self._attempts(request, replies):
-                    if attempt.id not in replies:
-                        pending.append(attempt)
-                        continue
-                    lost.discard(attempt.id)
-                    if images[attempt.id] != attempt.images[0].sha256:
-                        changed.append(attempt.id)
-            complete += len(pending) == before
+        asked = {id_: request for exchange in exchanges for id_, request in exchange.asked.items()}
+        lost = replies.keys() - asked.keys()
         if lost:
             raise UserError(
                 f"{self.file.output}: its journal has {len(lost)} replies to records that this run leaves out (first "
                 f"{shown(min(lost))}); leave --limit out and put missing images back, or start anew with --overwrite"
             )
+        changed = [id_ for id_ in asked if id_ in images and images[id_] != hash_of_images(asked[id_])]
         if changed:
             raise UserError(
                 f"{self.file.output}: {len(changed)} journaled replies were about other images than those there now "
                 f"(first {shown(changed[0])}); put the images back, or start anew with --overwrite"
             )
-        return Progress(pending, complete)
 
 
-def make_requests(
-    program: Program,
-    file: InputFile,
-    images: Mapping[str, ImageFile],
-    settings: GenerationSettings,
-    context: Context,
-    processes: Processes,
-) -> list[list[ChatRequest]]:
-    """The requests of each record, cut to the context where they may be cut; says what was, or should have been.
+def begin_exchanges(
+    program: Program, file: InputFile, images: Mapping[Path, ImageFile], backend: Backend
+) -> tuple[list[Exchange], list[str]]:
+    """What is asked about each record at first, and warnings about prompts that are cut or long.
 
     Raises:
-        UserError: prompts are too long even without their quotation.
+        UserError: prompts are too long to be asked, or the backend cannot answer them.
     """
-    requests, cut, long, problems = [], [], [], Problems()
+    exchanges = []
+    room = ""
+    told: dict[str, list[str]] = {"cut": [], "long": []}
+    problems = Problems()
     for record in file.records:
-        of_record = program.requests(record, images[record.image], settings)
-        excess = context.excess(of_record) if of_record else 0
-        if excess > (_MOST_CONTEXTS - 1) * context.length and longest_quotation(of_record) is None:
-            problems.add(f"{record.where}: the prompt has {excess:,} positions more than fit")
-        elif excess and longest_quotation(of_record) is None:
-            long.append(shown(record.id))
-        elif excess:
-            try:
-                of_record = context.cut(of_record, excess)
-                quotation = longest_quotation(of_record)
-                cut.append(f"{shown(record.id)} (to {len(quotation.text):,} characters)")
-            except ValueError as error:
-                problems.add(f"{record.where}: the prompt is too long for the context: {error}")
-        requests.append(of_record)
-    room = f"the context of {context.length:,} positions less {settings.max_new_tokens:,} for the reply"
+        exchange = Exchange(program, record, images)
+        notes = exchange.fit(backend) if exchange.go_on() else []
+        exchanges.append(exchange)
+        for note in notes:
+            room = note.room
+            if note.kind == "too long":
+                problems.add(f"{record.where}: {note.text}")
+            else:
+                told[note.kind].append(shown(record.id) + (f" ({note.text})" if note.kind == "cut" else ""))
     problems.raise_if_any(f"prompts are longer than {room}", "shorten the question, or lower --max_new_tokens")
-    if cut:
-        processes.say(f"warning: {file.path}: {len(cut)} answers are cut to fit into {room}: {', '.join(cut)}")
-    if long:
+    warnings = []
+    if cut := told["cut"]:
+        warnings.append(f"warning: {file.path}: {len(cut)} answers are cut to fit into {room}: {', '.join(cut)}")
+    if long := told["long"]:
         more = f" … and {len(long) - _LISTED} more" if len(long) > _LISTED else ""
-        processes.say(
+        warnings.append(
             f"warning: {file.path}: {len(long)} prompts are longer than {room}, for which the model was made; "
             f"shorten them: {', '.join(long[:_LISTED])}{more}"
         )
-    return requests
+    return exchanges, warnings
+
+
+def max_new_tokens(exchanges: Sequence[Exchange]) -> int | None:
+    """At how many tokens the backend cuts replies; None if nothing is asked."""
+    fitted = (exchange.fitted(id_) for exchange in exchanges for id_ in exchange.asked)
+    first = next(fitted, None)
+    return None if first is None else first.complete_settings().max_new_tokens

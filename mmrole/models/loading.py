@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -25,6 +24,19 @@ if TYPE_CHECKING:
 
     from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
     from mmrole.qwen_vl import QWenLMHeadModel
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which checkpoint, and how it is run; each as the flag of that name."""
+
+    model_path: Path
+    use_lora: bool = False
+    dtype: str = "auto"
+    device: str = "auto"
+    no_random: bool = False
+    seed: int = 1234
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,14 +64,17 @@ class Model:
         return {**self.checkpoint.identity(), "dtype": _name(self.dtype), "pixels": PIXELS, **settings}
 
 
-def find_model(options: argparse.Namespace, local_rank: int, local_world_size: int, *, retries: bool = False) -> Model:
-    """The model that the flags of `options.add_arguments` name, for the process with this number on its machine.
+def find_model(
+    options: ModelOptions, local_rank: int = 0, local_world_size: int = 1, *, resampling: bool = False
+) -> Model:
+    """A checkpoint and how it is run, for the process with this number on its machine.
 
     Args:
-        options: the flags.
+        options: which it is.
         local_rank: the process among those of its machine.
         local_world_size: their number.
-        retries: whether replies may be tried again, sampled: only then the settings of it must be sound.
+        resampling: whether replies may be sampled that `--no_random` or the checkpoint has greedy: only then the
+            settings of it must be sound.
 
     Raises:
         UserError: there is no such checkpoint or device, or the settings are faulty.
@@ -67,7 +82,7 @@ def find_model(options: argparse.Namespace, local_rank: int, local_world_size: i
     checkpoint = find_checkpoint(options.model_path, options.use_lora)
     flags = {"seed": options.seed, "max_new_tokens": options.max_new_tokens}
     settings = generation_settings(checkpoint, no_random=options.no_random, **flags)
-    sampling = sampling_settings(checkpoint, **flags) if retries else settings
+    sampling = sampling_settings(checkpoint, **flags) if resampling else settings
     device = choose_device(options.device, local_rank, local_world_size)
     return Model(checkpoint, settings, sampling, device, choose_dtype(options.dtype, device))
 

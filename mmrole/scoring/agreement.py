@@ -15,8 +15,10 @@ from mmrole.base.files import read_records
 from mmrole.data.pictures import read_conversation
 from mmrole.data.prompts import METRICS
 from mmrole.data.records import Review, TrainingRecord
+from mmrole.data.requests import ChatReply
 from mmrole.data.scores import parse_review
 from mmrole.data.splits import find_test_files
+from mmrole.scoring.review_replies import row_id
 from mmrole.scoring.reviews import pair_ratios, read_review_file
 from mmrole.scoring.statistics import (
     DRAWS,
@@ -117,11 +119,15 @@ def read_reviews(places: Iterable[str | os.PathLike]) -> Judgements:
     return judgements
 
 
-def read_conversations(path: str | os.PathLike) -> Judgements:
+def read_conversations(path: str | os.PathLike, replies: Mapping[str, ChatReply] | None = None) -> Judgements:
     """The reviews in a file in the form of a reward model's training data: user = prompt, assistant = review.
 
     A model's reply is the assistant turn's `answer`, as inference writes it, and else its `value`. Records with the
     same image and prompt are told apart by their order.
+
+    Args:
+        path: the file.
+        replies: the model's replies in place of those in the file, by the ids of `ReviewRow`.
 
     Raises:
         UserError: the file cannot be read, a record is faulty, or its user turn is not a review prompt.
@@ -141,6 +147,12 @@ def read_conversations(path: str | os.PathLike) -> Judgements:
         image = next((picture.path for picture in conversation.pictures), "")
         times[image, prompt] += 1
         reply = record.json["conversations"][1].get("answer", record.turns[1].value)
+        if replies is not None:
+            id_ = row_id(record)
+            if id_ not in replies:
+                problems.add(f"{record.where}: there is no reply to it; its id is {shown(id_)}")
+                continue
+            reply = replies[id_].text
         if not isinstance(reply, str):
             problems.add(f'{record.where}: "answer" of conversations[1] must be a text, not {shown(reply)}')
             continue

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mmrole.base.errors import shown
-from mmrole.data.image_file import ImageFile
+from mmrole.base.json_values import JsonObject
 from mmrole.data.messages import Quotation, one_turn
 from mmrole.data.prompts import METRICS, REVIEW_SYSTEM, review_prompt
 from mmrole.data.records import Answer, MetricReview
-from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
+from mmrole.data.requests import AskedSettings, ChatReply, ChatRequest
 from mmrole.data.scores import parse_review
-from mmrole.jobs.tasks import Program
-
-Json = dict[str, Any]
+from mmrole.jobs.programs import Program
 
 _SECOND = "## **[Model B's Response Start]**\n\n"
-_RETRY = "/retry-"
 _ORDERS = {"rm_review": False, "rm_review_swapped": True}
 
 
-def review_program(retries: int, swap: bool) -> Program:
+def review_program(retries: int, swap: bool) -> Program[Answer]:
     """The job that reviews answers.
 
     Args:
@@ -31,91 +27,122 @@ def review_program(retries: int, swap: bool) -> Program:
         swap: review each answer a second time, with the reference shown first.
     """
 
-    def requests(answer: Answer, image: ImageFile, settings: GenerationSettings) -> list[ChatRequest]:
-        orders = (False, True) if swap else (False,)
-        return [request for swapped in orders for request in make_requests(answer, image, settings, swapped)]
+    def ask(answer: Answer, replies: Mapping[str, ChatReply]) -> list[ChatRequest]:
+        return [request for review in plan_reviews(answer, swap) for request in review.next(replies, retries)]
 
-    def result(answer: Answer, replies: Mapping[str, ChatReply]) -> Json:
-        if _is_empty(answer):
+    def result(answer: Answer, replies: Mapping[str, ChatReply]) -> JsonObject:
+        if not answer.answer.strip():
             return {key: value for key, value in answer.json.items() if key not in _ORDERS}
-        reviews = _reviews(answer, replies, swapped=False)
-        return answer.with_reviews(reviews, _reviews(answer, replies, swapped=True) if swap else None).to_json()
-
-    def retry(request: ChatRequest, reply: ChatReply, sampling: GenerationSettings) -> ChatRequest | None:
-        return make_retry(request, reply, sampling, retries)
+        made: dict[bool, dict[str, MetricReview]] = {False: {}, True: {}}
+        for review in plan_reviews(answer, swap):
+            made[review.swapped][review.metric] = review.read(replies)
+        return answer.with_reviews(made[False], made[True] if swap else None).to_json()
 
     return Program(
         name="RM_review.py",
         record_type=Answer,
-        requests=requests,
+        ask=ask,
         result=result,
-        retry=retry if retries else None,
         settings={"retries": retries, "swap": swap},
         report=describe_reviews,
         how_to_get="bash inference.sh answers the test prompts; docs/answers_format.md is about answers from elsewhere",
     )
 
 
-def make_requests(
-    answer: Answer, image: Path | ImageFile, settings: GenerationSettings, swapped: bool = False
-) -> list[ChatRequest]:
-    """The requests for the eight reviews of an answer; none if it is empty.
+@dataclass(frozen=True)
+class PlannedReview:
+    """One review of an answer, under one metric and in one order, with the retries that it may take.
 
-    Their quotation is the answer: what it says changes no token id outside of it.
+    Attributes:
+        metric: what is reviewed.
+        swapped: the reference is shown as Model A's answer, the evaluated one as Model B's.
+        request: the first attempt.
+    """
+
+    metric: str
+    swapped: bool
+    request: ChatRequest
+
+    def attempt(self, number: int) -> ChatRequest:
+        """The request (0), or its retry with this number: sampled, with that number added to the seed."""
+        if number == 0:
+            return self.request
+        settings = AskedSettings(do_sample=True, seed_offset=number)
+        return replace(self.request, id=f"{self.request.id}/retry-{number}", settings=settings)
+
+    def next(self, replies: Mapping[str, ChatReply], retries: int) -> list[ChatRequest]:
+        """The first attempt without a reply, as long as those before it can be tried again."""
+        for number in range(retries + 1):
+            attempt = self.attempt(number)
+            if attempt.id not in replies:
+                return [attempt]
+            if not self._is_unusable(replies[attempt.id]):
+                break
+        return []
+
+    def read(self, replies: Mapping[str, ChatReply]) -> MetricReview:
+        """The review in the reply to the last attempt."""
+        last, number = replies[self.request.id], 1
+        while (id_ := self.attempt(number).id) in replies:
+            last, number = replies[id_], number + 1
+        if last.answer_error is not None:
+            return MetricReview("", None, last.answer_error)
+        return parse_review(last.text, self.swapped)
+
+    def _is_unusable(self, reply: ChatReply) -> bool:
+        """Whether another attempt could do better: a refusal stands."""
+        return reply.error is None and parse_review(reply.text, self.swapped).score is None
+
+
+def plan_reviews(answer: Answer, swap: bool = False) -> list[PlannedReview]:
+    """The reviews of an answer under the eight metrics; none if it is empty.
+
+    What they quote is the answer: what it says changes no token id outside of it.
 
     Args:
         answer: the record.
-        image: its image file.
-        settings: how tokens are chosen.
-        swapped: show the reference as Model A's answer, the evaluated one as Model B's.
+        swap: once more with the answers exchanged.
     """
-    if _is_empty(answer):
+    if not answer.answer.strip():
         return []
+    orders = (False, True) if swap else (False,)
+    return [
+        PlannedReview(metric, swapped, _request(answer, metric, swapped)) for swapped in orders for metric in METRICS
+    ]
+
+
+def _request(answer: Answer, metric: str, swapped: bool) -> ChatRequest:
     first, second = (answer.reference, answer.answer) if swapped else (answer.answer, answer.reference)
-    requests = []
-    for metric in METRICS:
-        prompt = review_prompt(
-            question=answer.question,
-            evaluated_answer=first,
-            reference=second,
-            role=answer.role,
-            series=answer.script,
-            other_role=answer.other_role,
-            metric=metric,
+    prompt = review_prompt(
+        question=answer.question,
+        evaluated_answer=first,
+        reference=second,
+        role=answer.role,
+        series=answer.script,
+        other_role=answer.other_role,
+        metric=metric,
+    )
+    content: tuple[str | Quotation, ...] = prompt.before, Quotation(first), prompt.after
+    if swapped:
+        start = prompt.after.index(_SECOND) + len(_SECOND)
+        content = (
+            prompt.before + first + prompt.after[:start],
+            Quotation(second),
+            prompt.after[start + len(second) :],
         )
-        if swapped:
-            start = prompt.after.index(_SECOND) + len(_SECOND)
-            behind = prompt.after[start + len(second) :]
-            content = prompt.before + first + prompt.after[:start], Quotation(second), behind
-        else:
-            content = prompt.before, Quotation(first), prompt.after
-        name = _request_id(answer, metric, swapped)
-        requests.append(ChatRequest(name, one_turn(REVIEW_SYSTEM, image, *content), settings))
-    return requests
+    image = None if answer.image is None else Path(answer.image)
+    # Draws follow from the id, and journals hold replies by it.
+    name = f"{answer.id}/{metric}" + ("/swapped" if swapped else "")
+    return ChatRequest(name, one_turn(REVIEW_SYSTEM, image, *content))
 
 
-def make_retry(
-    request: ChatRequest, reply: ChatReply, sampling: GenerationSettings, retries: int
-) -> ChatRequest | None:
-    """The same request again, sampled with a new seed; None if its review has a usable pair, or after so many retries.
-
-    The seed is that of the settings plus the number of the retry.
-    """
-    swapped, number = _order_and_number(request.id)
-    if number == retries or parse_review(reply.text, swapped).score is not None:
-        return None
-    first = request.id.removesuffix(f"{_RETRY}{number}")
-    settings = replace(sampling, seed=sampling.seed + number + 1)
-    return replace(request, id=f"{first}{_RETRY}{number + 1}", settings=settings)
-
-
-def describe_reviews(output: Path, records: Iterable[Json]) -> list[str]:
+def describe_reviews(output: Path, records: Iterable[JsonObject]) -> list[str]:
     """What a user should know about an output: answers without reviews, and every review without a pair of scores."""
-    count, faulty, empty = 0, [], []
+    count, faulty, empty, unanswered = 0, [], [], []
     for record in records:
         id_ = shown(record["id"])
         if "rm_review" not in record:
-            empty.append(id_)
+            (unanswered if record["conversations"][1].get("answer_error") else empty).append(id_)
         for order, is_swapped in _ORDERS.items():
             for metric, review in record.get(order, {}).items():
                 count += 1
@@ -125,30 +152,14 @@ def describe_reviews(output: Path, records: Iterable[Json]) -> list[str]:
     lines = []
     if empty:
         lines.append(f"{output}: empty answers, without reviews: {len(empty)} ({', '.join(empty)})")
+    if unanswered:
+        lines.append(
+            f"{output}: answers that were refused or have failed, without reviews: {len(unanswered)} "
+            f"({', '.join(unanswered)})"
+        )
     if faulty:
         lines.append(
             f"{output}: reviews without a usable pair of scores: {len(faulty)} of {count}; they are stored with "
             "score null and will not count:"
         )
     return lines + faulty
-
-
-def _reviews(answer: Answer, replies: Mapping[str, ChatReply], swapped: bool) -> dict[str, MetricReview]:
-    ids = {metric: _request_id(answer, metric, swapped) for metric in METRICS}
-    return {metric: parse_review(replies[id_].text, swapped) for metric, id_ in ids.items()}
-
-
-def _request_id(answer: Answer, metric: str, swapped: bool) -> str:
-    return f"{answer.id}/{metric}" + ("/swapped" if swapped else "")
-
-
-def _order_and_number(request_id: str) -> tuple[bool, int]:
-    """Whether a request shows the reference first, and which retry it is (0: none)."""
-    # Read from the end, where nothing comes from the record's id.
-    head, _, last = request_id.rpartition("/")
-    number = int(last.removeprefix("retry-")) if last.startswith("retry-") else 0
-    return (head if number else request_id).endswith("/swapped"), number
-
-
-def _is_empty(answer: Answer) -> bool:
-    return not answer.answer.strip()

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import ClassVar, Self
 
 from mmrole.base.errors import RecordError, Where
+from mmrole.base.json_values import JsonObject
 from mmrole.data.dataset import IMAGE_FOLDER
-from mmrole.data.image_file import ImageFile
 from mmrole.data.messages import one_turn
 from mmrole.data.pictures import read_conversation
 from mmrole.data.prompts import REVIEW_SYSTEM
 from mmrole.data.records import TrainingRecord
-from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
-from mmrole.jobs.tasks import Program
-
-Json = dict[str, Any]
+from mmrole.data.requests import ChatReply, ChatRequest
+from mmrole.jobs.programs import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class ReviewRow:
     image: str
     """Path relative to the image folder."""
     prompt: str
-    json: Json = field(repr=False, hash=False)
+    json: JsonObject = field(repr=False, hash=False)
     where: Where = field(repr=False, compare=False)
 
     @classmethod
@@ -46,18 +45,28 @@ class ReviewRow:
         if len(row.turns) != 2 or len(pictures) != 1 or conversation.faults:
             raise RecordError(f"{row.where}: must be a review prompt with one image, and its review")
         image = pictures[0].path.removeprefix(f"{IMAGE_FOLDER}/")
-        return cls(f"{where.index} {row.id or ''}".strip(), image, conversation.turns[0].text, row.json, row.where)
+        return cls(row_id(row), image, conversation.turns[0].text, row.json, row.where)
 
 
-def _requests(row: ReviewRow, image: ImageFile, settings: GenerationSettings) -> list[ChatRequest]:
-    return [ChatRequest(row.id, one_turn(REVIEW_SYSTEM, image, row.prompt), settings)]
+def row_id(row: TrainingRecord) -> str:
+    """The number of a row in its file, and its own id if it has one."""
+    return f"{row.where.index} {row.id or ''}".strip()
 
 
-def _result(row: ReviewRow, replies: Mapping[str, ChatReply]) -> Json:
+def _ask(row: ReviewRow, replies: Mapping[str, ChatReply]) -> list[ChatRequest]:
+    if row.id in replies:
+        return []
+    return [ChatRequest(row.id, one_turn(REVIEW_SYSTEM, Path(row.image), row.prompt))]
+
+
+def _result(row: ReviewRow, replies: Mapping[str, ChatReply]) -> JsonObject:
     prompt, review = row.json["conversations"]
-    answered = review | {"answer": replies[row.id].text}
+    reply = replies[row.id]
+    answered = review | {"answer": reply.text}
+    if reply.answer_error is not None:
+        answered |= {"answer_error": reply.answer_error}
     return row.json | {"id": row.id, "conversations": [prompt, answered]}
 
 
-REPLIES = Program("agreement.py", ReviewRow, _requests, _result)
+REPLIES = Program("agreement.py", ReviewRow, _ask, _result)
 """The rows with the reply as `conversations[1].answer`, beside the review that they are compared with."""

@@ -15,17 +15,17 @@ import psutil
 import pytest
 import torch
 
-from mmrole.backends.options import TEST_FILES
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_records
 from mmrole.data.prompts import METRICS, review_prompt
 from mmrole.data.records import Answer, Review
 from mmrole.data.scores import parse_review
+from mmrole.jobs.options import TEST_FILES
 from mmrole.qwen_vl import QWenLMHeadModel
 from mmrole.qwen_vl.bpe import IM_END, SPECIAL_TOKENS
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 from mmrole.qwen_vl.vocabulary import train_vocabulary
-from mmrole.scoring.review_program import make_requests
+from mmrole.scoring.review_program import plan_reviews
 
 SCORED = "[Scores]:(7,8)"
 GREEDY_TEXT = "x"
@@ -47,6 +47,8 @@ DEFAULTS = {
     "dtype": "auto",
     "device": "auto",
     "skip_missing_images": False,
+    "replies": None,
+    "retry_refused": False,
     "retries": 3,
     "swap": False,
 }
@@ -167,8 +169,7 @@ def test_without_retries_greedy_reviews_are_those_of_generate(reviews):
     assert reviews.run("--no_random", "--retries", 0, "--dtype", "float64") == 0
     model = reviews.load()
     assert isinstance(model, QWenLMHeadModel)
-    image = reviews.image_dir / record["image"]
-    for request in make_requests(Answer.from_json(record), image, None):
+    for request in [review.request for review in plan_reviews(Answer.from_json(record))]:
         prompt = {"system": request.system, "conversations": [{"value": request.text}]}
         alone = reviews.alone(model, record | prompt)
         review = written(reviews)[0]["rm_review"][request.id.split("/")[1]]
@@ -216,7 +217,7 @@ def test_prompts_that_are_too_long_without_the_answer_are_refused(reviews, monke
     question = {"from": "user", "value": "Well? " * 9000}
     record = answered(reviews, 0)
     reviews.write([record | {"conversations": [question, record["conversations"][1]]}])
-    monkeypatch.setattr("mmrole.backends.backend.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mmrole.backends.engine.load", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(UserError) as error:
         reviews.run()
     assert "comment_test.json[0] (id 'Captain_comment_0'): the prompt is too long for the context" in str(error.value)
@@ -310,7 +311,7 @@ def test_a_journal_of_retries_is_complete_or_goes_on(reviews, expected, monkeypa
     assert not any(parse_review(payload["text"]).score and f"{id_}/retry-1" in kept for id_, payload in kept.items())
     with pytest.raises(UserError, match="retries was 3, is 1"):
         reviews.run("--retries", 1)
-    monkeypatch.setattr("mmrole.backends.backend.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mmrole.backends.engine.load", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(UserError, match="records that this run leaves out"):
         reviews.run("--limit", 2)
     assert reviews.run() == 0

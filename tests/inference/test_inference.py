@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from mmrole.backends.options import TEST_FILES
+from mmrole.jobs.options import TEST_FILES
 
 FLOAT64 = ("--dtype", "float64")
 GREEDY = ("--no_random", *FLOAT64)
@@ -33,6 +33,8 @@ ADDED_DEFAULTS = {
     "dtype": "auto",
     "device": "auto",
     "skip_missing_images": False,
+    "replies": None,
+    "retry_refused": False,
 }
 
 

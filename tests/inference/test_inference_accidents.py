@@ -1,64 +1,55 @@
 """What somebody does beside a running inference.py: exchanges pictures, deletes or blocks what it writes."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from mmrole.backends.backend import EngineBackend, find_engine
-from mmrole.backends.options import TEST_FILES
+from mmrole.backends.engine import EngineBackend, find_engine
+from mmrole.backends.scripted import ScriptedBackend, ScriptedGenerator
 from mmrole.base.errors import UserError
-from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings, Usage
+from mmrole.data.requests import ChatReply, ChatRequest
+from mmrole.engine.engine import Engine
 from mmrole.jobs import job as jobs
-from mmrole.models.context import Context
+from mmrole.jobs.answers import ANSWERS
+from mmrole.jobs.options import TEST_FILES
+from mmrole.models.loading import ModelOptions
 
 RECORDS = 4
 
 
-class Scripted:
-    """Replies at once; something happens before each."""
+@dataclass(frozen=True)
+class Disturbed(ScriptedBackend):
+    """Something happens before each reply, and after the last one."""
 
-    settings = GenerationSettings(do_sample=False)
-    sampling = GenerationSettings()
-
-    def __init__(self, context: Context, happens: Callable[[int], None]) -> None:
-        self.context, self.happens = context, happens
-        self.asked = 0
-
-    def __str__(self) -> str:
-        return "scripted replies"
-
-    def fingerprint(self) -> dict:
-        return {"model": "scripted"}
-
-    def check(self) -> Context:
-        return self.context
+    happens: Callable[[int], None] = lambda number: None
+    asked: list[str] = field(default_factory=list)
 
     @contextmanager
-    def open(self) -> Iterator[Callable]:
-        yield self.replies
+    def open(self) -> Iterator[ScriptedGenerator]:
+        def reply(request: ChatRequest) -> ChatReply:
+            self.happens(len(self.asked))
+            self.asked.append(request.id)
+            return self.reply(request)
 
-    def replies(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
-        for request in requests:
-            self.happens(self.asked)
-            self.asked += 1
-            yield ChatReply(request.id, f"Aye, {request.id}.", "stop", Usage(10, 2), (1,))
-        self.happens(self.asked)
+        yield ScriptedGenerator(reply)
+        self.happens(len(self.asked))
 
 
 @pytest.fixture
-def answer(job, inference):
+def answer(job):
     """Runs the job about three files with scripted replies; returns how many were asked for."""
     for place, name in enumerate(TEST_FILES):
         job.write([job.sample(RECORDS * place + number) for number in range(RECORDS)], name)
 
     def run(happens: Callable[[int], None] = lambda number: None, one_file: bool = False) -> int:
-        backend = Scripted(Context(job.tokenizer, 8192), happens)
-        jobs.run(inference.ANSWERS, inference.parse_arguments(job.flags(one_file=one_file)), lambda *_: backend)
-        return backend.asked
+        backend = Disturbed(lambda request: ChatReply(request.id, f"Aye, {request.id}."), happens=happens)
+        assert jobs.run(ANSWERS, job.options(one_file=one_file), lambda place: backend) == 0
+        return len(backend.asked)
 
     return run
 
@@ -141,7 +132,7 @@ def test_a_folder_whose_name_is_not_utf8(job, answer):
     assert answer(one_file=True) == 0
 
 
-def test_exchanged_pictures_are_noticed_where_they_are_read(job, inference, tmp_path):
+def test_exchanged_pictures_are_noticed_where_they_are_read(job, tmp_path):
     """The reply about the new picture is not kept; the others are."""
     job.image_dir = shutil.copytree(job.image_dir, tmp_path / "pictures")
     records = job.write([job.sample(number) for number in range(3)])
@@ -150,17 +141,14 @@ def test_exchanged_pictures_are_noticed_where_they_are_read(job, inference, tmp_
 
     class Exchanging(EngineBackend):
         @contextmanager
-        def open(self) -> Iterator[Callable]:
+        def open(self) -> Iterator[Engine]:
             Image.new("RGB", (90, 90), "red").save(picture)
-            with super().open() as generate:
-                yield generate
+            with super().open() as engine:
+                yield engine
 
-    def find(*arguments) -> EngineBackend:
-        return Exchanging(**vars(find_engine(*arguments)) | {"max_batch_tokens": 1})
-
-    options = inference.parse_arguments(job.flags("--no_random"))
+    model = ModelOptions(job.model_path, no_random=True, max_new_tokens=job.max_new_tokens)
     with pytest.raises(UserError, match="is another picture than when this job began") as error:
-        jobs.run(inference.ANSWERS, options, find)
+        jobs.run(ANSWERS, job.options(), lambda place: Exchanging(**vars(find_engine(model, 1, place=place))))
     assert "\n" not in str(error.value)
     assert records[2]["id"].encode() not in b"".join(file.read_bytes() for file in job.journal.iterdir())
     picture.write_bytes(first)

@@ -201,7 +201,7 @@ def test_a_failure_in_the_very_end_costs_nothing(steady, expected, monkeypatch):
             steady.run("--no_random")
         other.kill()
     assert done(steady) == RECORDS
-    monkeypatch.setattr("mmrole.backends.backend.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mmrole.backends.engine.load", lambda *_, **__: pytest.fail("a model was loaded"))
     assert steady.run("--no_random") == 0
     assert steady.output.read_bytes() == expected
 

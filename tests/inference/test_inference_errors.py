@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mmrole.backends.options import TEST_FILES
 from mmrole.base.errors import UserError
 from mmrole.base.files import sha256
 from mmrole.base.journal import Journal, JournalState, state
+from mmrole.jobs.options import TEST_FILES
 from mmrole.models.loading import load
 
 
@@ -22,7 +22,7 @@ def refused(job, monkeypatch):
 
     def run(*flags: object, one_file: bool = True) -> str:
         before = contents(job.output_dir)
-        monkeypatch.setattr("mmrole.backends.backend.load", lambda *_, **__: pytest.fail("a model was loaded"))
+        monkeypatch.setattr("mmrole.backends.engine.load", lambda *_, **__: pytest.fail("a model was loaded"))
         with pytest.raises(UserError) as error:
             job.run(*flags, one_file=one_file)
         assert contents(job.output_dir) == before
@@ -230,7 +230,7 @@ def test_files_that_are_replaced_before_they_are_loaded(job, copy_of_tiny, monke
             file.write(b"7")
         return load(*arguments, **named)
 
-    monkeypatch.setattr("mmrole.backends.backend.load", replace_and_load)
+    monkeypatch.setattr("mmrole.backends.engine.load", replace_and_load)
     with pytest.raises(UserError):
         job.run()
     assert state(job.output) is JournalState.UNFINISHED

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mmrole.backends.options import TEST_FILES
+from mmrole.jobs.options import TEST_FILES
 
 
 @pytest.fixture

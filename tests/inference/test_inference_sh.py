@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrole.backends.options import TEST_FILES
+from mmrole.jobs.options import TEST_FILES
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import sys
 import pytest
 import torch
 
-from mmrole.backends.options import TEST_FILES
 from mmrole.base.errors import UserError
 from mmrole.data.prompts import METRICS
+from mmrole.jobs.options import TEST_FILES
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 from mmrole.qwen_vl.vocabulary import train_vocabulary

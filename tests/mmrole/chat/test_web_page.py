@@ -4,10 +4,12 @@ import os
 import shutil
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fixtures.engine import make_engine
 
 from mmrole.chat.conversation import Speaker
 from mmrole.data.profiles import Character
@@ -30,7 +32,9 @@ def page(make_model, tokenizer):
     from mmrole.chat.web_guard import private_uploads
     from mmrole.chat.web_page import make_page, make_server
 
-    speaker = Speaker(make_model(torch.float32), tokenizer, GenerationSettings(max_new_tokens=8, do_sample=False))
+    settings = GenerationSettings(max_new_tokens=8, do_sample=False)
+    engine = make_engine(make_model(torch.float32), tokenizer)
+    speaker = Speaker(lambda requests: ([replace(request, settings=settings) for request in requests], []), engine)
     characters = {name: Character(name, "Lantern Bay", "in-distribution", PROFILE) for name in ("Mira", "Odo")}
     with private_uploads(), socket.socket() as listening, sync_api.sync_playwright() as playwright:
         listening.bind(("127.0.0.1", 0))

@@ -12,15 +12,14 @@ from mmrole.base.files import read_records, write_json
 from mmrole.data.messages import one_turn
 from mmrole.data.prompts import METRICS
 from mmrole.data.records import Answer
-from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
+from mmrole.data.requests import AskedSettings, ChatReply, ChatRequest, GenerationSettings
 from mmrole.models.context import Context
 from mmrole.models.encoding import encode_chat
 from mmrole.qwen_vl import QWenTokenizer
-from mmrole.scoring.review_program import describe_reviews, make_requests, make_retry, review_program
+from mmrole.scoring.review_program import describe_reviews, plan_reviews, review_program
 
-SETTINGS = GenerationSettings(do_sample=False)
-SAMPLING = GenerationSettings(temperature=0.9, top_p=0.4, seed=50)
-IMAGE = Path("image.png")
+SETTINGS = GenerationSettings()
+IMAGE = Path("a.png")
 HARMLESS = "A quiet answer, and nothing else."
 HEADINGS = ("Model A's Response End", "Model B's Response Start", "Question End", "Instruction")
 
@@ -99,6 +98,11 @@ def quotation(request: ChatRequest) -> tuple[int, int]:
     return len(before), len(before) + len(quoted.text)
 
 
+def make_requests(answer: Answer, swapped: bool = False) -> list[ChatRequest]:
+    """The first requests for the reviews in one of the orders."""
+    return [review.request for review in plan_reviews(answer, swap=True) if review.swapped == swapped]
+
+
 def reply(request: ChatRequest, text: str) -> ChatReply:
     return ChatReply(request.id, text)
 
@@ -122,7 +126,7 @@ def test_golden_context_ids(shared, published_answers, tokenizer):
     """Sixteen prompts as the published script hands them to the model."""
     golden = json.loads((shared / "golden/mmrole/review_prompts.json").read_text())
     answers = [answer for of_file in published_answers.values() for answer in of_file if answer.id in golden["samples"]]
-    requests = {request.text: request for answer in answers for request in make_requests(answer, IMAGE, SETTINGS)}
+    requests = {request.text: request for answer in answers for request in make_requests(answer)}
     assert len(golden["review"]) == 16
     for case in golden["review"]:
         path, text = case["query"].removeprefix("Picture 1: <img>").split("</img>\n", 1)
@@ -140,7 +144,7 @@ def test_published_prompts_are_encoded_as_a_whole(published_answers, tokenizer):
     for answers in published_answers.values():
         for answer in answers:
             for swapped in (False, True) if answer.answer else ():
-                request = make_requests(answer, IMAGE, SETTINGS, swapped)[0]
+                request = make_requests(answer, swapped)[0]
                 whole = encode_whole(tokenizer, request)
                 assert encode(tokenizer, request) == whole
                 count += 1
@@ -155,10 +159,10 @@ def test_published_files_come_out_byte_for_byte(shared, published_answers, tmp_p
         reviews = {obj["id"]: obj.get("rm_review") for obj in json.loads(file.read_text(encoding="utf-8"))}
         results = []
         for answer in answers:
-            requests = program.requests(answer, IMAGE, SETTINGS)
+            requests = program.ask(answer, {})
             texts = {request.id: reviews[answer.id][request.id.split("/")[1]]["review"] for request in requests}
             replies = {request.id: reply(request, texts[request.id]) for request in requests}
-            assert all(program.retry(request, replies[request.id], SAMPLING) is None for request in requests)
+            assert not program.ask(answer, replies)
             results.append(program.result(answer, replies))
         write_json(tmp_path / name, results)
         assert (tmp_path / name).read_bytes() == file.read_bytes()
@@ -190,14 +194,14 @@ def test_there_are_enough_hostile_answers():
 @pytest.mark.parametrize("answer", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_answers_change_nothing_outside_of_their_span(tokenizer, answer, swapped):
     context = Context(tokenizer, 8192)
-    requests = make_requests(record(answer), IMAGE, SETTINGS, swapped)
+    requests = make_requests(record(answer), swapped)
     if not answer.strip():
         assert requests == []
         return
     if excess := context.excess(requests):
         requests = context.cut(requests, excess)
         assert all(len(encode(tokenizer, request)) <= 8192 - SETTINGS.max_new_tokens for request in requests)
-    harmless = make_requests(record(HARMLESS), IMAGE, SETTINGS, swapped)
+    harmless = make_requests(record(HARMLESS), swapped)
     for hostile, expected in zip(requests[::7], harmless[::7], strict=True):
         before, inside, behind = outside(tokenizer, hostile)
         expected_before, expected_inside, expected_behind = outside(tokenizer, expected)
@@ -208,8 +212,8 @@ def test_hostile_answers_change_nothing_outside_of_their_span(tokenizer, answer,
 
 @given(answer=st.text(st.characters() | st.sampled_from("\n\r .#*]<|")).filter(str.strip), swapped=st.booleans())
 def test_no_answer_changes_anything_outside_of_its_span(tokenizer, answer, swapped):
-    hostile, *_ = make_requests(record(answer), IMAGE, SETTINGS, swapped)
-    harmless, *_ = make_requests(record(HARMLESS), IMAGE, SETTINGS, swapped)
+    hostile, *_ = make_requests(record(answer), swapped)
+    harmless, *_ = make_requests(record(HARMLESS), swapped)
     assert outside(tokenizer, hostile)[::2] == outside(tokenizer, harmless)[::2]
     if answer[0] not in "\r\n":
         whole = encode_whole(tokenizer, hostile)
@@ -219,7 +223,7 @@ def test_no_answer_changes_anything_outside_of_its_span(tokenizer, answer, swapp
 @pytest.mark.parametrize("answer", ["x" * 1_000_000, "A word, and 王. " * 100_000, "\ud800\u0958e\u0301" * 100_000])
 def test_megabytes_are_cut_to_what_fits(tokenizer, answer):
     context = Context(tokenizer, 8192)
-    requests = make_requests(record(answer), IMAGE, SETTINGS)
+    requests = make_requests(record(answer))
     cut = context.cut(requests, context.excess(requests))
     lengths = [len(encode(tokenizer, request)) for request in cut]
     assert 8192 - 512 - 8 <= max(lengths) <= 8192 - 512
@@ -230,7 +234,7 @@ def test_megabytes_are_cut_to_what_fits(tokenizer, answer):
 
 def test_what_fits_is_not_touched(tokenizer):
     context = Context(tokenizer, 8192)
-    requests = make_requests(record("x" * 20_000), IMAGE, SETTINGS)  # 8 to a token
+    requests = make_requests(record("x" * 20_000))  # 8 to a token
     assert context.excess(requests) == 0
     length = max(len(encode(tokenizer, request)) for request in requests)
     assert [Context(tokenizer, length + 512 - less).excess(requests) for less in (0, 1, 9)] == [0, 1, 9]
@@ -238,51 +242,74 @@ def test_what_fits_is_not_touched(tokenizer):
 
 def test_nothing_is_left_to_cut(tokenizer):
     with pytest.raises(ValueError, match="positions too many"):
-        Context(tokenizer, 700).cut(make_requests(record("x" * 80), IMAGE, SETTINGS), excess=200)
+        Context(tokenizer, 700).cut(make_requests(record("x" * 80)), excess=200)
 
 
 # --- requests, retries, results --------------------------------------------------------------------------------------
 
 
 def test_ids_are_unique_whatever_the_records_are_called():
-    ids = ["a", "a/Fluency", "a/swapped", "a/Fluency/swapped", "a/Fluency/retry-1", "a/swapped/retry-1", "", "/"]
+    ids = ["a", "a/Fluency", "a/swapped", "a/Fluency/swapped", "a/Fluency/retry-1", "a/swapped/retry-1", "/"]
     program = review_program(retries=2, swap=True)
     seen = set()
     for id_ in ids:
-        for request in program.requests(record("Aye.", id=id_ or "b"), IMAGE, SETTINGS):
-            while request is not None:
-                assert request.id not in seen
-                seen.add(request.id)
-                request = program.retry(request, reply(request, "no pair"), SAMPLING)
+        answer, replies = record("Aye.", id=id_), {}
+        while requests := program.ask(answer, replies):
+            assert not seen & {request.id for request in requests}
+            seen |= {request.id for request in requests}
+            replies |= {request.id: reply(request, "no pair") for request in requests}
     assert len(seen) == len(ids) * 16 * 3
 
 
 def test_retries_sample_with_new_seeds_until_there_is_a_pair():
-    request = make_requests(record("Aye."), IMAGE, SETTINGS)[0]
-    first = make_retry(request, reply(request, "none"), SAMPLING, retries=2)
-    second = make_retry(first, reply(first, "none"), SAMPLING, retries=2)
-    assert [retry.id for retry in (first, second)] == [f"{request.id}/retry-1", f"{request.id}/retry-2"]
-    assert [retry.settings.seed for retry in (first, second)] == [51, 52]
-    assert all(retry.settings.do_sample and retry.settings.top_p == 0.4 for retry in (first, second))
-    assert first.messages == request.messages
-    assert make_retry(second, reply(second, "none"), SAMPLING, retries=2) is None
-    assert make_retry(request, reply(request, "[Scores]: (7, 8)"), SAMPLING, retries=2) is None
-    assert review_program(retries=0, swap=False).retry is None
+    answer = record("Aye.")
+    program = review_program(retries=2, swap=False)
+    requests = program.ask(answer, {})
+    replies = {request.id: reply(request, "[Scores]: (7, 8)") for request in requests[1:]}
+    rounds = []
+    while asked := program.ask(answer, replies):
+        (request,) = asked
+        rounds.append(request)
+        replies[request.id] = reply(request, "none")
+    first = requests[0]
+    assert [retry.id for retry in rounds] == [first.id, f"{first.id}/retry-1", f"{first.id}/retry-2"]
+    assert [retry.settings for retry in rounds[1:]] == [AskedSettings(do_sample=True, seed_offset=n) for n in (1, 2)]
+    assert all(retry.messages == first.messages for retry in rounds)
+    assert not review_program(retries=0, swap=False).ask(
+        answer, {request.id: reply(request, "") for request in requests}
+    )
 
 
-def test_a_pair_that_only_the_order_makes_unusable():
-    plain, swapped = (make_requests(record("Aye."), IMAGE, SETTINGS, order)[0] for order in (False, True))
-    for text, request, usable in [
-        ("[Scores]: (0, 8)", plain, True),
-        ("[Scores]: (0, 8)", swapped, False),
-        ("[Scores]: (8, 0)", plain, False),
-        ("[Scores]: (8, 0)", swapped, True),
-    ]:
-        assert (make_retry(request, reply(request, text), SAMPLING, 3) is None) == usable
+def test_the_last_reply_counts_and_a_refusal_stands():
+    answer = record("Aye.")
+    program = review_program(retries=2, swap=False)
+    first, second, *others = program.ask(answer, {})
+    replies = {request.id: reply(request, "[Scores]: (7, 8)") for request in others}
+    replies[first.id] = reply(first, "none")
+    replies[f"{first.id}/retry-1"] = reply(first, "[Scores]: (4, 8)")
+    replies[second.id] = ChatReply(second.id, "", "refused", error="not this one")
+    assert not program.ask(answer, replies)
+    made = list(program.result(answer, replies)["rm_review"].values())
+    assert made[0] == {"review": "[Scores]: (4, 8)", "score": [4.0, 8.0]}
+    assert made[1] == {"review": "", "score": None, "reason": "refused: not this one"}
+
+
+@pytest.mark.parametrize(
+    ("text", "swapped", "usable"),
+    [
+        ("[Scores]: (0, 8)", False, True),
+        ("[Scores]: (0, 8)", True, False),
+        ("[Scores]: (8, 0)", False, False),
+        ("[Scores]: (8, 0)", True, True),
+    ],
+)
+def test_a_pair_that_only_the_order_makes_unusable(text, swapped, usable):
+    review = next(review for review in plan_reviews(record("Aye."), swap=True) if review.swapped == swapped)
+    assert (review.next({review.request.id: reply(review.request, text)}, retries=3) == []) == usable
 
 
 def test_swapped_reviews_show_the_reference_first():
-    plain, swapped = (make_requests(record("Aye."), IMAGE, SETTINGS, order)[3] for order in (False, True))
+    plain, swapped = (make_requests(record("Aye."), order)[3] for order in (False, True))
     assert plain.text.split("Aye.") == swapped.text.replace("The lamp did its work.", "\0").replace(
         "Aye.", "The lamp did its work."
     ).split("\0")
@@ -292,7 +319,7 @@ def test_results_with_swapped_and_null_pairs_and_empty_answers():
     program = review_program(retries=0, swap=True)
     answer = record("Aye.", rm_review={"Old": 1}, note="kept")
     replies = {}
-    for request in program.requests(answer, IMAGE, SETTINGS):
+    for request in program.ask(answer, {}):
         replies[request.id] = reply(request, "[Scores]: (4, 8)" if "Tone" not in request.id else "no idea")
     result = program.result(answer, replies)
     kept = [key for key in answer.json if key != "rm_review"]
@@ -311,4 +338,16 @@ def test_results_with_swapped_and_null_pairs_and_empty_answers():
     assert lines[2:] == [
         "  'Mira_1', Tone Consistency: no [Scores]: marker",
         "  'Mira_1', Tone Consistency, answers exchanged: no [Scores]: marker",
+    ]
+
+
+def test_answers_that_were_refused_or_have_failed_are_counted_apart():
+    program = review_program(retries=0, swap=False)
+    turn = {"from": "assistant", "value": "The lamp did its work.", "answer": "", "answer_error": "failed: gone"}
+    answer = record("", conversations=[{"from": "user", "value": "What?"}, turn])
+    assert program.ask(answer, {}) == []
+    made = program.result(answer, {})
+    assert "rm_review" not in made
+    assert describe_reviews(Path("out.json"), [made]) == [
+        "out.json: answers that were refused or have failed, without reviews: 1 ('Mira_1')"
     ]

@@ -1,0 +1,145 @@
+"""Replies that are given: by a Python function, or by a file of JSON Lines."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmrole.backends.backend import Note
+from mmrole.base.errors import UserError, reason, shown
+from mmrole.base.journal_lines import decode_line
+from mmrole.data.requests import ChatReply, ChatRequest, Piece
+
+Json = dict[str, Any]
+
+_REASONS = ("stop", "length", "refused", "failed")
+_FIELDS = {"id", "text", "finish_reason", "error"}
+
+
+@dataclass(frozen=True)
+class ScriptedBackend:
+    """Replies from a function, as they are asked for.
+
+    Attributes:
+        reply: gives the reply to a request.
+        name: what is used, in a line.
+        made_with: its fingerprint.
+        check: told every request before it is asked; raises a UserError where there will be no reply to it.
+    """
+
+    reply: Callable[[ChatRequest], ChatReply]
+    name: str = "scripted replies"
+    made_with: Json = field(default_factory=lambda: {"model": "scripted replies"})
+    check: Callable[[ChatRequest], None] = lambda request: None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def fingerprint(self) -> Json:
+        """Whatever it was made with."""
+        return self.made_with
+
+    def fit(self, requests: Sequence[ChatRequest]) -> tuple[list[ChatRequest], list[Note]]:
+        """The requests with MMRole's settings where they are open: a script has no context."""
+        for request in requests:
+            self.check(request)
+        return [replace(request, settings=request.complete_settings()) for request in requests], []
+
+    @contextmanager
+    def open(self) -> Iterator[ScriptedGenerator]:
+        """Costs nothing."""
+        yield ScriptedGenerator(self.reply)
+
+
+class ScriptedGenerator:
+    """Gives a reply a step, in the order of the requests."""
+
+    def __init__(self, reply: Callable[[ChatRequest], ChatReply]) -> None:
+        self._reply = reply
+        self._waiting: deque[ChatRequest] = deque()
+
+    def add(self, request: ChatRequest) -> None:
+        """Lets a request join."""
+        self._waiting.append(request)
+
+    def cancel(self, id_: str) -> None:
+        """Lets a request leave."""
+        self._waiting = deque(request for request in self._waiting if request.id != id_)
+
+    def step(self) -> list[Piece | ChatReply]:
+        """The next reply, its text in one piece; nothing if nothing was asked."""
+        if not self._waiting:
+            return []
+        reply = self._reply(self._waiting.popleft())
+        return [Piece(reply.id, reply.text), reply] if reply.text else [reply]
+
+
+def read_replies(path: Path) -> dict[str, ChatReply]:
+    """The replies in a file, by id.
+
+    Each line is an object with `id` and `text`; `finish_reason` ("stop" where it is not given) may be "length", or
+    "refused" or "failed" with the reason as `error`, and then there need be no text.
+
+    Raises:
+        UserError: the file cannot be read, or a line is of another form or repeats an id.
+    """
+    replies: dict[str, ChatReply] = {}
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}; give another file as --replies") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            reply = _read_reply(decode_line(line))
+            if reply.id in replies:
+                raise ValueError(f"the id {shown(reply.id)} is in an earlier line, too")
+        except ValueError as error:
+            raise UserError(f"{path}: line {number}: {error}; correct the file") from None
+        replies[reply.id] = reply
+    return replies
+
+
+def replies_of_file(path: Path) -> ScriptedBackend:
+    """The replies in a file (see `read_replies`). It may hold more than are asked for.
+
+    The fingerprint names the file, not what is in it: replies that failed may be mended there. A reply that was
+    journaled is not read again.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    replies = read_replies(path)
+
+    def check(request: ChatRequest) -> None:
+        if request.id not in replies:
+            raise UserError(
+                f"{path}: there is no reply to {shown(request.id)}, which is asked; add a line with this id"
+            )
+
+    made_with = {"model": "scripted replies", "replies": str(path)}
+    return ScriptedBackend(lambda request: replies[request.id], f"replies from {path}", made_with, check)
+
+
+def _read_reply(obj: Json) -> ChatReply:
+    """Raises ValueError if a line has another form."""
+    if not obj:
+        raise ValueError('it is no JSON object, such as {"id": "…", "text": "…"}')
+    if unknown := obj.keys() - _FIELDS:
+        raise ValueError(f"the field {shown(min(unknown))} is not known")
+    finish_reason = obj.get("finish_reason", "stop")
+    if finish_reason not in _REASONS:
+        raise ValueError(f"finish_reason is {shown(finish_reason)}, not one of {', '.join(_REASONS)}")
+    is_reply = finish_reason in ("stop", "length")
+    for name in ("id", "text") if is_reply else ("id", "error"):
+        if name not in obj:
+            raise ValueError(f"{name} is missing")
+    for name, value in obj.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {shown(value)}, not a text")
+    if is_reply and "error" in obj:
+        raise ValueError('error is given, but finish_reason is neither "refused" nor "failed"')
+    return ChatReply(obj["id"], obj.get("text", "").strip(), finish_reason, error=obj.get("error"))

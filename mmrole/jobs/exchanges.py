@@ -1,0 +1,85 @@
+"""What is asked about one record and what is replied, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Generic
+
+from mmrole.backends.backend import Backend, Note
+from mmrole.data.image_file import ImageFile
+from mmrole.data.messages import Message
+from mmrole.data.requests import ChatReply, ChatRequest
+from mmrole.jobs.programs import Program, Record
+
+
+@dataclass(eq=False)
+class Exchange(Generic[Record]):
+    """What was asked about a record so far, and the replies that stand.
+
+    Attributes:
+        program: what is done with the record.
+        record: the record.
+        images: the image files, by the path that records have for them.
+        asked: the program's requests by id, in the order in which it made them.
+        replies: those to them that stand, by id; what failed is none.
+    """
+
+    program: Program[Record]
+    record: Record
+    images: Mapping[Path, ImageFile]
+    asked: dict[str, ChatRequest] = field(default_factory=dict)
+    replies: dict[str, ChatReply] = field(default_factory=dict)
+    _fitted: dict[str, ChatRequest] = field(default_factory=dict)
+
+    def go_on(self) -> list[str]:
+        """The ids of what the program asks now and has not asked before."""
+        requests = self.program.ask(self.record, self.replies)
+        new = {request.id: self._with_files(request) for request in requests if request.id not in self.asked}
+        self.asked |= new
+        return list(new)
+
+    def replay(self, replies: Mapping[str, ChatReply], failed: Container[str] = ()) -> None:
+        """Asks everything that follows from earlier replies by id, but those that failed. Those to other records may be
+        among them."""
+        new = list(self.asked) or self.go_on()
+        while new:
+            self.replies |= {id_: replies[id_] for id_ in new if id_ in replies and id_ not in failed}
+            new = self.go_on()
+
+    def forget_refusals(self) -> None:
+        """Has what was refused asked again."""
+        self.replies = {id_: reply for id_, reply in self.replies.items() if reply.finish_reason != "refused"}
+
+    @property
+    def pending(self) -> list[str]:
+        """The ids of what was asked and has no reply that stands."""
+        return [id_ for id_ in self.asked if id_ not in self.replies]
+
+    def fit(self, backend: Backend) -> list[Note]:
+        """Makes all that was asked ready for the backend; says what there is to say about it.
+
+        Raises:
+            UserError: the backend cannot answer it.
+        """
+        if self._fitted.keys() >= self.asked.keys():
+            return []
+        # All of them together: a retry must be cut as the request was, in whose place it is asked.
+        fitted, notes = backend.fit(list(self.asked.values()))
+        self._fitted = {request.id: request for request in fitted}
+        return notes
+
+    def fitted(self, id_: str) -> ChatRequest:
+        """A request as it goes to the backend, after `fit`."""
+        return self._fitted[id_]
+
+    def _with_files(self, request: ChatRequest) -> ChatRequest:
+        """The request with files for the names of images."""
+        if not request.images:
+            return request
+        messages = tuple(
+            Message(role, tuple(self.images[part] if isinstance(part, Path) else part for part in content))
+            for role, content in request.messages
+        )
+        return replace(request, messages=messages)

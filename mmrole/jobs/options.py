@@ -1,0 +1,54 @@
+"""The flags that all scripts with a long job share, and what they mean as typed options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mmrole.backends.options import add_generation_arguments, add_model_arguments
+from mmrole.base.arguments import at_least
+
+RETRY_REFUSED = "ask again what was refused; otherwise a refusal stands"
+TEST_FILES = ("comment_test.json", "human-role_test.json", "inter-role_test.json")
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What a job reads and writes; each as the flag of that name."""
+
+    input_dir: Path
+    output_dir: Path
+    image_dir: Path = Path("images")
+    input_file: Path | None = None
+    """One file of the input folder; None for `TEST_FILES`."""
+    overwrite: bool = False
+    limit: int | None = None
+    skip_missing_images: bool = False
+    retry_refused: bool = False
+
+    @classmethod
+    def of_flags(cls, flags: Mapping[str, Any]) -> JobOptions:
+        """The options that the flags of a script mean, by name; `vars` of what argparse makes."""
+        return cls(**{field.name: flags[field.name] for field in fields(cls)})
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, model_path: str, input_dir: str, output_dir: str) -> None:
+    """Adds the published flags, with the script's defaults, and those of a long job."""
+    add_model_arguments(parser, model_path=model_path)
+    add = parser.add_argument_group("input and output").add_argument
+    add("--image_dir", type=Path, default=Path("images"), help="folder of the images (default: %(default)s)")
+    add("--input_dir", type=Path, default=Path(input_dir), help="folder of the input (default: %(default)s)")
+    add(
+        "--input_file",
+        type=Path,
+        help=f"one file of --input_dir (default: {', '.join(TEST_FILES)}, the model loaded once)",
+    )
+    add("--output_dir", type=Path, default=Path(output_dir), help="folder of the output (default: %(default)s)")
+    add("--overwrite", action="store_true", help="start anew where there is an output or a journal already")
+    add("--limit", type=at_least(1), metavar="N", help="only the first N records of each file, to try things out")
+    add("--skip_missing_images", action="store_true", help="leave out records without their image file, and list them")
+    add("--retry_refused", action="store_true", help=RETRY_REFUSED)
+    add_generation_arguments(parser)

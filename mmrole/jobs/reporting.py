@@ -1,0 +1,41 @@
+"""What is said about the replies of a finished output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmrole.base.errors import shown
+from mmrole.data.requests import ChatReply
+
+_LISTED = 10
+
+
+def count_replies(replies: Mapping[str, ChatReply], max_new_tokens: int | None) -> str:
+    """How many replies there are, and how many of them are no whole answer."""
+    reasons = [reply.finish_reason for reply in replies.values()]
+    limit = "" if max_new_tokens is None else f" at {max_new_tokens} new tokens"
+    empty = sum(not reply.text for reply in replies.values() if reply.error is None)
+    parts = [f"of {len(replies)} replies {reasons.count('length')} are cut{limit}", f"{empty} are empty"]
+    parts += [f"{reasons.count('refused')} are refusals"] if "refused" in reasons else []
+    parts += [f"{reasons.count('failed')} have failed"] if "failed" in reasons else []
+    return ", ".join(parts)
+
+
+def name_errors(output: Path, replies: Mapping[str, ChatReply]) -> list[str]:
+    """Lines that name what was refused and what has failed, with the reasons of the first ones."""
+    lines = []
+    remedies = {
+        "refused": "were refused; --retry_refused asks them again",
+        "failed": "have failed; the same command asks them again",
+    }
+    for kind, remedy in remedies.items():
+        errors = [f"{shown(id_)} ({reply.error})" for id_, reply in replies.items() if reply.finish_reason == kind]
+        if errors:
+            lines.append(f"{output}: {len(errors)} requests {remedy}: {_listed(errors)}")
+    return lines
+
+
+def _listed(errors: Sequence[str]) -> str:
+    more = f" … and {len(errors) - _LISTED} more" if len(errors) > _LISTED else ""
+    return ", ".join(errors[:_LISTED]) + more

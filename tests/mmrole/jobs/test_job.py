@@ -1,0 +1,160 @@
+"""Jobs with replies that are given: failures, refusals, records without images, several rounds."""
+
+import json
+from collections.abc import Mapping
+
+import pytest
+from fixtures.desk import sample
+from PIL import Image
+
+from mmrole.base.errors import UserError
+from mmrole.data.messages import one_turn
+from mmrole.data.records import Sample
+from mmrole.data.requests import ChatReply, ChatRequest
+from mmrole.jobs.answers import ANSWERS
+from mmrole.jobs.job import FAILED
+from mmrole.jobs.programs import Program
+
+
+def aye(request: ChatRequest) -> ChatReply:
+    return ChatReply(request.id, f"Aye, {request.id}.")
+
+
+def but(**errors: str):
+    """`aye`, but for some ids, which fail or are refused."""
+
+    def reply(request: ChatRequest) -> ChatReply:
+        reason = errors.get(request.id)
+        return aye(request) if reason is None else ChatReply(request.id, "", reason, error="no, not now")
+
+    return reply
+
+
+def answers(desk) -> list[dict]:
+    return [record["conversations"][1] for record in desk.read()]
+
+
+def test_records_need_no_image(desk):
+    desk.write(sample("a"), sample("b", image=None))
+    images = {}
+
+    def reply(request: ChatRequest) -> ChatReply:
+        images[request.id] = len(request.images)
+        return aye(request)
+
+    assert desk.run(ANSWERS, reply) == 0
+    assert images == {"a": 1, "b": 0}
+    assert [record["conversations"][1]["answer"] for record in desk.read()] == ["Aye, a.", "Aye, b."]
+    assert "image" not in desk.read()[1]
+    assert desk.run(ANSWERS, reply) == 0
+    assert desk.asked == ["a", "b"]
+
+
+def test_what_failed_is_named_and_asked_again_by_the_same_command(desk, capsys):
+    desk.write(sample("a"), sample("b"), sample("c"))
+    assert desk.run(ANSWERS, but(b="failed")) == FAILED == 3
+    said = capsys.readouterr().out
+    assert "of 3 replies 0 are cut at 512 new tokens, 0 are empty, 1 have failed" in said
+    assert "1 requests have failed; the same command asks them again: 'b' (no, not now)" in said
+    assert [answer["answer"] for answer in answers(desk)] == ["Aye, a.", "", "Aye, c."]
+    assert [answer.get("answer_error") for answer in answers(desk)] == [None, "failed: no, not now", None]
+    assert desk.journal.is_dir()
+    assert desk.run(ANSWERS, aye) == 0
+    assert desk.asked == ["a", "b", "c", "b"]
+    assert "3 records, 2 of them done before" in capsys.readouterr().out
+    assert [answer["answer"] for answer in answers(desk)] == ["Aye, a.", "Aye, b.", "Aye, c."]
+    assert not any("answer_error" in answer for answer in answers(desk))
+    assert not desk.journal.exists()
+
+
+def test_a_refusal_stands_until_it_is_asked_again(desk, capsys):
+    desk.write(sample("a"), sample("b"))
+    refusing = but(b="refused")
+    assert desk.run(ANSWERS, refusing) == 0
+    assert "1 requests were refused; --retry_refused asks them again: 'b' (no, not now)" in capsys.readouterr().out
+    assert answers(desk)[1]["answer_error"] == "refused: no, not now"
+    before = desk.output.read_bytes()
+    assert desk.run(ANSWERS, aye) == 0
+    assert (desk.asked, desk.output.read_bytes()) == (["a", "b"], before)
+    assert desk.run(ANSWERS, refusing, retry_refused=True) == 0
+    assert (desk.asked, desk.output.read_bytes()) == (["a", "b", "b"], before)
+    assert desk.run(ANSWERS, but(b="failed"), retry_refused=True) == FAILED
+    assert desk.run(ANSWERS, aye, retry_refused=True) == 0
+    assert answers(desk)[1]["answer"] == "Aye, b."
+    assert desk.asked == ["a", "b", "b", "b", "b"]
+    assert not desk.journal.exists()
+
+
+def test_an_answer_takes_the_place_of_an_earlier_error(desk):
+    desk.write(sample("a", answer={"answer": "", "answer_error": "failed: then"}))
+    assert desk.run(ANSWERS, aye) == 0
+    assert answers(desk)[0]["answer"] == "Aye, a."
+    assert "answer_error" not in answers(desk)[0]
+
+
+def talk(rounds: int) -> Program[Sample]:
+    """A program that goes on asking, each time with the reply before it."""
+
+    def ask(record: Sample, replies: Mapping[str, ChatReply]) -> list[ChatRequest]:
+        names = [f"{record.id} round {number}" for number in range(rounds)]
+        for before, name in zip(["", *names], names, strict=False):
+            if name not in replies:
+                return [ChatRequest(name, one_turn("", (before and replies[before].text) or record.question))]
+        return []
+
+    def result(record: Sample, replies: Mapping[str, ChatReply]) -> dict:
+        return {"id": record.id, "said": [reply.text for reply in replies.values()]}
+
+    return Program("talk.py", Sample, ask, result)
+
+
+def test_several_rounds_follow_from_the_replies_before(desk):
+    desk.write(sample("a", image=None), sample("b", image=None))
+    shout = lambda request: ChatReply(request.id, request.text[:9] + "!")  # noqa: E731
+    assert desk.run(talk(3), shout) == 0
+    assert desk.asked == [f"{id_} round {number}" for number in range(3) for id_ in "ab"]
+    assert desk.read()[0] == {"id": "a", "said": ["What do y!"] * 3}
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_several_rounds_go_on_where_they_were(desk, moment):
+    desk.write(sample("a", image=None), sample("b", image=None))
+
+    def interrupted(request: ChatRequest) -> ChatReply:
+        if len(desk.asked) > moment:
+            raise UserError("the power is gone")
+        return aye(request)
+
+    with pytest.raises(UserError, match="power"):
+        desk.run(talk(3), interrupted)
+    asked = desk.asked[:moment]
+    desk.asked.clear()
+    assert desk.run(talk(3), aye) == 0
+    assert sorted(asked + desk.asked) == sorted(f"{id_} round {number}" for number in range(3) for id_ in "ab")
+    assert [len(record["said"]) for record in desk.read()] == [3, 3]
+
+
+def test_journaled_replies_of_another_form_are_refused_in_a_line(desk):
+    desk.write(sample("a"), sample("b"))
+    desk.run(ANSWERS, but(b="failed"))
+    (file,) = desk.journal.glob("*.jsonl")
+    header, line = file.read_text().splitlines()
+    entry = json.loads(line)
+    entry["payload"]["mood"] = "good"
+    file.write_text(f"{header}\n{json.dumps(entry)}\n")
+    with pytest.raises(
+        UserError, match=r"its journal has a reply of another form, 'a' \(the field 'mood' is not known"
+    ):
+        desk.run(ANSWERS, aye)
+
+
+def test_journaled_replies_are_about_the_same_input_and_images(desk):
+    desk.write(sample("a"), sample("b"))
+    desk.run(ANSWERS, but(b="failed"))
+    desk.write(sample("b"), sample("a"))
+    with pytest.raises(UserError, match="was made with other settings: input was"):
+        desk.run(ANSWERS, aye)
+    desk.write(sample("a"), sample("b"))
+    Image.new("RGB", (6, 4), "red").save(desk.folder / "images/a.png")
+    with pytest.raises(UserError, match="1 journaled replies were about other images than those there now"):
+        desk.run(ANSWERS, aye)
