@@ -121,8 +121,10 @@ def write_result(path: Path, file: ReviewFile, result: Result) -> None:
     with replacing(path) as output:
         output.write(data)
     overall = sum(result.means) / len(result.means)
-    empty = f" ({result.n_empty} empty)" if result.n_empty else ""
-    print(f"{path}{note}: {result.n} of {file.n_expected} answers{empty}, mean of the eight metrics {overall:.3f}")
+    counts = {"empty": result.n_empty, "refused or failed": result.n_unanswered}
+    without = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    without = f" ({without})" if without else ""
+    print(f"{path}{note}: {result.n} of {file.n_expected} answers{without}, mean of the eight metrics {overall:.3f}")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def _check_record(record: Json, source: Source, place: Place, copies: Copies) ->
         yield Problem("wrong_type", place, str(error))
         return
     yield from check(read, place, source)
-    if not isinstance(read, TrainingRecord):  # whose pictures are told from its texts
+    if not isinstance(read, TrainingRecord) and read.image is not None:  # that one's pictures are told from its texts
         yield from check_image(read.image, place, source.around)
     yield from copies.check(record, source.form, place)
 

@@ -45,7 +45,7 @@ def _content(record: dict[str, Json], form: Form) -> Json:
         return record["image"]
     turns = record["conversations"]
     if form in SAMPLES:
-        return [record["image"], turns[QUESTION[1]][QUESTION[2]], turns[REFERENCE[1]][REFERENCE[2]]]
+        return [record.get("image"), turns[QUESTION[1]][QUESTION[2]], turns[REFERENCE[1]][REFERENCE[2]]]
     images = [record.get("image"), record.get("images")]
     return [images, *([turn.get("role", turn.get("from")), turn["value"]] for turn in turns)]
 

@@ -48,8 +48,10 @@ def check_sample(record: Sample, place: Place, source: Source) -> Iterator[Probl
         reply = record.answer
         yield from _answer(record, place)
         yield from _changes(record, place, source)
-    picture = Picture(record.image, "Picture 1: ")
-    chat = [("system", (record.system,)), ("user", (picture, "\n" + record.question)), ("assistant", (reply,))]
+    asked = (record.question,)
+    if record.image is not None:
+        asked = Picture(record.image, "Picture 1: "), "\n" + record.question
+    chat = [("system", (record.system,)), ("user", asked), ("assistant", (reply,))]
     yield from check_length(chat, place, source)
 
 
@@ -130,6 +132,9 @@ def _prompt(place: Place, question: str, role: str, script: str, other_role: str
 
 
 def _answer(record: Answer, place: Place) -> Iterator[Problem]:
+    if record.answer_error is not None:
+        yield Problem("no_answer", place, f"there is no answer; {shown(record.answer_error)}")
+        return
     if not record.answer.strip():
         yield Problem("empty_answer", place, f"the answer is {'blank' if record.answer else 'empty'}")
         return

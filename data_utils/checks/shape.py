@@ -31,7 +31,8 @@ def check_shape(record: Json, form: Form, place: Place) -> Iterator[Problem]:
         yield from _texts(record, place, needed=["id", "image"], optional=INFO)
         yield from _utterances(record, place)
     elif form in SAMPLES:
-        yield from _texts(record, place, needed=["id", "image", "role", "script", "other_role"], blank=["system"])
+        image = [] if record.get("image") is None else ["image"]
+        yield from _texts(record, place, needed=["id", *image, "role", "script", "other_role"], blank=["system"])
         yield from _turns(record, place, form)
         if form == Form.REVIEWS:
             yield from _reviews(record, place)

@@ -7,7 +7,7 @@ import numpy as np
 from mmrole.base.errors import shown
 from mmrole.data.prompts import METRICS
 from mmrole.data.records import Review
-from mmrole.scoring.reviews import ReviewFile, is_empty
+from mmrole.scoring.reviews import ReviewFile, is_empty, is_unanswered
 
 
 class Coverage(NamedTuple):
@@ -23,6 +23,8 @@ class Coverage(NamedTuple):
     """Samples with all eight pairs: those that means are taken over."""
     empty: int
     """Empty answers, which get no review and need none."""
+    unanswered: int
+    """Samples whose answer was refused or has failed."""
     missing: int
     """Expected samples that have no record, or no review at all."""
     incomplete: int
@@ -63,6 +65,7 @@ def measure_coverage(split: str, file: ReviewFile) -> Coverage:
         expected=file.n_expected,
         scored=int(usable.all(axis=1).sum()),
         empty=sum(map(is_empty, file.records)),
+        unanswered=sum(map(is_unanswered, file.records)),
         n_per_metric=dict(zip(METRICS, usable.sum(axis=0).tolist(), strict=True)),
         **{name: len(ids) for name, ids in gaps._asdict().items()},
     )
@@ -81,7 +84,7 @@ def find_gaps(file: ReviewFile) -> Gaps:
             gaps.foreign.append(record.id)
         elif record.answer != answers[record.id]:
             gaps.changed.append(record.id)
-        if is_empty(record):
+        if is_empty(record) or is_unanswered(record):
             continue
         if not record.reviews:
             gaps.missing.append(record.id)
@@ -100,6 +103,10 @@ def describe_gaps(file: ReviewFile) -> list[str]:
         lines.append(
             f"{file.path}: the answers, {file.answers_path}, are not there, so that missing samples cannot be told"
         )
+    if unanswered := [shown(record.id) for record in file.records if is_unanswered(record)]:
+        count = f"{len(unanswered)} sample{'s' * (len(unanswered) > 1)}"
+        ids = ", ".join(unanswered)
+        lines.append(f"{file.path}: {count} without an answer, which was refused or has failed: {ids}")
     words = {
         "missing": "not reviewed",
         "incomplete": "not reviewed under all eight metrics; missing",

@@ -110,8 +110,10 @@ def _model_data(model: ModelReport) -> JsonObject:
 
 
 def _coverage(files: Sequence[Coverage]) -> JsonObject:
+    unanswered = sum(file.unanswered for file in files)
     gaps = {
         "empty answers": sum(file.empty for file in files),
+        **({"answers that were refused or failed": unanswered} if unanswered else {}),
         "not reviewed": sum(file.missing for file in files),
         "reviewed under some metrics only": sum(file.incomplete for file in files),
         "with a review without usable scores": sum(file.unparseable for file in files),

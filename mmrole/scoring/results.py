@@ -6,7 +6,7 @@ import numpy as np
 
 from mmrole.data.prompts import METRICS
 from mmrole.scoring.coverage import describe_gaps
-from mmrole.scoring.reviews import ModelReviews, ReviewFile
+from mmrole.scoring.reviews import ModelReviews, ReviewFile, is_unanswered
 
 
 class Result(NamedTuple):
@@ -16,6 +16,8 @@ class Result(NamedTuple):
     """Samples with all eight pairs."""
     n_empty: int
     """Empty answers, which get no review."""
+    n_unanswered: int
+    """Samples whose answer was refused or has failed, which get none, either."""
     means: tuple[float, ...]
     """Of answer over reference, by metric in published order; empty if n is 0."""
     gaps: list[str]
@@ -37,4 +39,5 @@ def compute_result(file: ReviewFile) -> Result:
     ratios = model.ratios[model.complete]
     # cumsum adds one after the other; sum() of NumPy, and of Python from 3.12 on, round less.
     means = np.cumsum(ratios, axis=0)[-1] / len(ratios) if len(ratios) else np.empty(0)
-    return Result(len(ratios), int(model.empty.sum()), tuple(means.tolist()), describe_gaps(file))
+    unanswered = sum(map(is_unanswered, file.records))
+    return Result(len(ratios), int(model.empty.sum()), unanswered, tuple(means.tolist()), describe_gaps(file))

@@ -185,7 +185,12 @@ def pair_ratios(scores: np.ndarray) -> np.ndarray:
 
 def is_empty(record: Review) -> bool:
     """Whether the answer is empty: such a sample has no reviews and needs none."""
-    return not record.answer.strip() and not record.reviews
+    return not record.answer.strip() and not record.reviews and record.answer_error is None
+
+
+def is_unanswered(record: Review) -> bool:
+    """Whether there is no answer, since it was refused or has failed: such a sample has no reviews, either."""
+    return not record.reviews and record.answer_error is not None
 
 
 def answers_beside(path: Path) -> Path | None:

@@ -26,7 +26,7 @@ MANY = 30
 NEIGHBOURS = 5
 """Ranks apart, at most."""
 
-COUNTS = [name for name in Coverage._fields if name not in ("split", "type", "n_per_metric")]
+COUNTS = [name for name in Coverage._fields if name not in ("split", "type", "n_per_metric", "unanswered")]
 """The counts of `Coverage`, in order."""
 
 _MARKDOWN = {character: f"\\{character}" for character in "\\`*_[]<>|~#"} | {"&": "&amp;"}
@@ -84,7 +84,8 @@ def total_coverage(coverage: Sequence[Coverage]) -> Coverage:
     """The sum over files."""
     counts = {name: sum(getattr(file, name) for file in coverage) for name in COUNTS}
     n_per_metric = {metric: sum(file.n_per_metric[metric] for file in coverage) for metric in METRICS}
-    return Coverage("all", "all", **counts, n_per_metric=n_per_metric)
+    unanswered = sum(file.unanswered for file in coverage)
+    return Coverage("all", "all", **counts, unanswered=unanswered, n_per_metric=n_per_metric)
 
 
 def printable(text: str) -> str:
