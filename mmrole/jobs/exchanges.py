@@ -63,11 +63,17 @@ class Exchange(Generic[Record]):
         Raises:
             UserError: the backend cannot answer it.
         """
-        if self._fitted.keys() >= self.asked.keys():
+        new = [request for request in self.asked.values() if request.id not in self._fitted]
+        if not new:
             return []
-        # All of them together: a retry must be cut as the request was, in whose place it is asked.
-        fitted, notes = backend.fit(list(self.asked.values()))
-        self._fitted = {request.id: request for request in fitted}
+        # A retry is cut as the request was in whose place it is asked; what is new is cut together with the rest.
+        known = {self.asked[id_].messages: request.messages for id_, request in self._fitted.items()}
+        if all(request.messages in known for request in new):
+            new = [replace(request, messages=known[request.messages]) for request in new]
+        else:
+            new = list(self.asked.values())
+        fitted, notes = backend.fit(new)
+        self._fitted |= {request.id: request for request in fitted}
         return notes
 
     def fitted(self, id_: str) -> ChatRequest:
