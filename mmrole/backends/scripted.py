@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mmrole.backends.backend import Note
 from mmrole.base.errors import UserError, reason, shown
 from mmrole.base.journal_lines import decode_line
+from mmrole.base.json_values import JsonObject
 from mmrole.data.requests import ChatReply, ChatRequest, Piece
-
-Json = dict[str, Any]
 
 _REASONS = ("stop", "length", "refused", "failed")
 _FIELDS = {"id", "text", "finish_reason", "error"}
@@ -33,13 +31,13 @@ class ScriptedBackend:
 
     reply: Callable[[ChatRequest], ChatReply]
     name: str = "scripted replies"
-    made_with: Json = field(default_factory=lambda: {"model": "scripted replies"})
+    made_with: JsonObject = field(default_factory=lambda: {"model": "scripted replies"})
     check: Callable[[ChatRequest], None] = lambda request: None
 
     def __str__(self) -> str:
         return self.name
 
-    def fingerprint(self) -> Json:
+    def fingerprint(self) -> JsonObject:
         """Whatever it was made with."""
         return self.made_with
 
@@ -124,7 +122,7 @@ def replies_of_file(path: Path) -> ScriptedBackend:
     return ScriptedBackend(lambda request: replies[request.id], f"replies from {path}", made_with, check)
 
 
-def _read_reply(obj: Json) -> ChatReply:
+def _read_reply(obj: JsonObject) -> ChatReply:
     """Raises ValueError if a line has another form."""
     if not obj:
         raise ValueError('it is no JSON object, such as {"id": "…", "text": "…"}')

@@ -73,7 +73,7 @@ def _page(report: Report, reviews: Sequence[ModelReviews], image_dir: str | os.P
     yield _data("report-data", report_data(report, reviews))
     samples = find_samples(report, reviews)
     yield _data("sample-data", sample_data(samples))
-    yield _data("image-data", image_data([sample.record.image for sample in samples], image_dir))
+    yield _data("image-data", image_data([sample.record.image for sample in samples if sample.record.image], image_dir))
     for number, sample in enumerate(samples):
         yield _data(f"answers-{number}", answer_data(sample))
         yield _data(f"reviews-{number}", review_data(sample))
