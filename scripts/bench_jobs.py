@@ -24,6 +24,7 @@ from typing import NamedTuple
 import psutil
 from PIL import Image
 
+from mmrole.backends.backend import Generator
 from mmrole.backends.engine import EngineBackend, find_engine
 from mmrole.backends.scripted import ScriptedGenerator
 from mmrole.base.journal_lines import encode_line
@@ -58,7 +59,7 @@ class AtOnce(EngineBackend):
     """Takes a checkpoint and loads nothing: every answer is the question."""
 
     @contextmanager
-    def open(self) -> Iterator[ScriptedGenerator]:
+    def open(self) -> Iterator[Generator]:
         """Nothing has to be made ready."""
         yield ScriptedGenerator(answer)
 

@@ -6,16 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mmrole.backends.backend import ALONE, Note, ProcessPlace
+from mmrole.backends.backend import ALONE, Generator, Note, ProcessPlace
 from mmrole.base.errors import UserError
 from mmrole.data.requests import ChatRequest, GenerationSettings
 from mmrole.models.context import Context, longest_quotation
 from mmrole.models.loading import Model, ModelOptions, check_checkpoint, find_model, load
-
-if TYPE_CHECKING:
-    from mmrole.engine.engine import Engine
 
 # Prompts of so many contexts are no mistake of a few words: they would take hours and all memory, for nothing.
 _MOST_CONTEXTS = 4
@@ -77,7 +74,7 @@ class EngineBackend:
         return cut, [Note("cut", f"to {len(left.text) if left else 0:,} characters", room)]
 
     @contextmanager
-    def open(self) -> Iterator[Engine]:
+    def open(self) -> Iterator[Generator]:
         """Loads the checkpoint; what fails while it generates is a line that says what to do."""
         loaded = load(self.model, self.progress, self.made_with)
         from mmrole.engine.engine import Engine

@@ -48,12 +48,13 @@ class ScoredReview(NamedTuple):
             other_role=review.other_role,
             metric=self.metric,
         )
+        pictures = [] if review.image is None else [f"{IMAGE_FOLDER}/{review.image}"]
         return {
             "id": f"{review.id}_{self.model}_{self.metric.replace(' ', '_')}",
             "system": REVIEW_SYSTEM,
             "image": review.image,
             "conversations": [
-                {"from": "user", "value": picture_markup([f"{IMAGE_FOLDER}/{review.image}"]) + prompt.text},
+                {"from": "user", "value": picture_markup(pictures) + prompt.text},
                 {"from": "assistant", "value": self.text},
             ],
             "role": review.role,
@@ -167,7 +168,8 @@ def _facets(samples: Iterable[Sample]) -> dict[str, dict[object, str]]:
             facets["answers"].setdefault((*prompt, answer), sample.id)
         facets["prompts"].setdefault(prompt, sample.id)
         facets["dialogues"].setdefault(sample.id.rpartition("_")[0], sample.id)
-        facets["images"].setdefault(sample.image, sample.id)
+        if sample.image is not None:
+            facets["images"].setdefault(sample.image, sample.id)
         facets["characters"].setdefault(sample.role, sample.id)
         for name in {sample.role, sample.other_role} - {HUMAN_PARTNER}:
             facets["characters or partners"].setdefault(name, sample.id)
@@ -178,5 +180,5 @@ def _unit(row: ScoredReview, by: str) -> tuple[str, ...]:
     review = row.review
     if by == "character":
         return (review.role,)
-    prompt = (review.image, review.question)
+    prompt = (review.image or "", review.question)
     return prompt if by == "prompt" else (*prompt, review.answer)

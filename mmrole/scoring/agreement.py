@@ -50,8 +50,8 @@ class Key(NamedTuple):
 class Judgement(NamedTuple):
     """A review as far as it is compared."""
 
-    image: str
-    """The cluster of the bootstrap."""
+    cluster: str
+    """Of the bootstrap: the image; the answer where there is none."""
     answer: str
     """The text that was reviewed; empty where the key has it."""
     score: tuple[float, float] | None
@@ -66,7 +66,7 @@ class Matched(NamedTuple):
     """The reviews that two sets share and have scores for; n of them, which may be 0."""
 
     keys: list[Key]
-    images: list[str]
+    clusters: list[str]
     first: np.ndarray
     """float64 [n, 2]: (evaluated answer, reference)."""
     second: np.ndarray
@@ -190,14 +190,14 @@ def match(first: Judgements, second: Judgements) -> Matched:
     scores = [
         np.array([judgements[key].score for key in keys], np.float64).reshape(-1, 2) for judgements in (first, second)
     ]
-    return Matched(keys, [first[key].image for key in keys], scores[0], scores[1], left_out)
+    return Matched(keys, [first[key].cluster for key in keys], scores[0], scores[1], left_out)
 
 
 def measure_agreement(matched: Matched, *, draws: int = DRAWS, seed: int = 1234) -> list[Agreement]:
     """The agreement over all reviews, over answers with all eight metrics in both sets, and under each metric."""
     if not matched.keys:
         return []
-    clusters, n_clusters = number_clusters(matched.images)
+    clusters, n_clusters = number_clusters(matched.clusters)
     bootstrap = Bootstrap.make(n_clusters, draws, seed)
     scores = np.stack([matched.first, matched.second], axis=1)
     ratios = pair_ratios(scores)
@@ -273,7 +273,7 @@ def _add(judgements: Judgements, answer: tuple[str, str], record: Review, proble
         if key in judgements:
             problems.add(f"{record.where}: {judgements[key].where} reviews the same sample of {shown(answer[0])}")
             return
-        judgements[key] = Judgement(record.image, record.answer, review.score, record.where)
+        judgements[key] = Judgement(record.image or "/".join(answer), record.answer, review.score, record.where)
 
 
 def _without_model(judgements: Mapping[Key, Judgement]) -> Judgements:

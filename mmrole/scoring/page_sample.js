@@ -40,7 +40,9 @@ function picture(sample) {
   const data = named(browser.images, sample.image);
   const image = data
     ? make("img", { src: data, alt: `Image ${sample.image}`, decoding: "async" })
-    : make("div", { class: "no-image" }, "The image is not available:", make("br"), sample.image);
+    : sample.image === null
+      ? make("div", { class: "no-image" }, "This sample has no image.")
+      : make("div", { class: "no-image" }, "The image is not available:", make("br"), sample.image);
   return make("div", { class: "picture" }, image);
 }
 

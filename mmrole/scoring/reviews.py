@@ -150,12 +150,15 @@ class ModelReviews:
 
     @functools.cached_property
     def columns(self) -> dict[str, np.ndarray]:
-        """Texts [n] that samples are grouped by: split, type, image, character, series, category, language."""
+        """Texts [n] that samples are grouped by: split, type, image, character, series, category, language.
+
+        In place of an image that a sample does not have stands its id.
+        """
         rows = [
             (
                 split,
                 kind,
-                record.image,
+                record.id if record.image is None else record.image,
                 record.role,
                 record.script,
                 category(record.script, self.categories),

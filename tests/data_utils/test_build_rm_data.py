@@ -46,6 +46,14 @@ def reviews_dir(tmp_path: Path) -> Path:
     return tmp_path / "reviews"
 
 
+def test_answers_without_image():
+    without = Review.from_json({key: value for key, value in reviewed(1, "Aye").to_json().items() if key != "image"})
+    rows = rows_of(without, reviewed(2, "Aye"), reviewed(3, "Nay"))
+    assert "<img>" not in rows[0].to_json()["conversations"][0]["value"]
+    training, held_out = split_rows(rows, "prompt", 0.5, seed=1)
+    assert len(training) + len(held_out) == len(rows) == 24
+
+
 def test_conversations_are_what_the_published_script_asks(shared: Path):
     golden = read_json(shared / "golden/mmrole/review_prompts.json", dict)
     queries = {call["query"] for call in golden["review"]}

@@ -185,3 +185,14 @@ def test_the_csv_has_each_number_with_its_interval():
     assert [row["reviews"] for row in table] == [row.name for row in rows]
     assert float(table[0]["ratio_mae"]) == float(table[0]["ratio_mae_low"]) == 0.125
     assert table[0]["ratio_pearson"] == ""  # nothing varies
+
+
+def test_answers_without_image_are_compared(review_record, tmp_path):
+    records = [review_record(number, image=None if number % 2 else "Ships/00.png") for number in range(4)]
+    files = [tmp_path / name / "comment_test.json" for name in ("one", "other")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(json.dumps(records))
+    matched = match(*(read_reviews([file]) for file in files))
+    assert len(matched.keys) == 32
+    assert measure_agreement(matched, draws=10)

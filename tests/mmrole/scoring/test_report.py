@@ -194,3 +194,11 @@ def test_a_model_without_usable_reviews(review_record: Callable, write_reviews: 
     assert math.isnan(model.scores[IN_TEST][OVERALL].value)
     assert model.coverage[0].unparseable == 3
     assert model.length[IN_TEST].score.n == 0
+
+
+def test_samples_without_image_are_clusters_of_their_own(review_record, write_reviews) -> None:
+    records = [review_record(number, image=None if number % 2 else "Ships/00.png") for number in range(4)]
+    (model,) = read_models([write_reviews(records)], {})
+    (whole,) = make_report([model], ()).models
+    assert list(model.columns["image"]) == ["Ships/00.png", records[1]["id"], "Ships/00.png", records[3]["id"]]
+    assert whole.scores[IN_TEST][OVERALL].value == pytest.approx(0.9)
