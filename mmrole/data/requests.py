@@ -169,7 +169,7 @@ class ChatReply:
 
     Attributes:
         id: that of the request.
-        text: decoded, white space stripped at both ends; empty where nothing was said.
+        text: decoded, white space stripped at both ends; empty where nothing was said. A refusal can have words, too.
         finish_reason: "stop" at a stop token, "length" after max_new_tokens, "refused" where the model or its server
             declines to answer, "failed" where no reply came.
         usage: what it has cost.
@@ -190,6 +190,11 @@ class ChatReply:
     def __post_init__(self) -> None:
         if (self.error is None) == (self.finish_reason in ("refused", "failed")):
             raise ValueError(f"reply {self.id!r}: {self.finish_reason} with error {self.error!r}")
+
+    @property
+    def answer(self) -> str:
+        """The text as records have it: what is said in refusing, or before a reply fails, is no answer."""
+        return self.text if self.error is None else ""
 
     @property
     def answer_error(self) -> str | None:

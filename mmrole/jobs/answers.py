@@ -21,7 +21,7 @@ def _ask(sample: Sample, replies: Mapping[str, ChatReply]) -> list[ChatRequest]:
 
 def _result(sample: Sample, replies: Mapping[str, ChatReply]) -> JsonObject:
     reply = replies[sample.id]
-    return sample.with_answer(reply.text, reply.answer_error).to_json()
+    return sample.with_answer(reply.answer, reply.answer_error).to_json()
 
 
 ANSWERS = Program("inference.py", Sample, _ask, _result)

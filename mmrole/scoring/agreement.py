@@ -152,7 +152,7 @@ def read_conversations(path: str | os.PathLike, replies: Mapping[str, ChatReply]
             if id_ not in replies:
                 problems.add(f"{record.where}: there is no reply to it; its id is {shown(id_)}")
                 continue
-            reply = replies[id_].text
+            reply = replies[id_].answer
         if not isinstance(reply, str):
             problems.add(f'{record.where}: "answer" of conversations[1] must be a text, not {shown(reply)}')
             continue

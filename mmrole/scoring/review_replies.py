@@ -62,7 +62,7 @@ def _ask(row: ReviewRow, replies: Mapping[str, ChatReply]) -> list[ChatRequest]:
 def _result(row: ReviewRow, replies: Mapping[str, ChatReply]) -> JsonObject:
     prompt, review = row.json["conversations"]
     reply = replies[row.id]
-    answered = review | {"answer": reply.text}
+    answered = review | {"answer": reply.answer}
     if reply.answer_error is not None:
         answered |= {"answer_error": reply.answer_error}
     return row.json | {"id": row.id, "conversations": [prompt, answered]}

@@ -85,6 +85,17 @@ def test_a_refusal_stands_until_it_is_asked_again(desk, capsys):
     assert not desk.journal.exists()
 
 
+def test_what_is_said_in_refusing_or_before_a_failure_is_no_answer(desk):
+    desk.write(sample("a"), sample("b"))
+
+    def reply(request: ChatRequest) -> ChatReply:
+        return ChatReply(request.id, "I", "refused" if request.id == "a" else "failed", error="no")
+
+    assert desk.run(ANSWERS, reply) == FAILED
+    assert [answer["answer"] for answer in answers(desk)] == ["", ""]
+    assert [answer["answer_error"] for answer in answers(desk)] == ["refused: no", "failed: no"]
+
+
 def test_an_answer_takes_the_place_of_an_earlier_error(desk):
     desk.write(sample("a", answer={"answer": "", "answer_error": "failed: then"}))
     assert desk.run(ANSWERS, aye) == 0

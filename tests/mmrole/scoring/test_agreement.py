@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mmrole.base.errors import UserError
 from mmrole.data.prompts import METRICS
 from mmrole.data.records import Review
+from mmrole.data.requests import ChatReply
 from mmrole.data.review_data import ReviewedAnswer, make_rows
 from mmrole.scoring.agreement import (
     ALL_ANSWERS,
@@ -129,6 +130,16 @@ def test_a_reply_stands_beside_the_review_that_it_is_compared_with(published, tm
     found = match(read_conversations(write(tmp_path / "replies.json", objects)), reference)
     assert found.first.tolist() == [[1.0, 10.0]] * 8
     assert found.second.tolist() == [list(row.score) for row in rows]
+
+
+def test_scores_in_a_refusal_do_not_count(published, tmp_path):
+    rows = make_rows([ReviewedAnswer("model", Review.from_json(published[0]))]).usable
+    file = write(tmp_path / "validation.json", [row.to_json() for row in rows])
+    replies = {
+        f"{number} {row.to_json()['id']}": ChatReply("", "Never. [Scores]: (1, 10)", "refused", error="no")
+        for number, row in enumerate(rows)
+    }
+    assert all(judgement.score is None for judgement in read_conversations(file, replies).values())
 
 
 def test_what_is_not_compared_is_counted(published, tmp_path):
