@@ -46,7 +46,7 @@ class Work(NamedTuple):
 
 
 def run(program: Program, options: JobOptions, find_backend: FindBackend) -> int:
-    """Runs a job; returns the exit status: `FAILED` where requests have failed.
+    """Runs a job; returns the exit status: `FAILED` in the first process, where requests of any have failed.
 
     Args:
         program: what is done with a record.
@@ -68,7 +68,8 @@ def run(program: Program, options: JobOptions, find_backend: FindBackend) -> int
         kept = sum(len(task.journal.collect()) for task, _ in work)
         processes.say(f"interrupted: {kept} replies are kept, and {again} goes on")
         return interruption.status
-    return FAILED if any(task.failed for task, _ in work) else 0
+    # The others end with 0: a status would have torchrun end the first process, which may still be writing.
+    return FAILED if processes.is_first and any(task.failed for task, _ in work) else 0
 
 
 def _prepare(

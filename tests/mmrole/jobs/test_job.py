@@ -11,8 +11,10 @@ from mmrole.base.errors import UserError
 from mmrole.data.messages import one_turn
 from mmrole.data.records import Sample
 from mmrole.data.requests import ChatReply, ChatRequest
+from mmrole.jobs import job
 from mmrole.jobs.answers import ANSWERS
 from mmrole.jobs.job import FAILED
+from mmrole.jobs.processes import Processes
 from mmrole.jobs.programs import Program
 
 
@@ -65,6 +67,15 @@ def test_what_failed_is_named_and_asked_again_by_the_same_command(desk, capsys):
     assert [answer["answer"] for answer in answers(desk)] == ["Aye, a.", "Aye, b.", "Aye, c."]
     assert not any("answer_error" in answer for answer in answers(desk))
     assert not desk.journal.exists()
+
+
+def test_only_the_first_process_ends_with_a_status(desk, monkeypatch):
+    desk.write(sample("a"))
+    monkeypatch.setattr(Processes, "from_environment", lambda: Processes(1, 2))
+    monkeypatch.setattr(job, "share", lambda requests, rank, world_size: list(requests))
+    assert desk.run(ANSWERS, but(a="failed")) == 0
+    assert desk.asked == ["a"]
+    assert not desk.output.exists()
 
 
 def test_a_refusal_stands_until_it_is_asked_again(desk, capsys):
