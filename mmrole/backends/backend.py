@@ -48,6 +48,7 @@ class Generator(Protocol):
 
     def step(self) -> Sequence[Piece | ChatReply]:
         """Goes on; returns new pieces of replies, and behind its last piece each reply that is finished."""
+        ...
 
 
 class Backend(Protocol):
@@ -55,9 +56,11 @@ class Backend(Protocol):
 
     def __str__(self) -> str:
         """What is used, in a line."""
+        ...
 
     def fingerprint(self) -> Json:
         """Everything that changes replies, by name."""
+        ...
 
     def fit(self, requests: Sequence[ChatRequest]) -> tuple[list[ChatRequest], list[Note]]:
         """The requests of one record as they will be asked, and what there is to say about them.
@@ -68,6 +71,7 @@ class Backend(Protocol):
         Raises:
             UserError: they cannot be answered, for want of something that can be known before `open`.
         """
+        ...
 
     def open(self) -> AbstractContextManager[Generator]:
         """Makes it ready, as long as the context lasts.
@@ -75,6 +79,7 @@ class Backend(Protocol):
         Raises:
             UserError: something that a person can mend is wrong, now or while the context lasts.
         """
+        ...
 
 
 def generate(generator: Generator, requests: Iterable[ChatRequest]) -> Iterator[ChatReply]:

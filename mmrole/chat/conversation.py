@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import abc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -87,7 +88,7 @@ class Conversation:
             last_utterance=words,
         )
 
-    def reply(self, speaker: Speaker, words: str) -> Iterator[str]:
+    def reply(self, speaker: Speaker, words: str) -> abc.Generator[str, None, None]:
         """Streams the reply in pieces; once it is complete, question and reply are part of the history.
 
         A reply that is given up half-way (the iterator is closed) is not remembered.

@@ -19,7 +19,7 @@ from mmrole.base.errors import UserError
 from mmrole.base.process_environment import check_process_environment
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Processes:
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if world_size == 1 or "RANK" not in os.environ:
             return cls()
-        from torch.distributed import rendezvous
+        from torch.distributed.rendezvous import rendezvous
 
         try:
             store, rank, world_size = next(rendezvous("env://"))
@@ -95,13 +95,12 @@ class Processes:
 
     def first_alone(self, step: Callable[[], T]) -> T:
         """Calls `step` in the first process, then in the others, and returns when all are through."""
-        if self.is_first:
-            result = step()
+        results = [step()] if self.is_first else []
         self.meet()
-        if not self.is_first:
-            result = step()
+        if not results:
+            results.append(step())
         self.meet()
-        return result
+        return results[0]
 
     def meet(self) -> None:
         """Returns when all processes have come here.

@@ -8,24 +8,28 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from mmrole.base.errors import Where
+from mmrole.base.files import Record as JsonFileRecord
 from mmrole.base.json_values import JsonObject
 from mmrole.data.requests import ChatReply, ChatRequest
 
 
-class JobRecord(Protocol):
+class JobRecord(JsonFileRecord, Protocol):
     """What a job needs of a record."""
 
     @property
     def id(self) -> str:
         """Unlike that of any other record of the job."""
+        ...
 
     @property
     def image(self) -> str | None:
         """Path of its image relative to the image folder, if it has one."""
+        ...
 
     @property
     def where(self) -> Where:
         """Its place in the input, for messages."""
+        ...
 
 
 Record = TypeVar("Record", bound=JobRecord)
