@@ -32,11 +32,11 @@ _COMPOSITIONS: dict[Literal["NFD", "NFC"], str] = {"NFD": "decomposed", "NFC": "
 
 
 class HasImage(Protocol):
-    """A record with an image: a class of `mmrole.data.records`."""
+    """A record that may have an image: a class of `mmrole.data.records`."""
 
     @property
-    def image(self) -> str:
-        """Path relative to the image folder."""
+    def image(self) -> str | None:
+        """Path relative to the image folder, if there is an image."""
         ...
 
     @property
