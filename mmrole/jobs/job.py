@@ -63,7 +63,7 @@ def run(program: Program, options: JobOptions, find_backend: FindBackend) -> int
         with interruptible(), processes, ExitStack() as journals:
             backend = processes.first_alone(lambda: _prepare(program, options, find_backend, processes, work, journals))
             if work:
-                _work(backend, work, processes)
+                _work(backend, work, processes, options.overwrite)
     except Interrupted as interruption:
         kept = sum(len(task.journal.collect()) for task, _ in work)
         processes.say(f"interrupted: {kept} replies are kept, and {again} goes on")
@@ -152,7 +152,7 @@ def _fingerprint(program: Program, backend: Backend) -> JsonObject:
     return fingerprint
 
 
-def _work(backend: Backend, work: Sequence[Work], processes: Processes) -> None:
+def _work(backend: Backend, work: Sequence[Work], processes: Processes, overwrite: bool) -> None:
     """Generates what is pending; the first process then writes the output files."""
     before = {id_ for task, _ in work for id_ in task.journal.done}
     tasks = {pending.request.id: (pending, task) for task, of_task in work for pending in of_task}
@@ -165,7 +165,7 @@ def _work(backend: Backend, work: Sequence[Work], processes: Processes) -> None:
             task.journal.close()
     _gather_failures([task for task, _ in work], processes)
     if processes.is_first:
-        _write_outputs([task for task, _ in work], before, time.monotonic() - began, processes)
+        _write_outputs([task for task, _ in work], before, time.monotonic() - began, processes, overwrite)
 
 
 def _gather_failures(tasks: Sequence[Task], processes: Processes) -> None:
@@ -176,7 +176,9 @@ def _gather_failures(tasks: Sequence[Task], processes: Processes) -> None:
             task.failed.update({id_: ChatReply(id_, "", "failed", error=error) for id_, error in failed.items()})
 
 
-def _write_outputs(tasks: Sequence[Task], before: Set[str], seconds: float, processes: Processes) -> None:
+def _write_outputs(
+    tasks: Sequence[Task], before: Set[str], seconds: float, processes: Processes, overwrite: bool
+) -> None:
     """Writes every output that can be written, then fails if any could not."""
     made = new_tokens = 0
     reports, failures = [], []
@@ -193,7 +195,7 @@ def _write_outputs(tasks: Sequence[Task], before: Set[str], seconds: float, proc
         counts = count_replies(replies, task.max_new_tokens)
         processes.say(f"{task.file.output}: {len(task.file.records)} records written; {counts}")
         reports += task.program.report(task.file.output, task.results(replies))
-        reports += name_errors(task.file.output, replies)
+        reports += name_errors(task.file.output, replies, overwrite)
     if made:
         rate = f"{new_tokens / seconds:.1f} tokens/s"
         processes.say(f"{made} replies, {new_tokens:,} new tokens in {seconds:.1f} s ({rate})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmrole.base.errors import shown
+from mmrole.base.errors import in_one_line, shown
 from mmrole.data.requests import ChatReply
 
 _LISTED = 10
@@ -22,15 +22,26 @@ def count_replies(replies: Mapping[str, ChatReply], max_new_tokens: int | None) 
     return ", ".join(parts)
 
 
-def name_errors(output: Path, replies: Mapping[str, ChatReply]) -> list[str]:
-    """Lines that name what was refused and what has failed, with the reasons of the first ones."""
+def name_errors(output: Path, replies: Mapping[str, ChatReply], overwrite: bool) -> list[str]:
+    """Lines that name what was refused and what has failed, with the reasons of the first ones.
+
+    Args:
+        output: what was written.
+        replies: all of them, by request id.
+        overwrite: whether the job started anew, so that the same command would do so again.
+    """
     lines = []
+    but = " without --overwrite" if overwrite else ""
     remedies = {
-        "refused": "were refused; --retry_refused asks them again",
-        "failed": "have failed; the same command asks them again",
+        "refused": f"were refused; --retry_refused{but} asks them again",
+        "failed": f"have failed; the same command{but} asks them again",
     }
     for kind, remedy in remedies.items():
-        errors = [f"{shown(id_)} ({reply.error})" for id_, reply in replies.items() if reply.finish_reason == kind]
+        errors = [
+            f"{shown(id_)} ({in_one_line(reply.error or '')})"
+            for id_, reply in replies.items()
+            if reply.finish_reason == kind
+        ]
         if errors:
             lines.append(f"{output}: {len(errors)} requests {remedy}: {_listed(errors)}")
     return lines

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmrole.base.errors import shown
+from mmrole.base.errors import in_one_line, shown
 from mmrole.base.json_values import JsonObject
 from mmrole.data.messages import Quotation, one_turn
 from mmrole.data.prompts import METRICS, REVIEW_SYSTEM, review_prompt
@@ -148,7 +148,7 @@ def describe_reviews(output: Path, records: Iterable[JsonObject]) -> list[str]:
                 count += 1
                 if review["score"] is None:
                     swapped = ", answers exchanged" if is_swapped else ""
-                    faulty.append(f"  {id_}, {metric}{swapped}: {review['reason']}")
+                    faulty.append(f"  {id_}, {metric}{swapped}: {in_one_line(review['reason'])}")
     lines = []
     if empty:
         lines.append(f"{output}: empty answers, without reviews: {len(empty)} ({', '.join(empty)})")

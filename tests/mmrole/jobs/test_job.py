@@ -78,6 +78,16 @@ def test_only_the_first_process_ends_with_a_status(desk, monkeypatch):
     assert not desk.output.exists()
 
 
+def test_reasons_are_said_in_a_line_and_what_was_started_anew_is_not_so_again(desk, capsys):
+    desk.write(sample("a"), sample("b"))
+    kinds = {"a": "refused", "b": "failed"}
+    reply = lambda request: ChatReply(request.id, "", kinds[request.id], error="no\n\x1b[31m")  # noqa: E731
+    assert desk.run(ANSWERS, reply, overwrite=True) == FAILED
+    refused, failed = capsys.readouterr().out.splitlines()[-2:]
+    assert refused.endswith("were refused; --retry_refused without --overwrite asks them again: 'a' (no\\n\\x1b[31m)")
+    assert failed.endswith("have failed; the same command without --overwrite asks them again: 'b' (no\\n\\x1b[31m)")
+
+
 def test_a_refusal_stands_until_it_is_asked_again(desk, capsys):
     desk.write(sample("a"), sample("b"))
     refusing = but(b="refused")
