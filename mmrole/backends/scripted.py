@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmrole.backends.backend import Note
-from mmrole.base.errors import UserError, reason, shown
-from mmrole.base.journal_lines import decode_line
-from mmrole.base.json_values import JsonObject
+from mmrole.base.errors import UserError, shown
+from mmrole.base.files import parse_json, read_text_file
+from mmrole.base.json_values import Json, JsonObject
 from mmrole.data.requests import ChatReply, ChatRequest, Piece
 
 _REASONS = ("stop", "length", "refused", "failed")
@@ -80,19 +81,21 @@ def read_replies(path: Path) -> dict[str, ChatReply]:
     """The replies in a file, by id.
 
     Each line is an object with `id` and `text`; `finish_reason` ("stop" where it is not given) may be "length", or
-    "refused" or "failed" with the reason as `error`, and then there need be no text.
+    "refused" or "failed" with the reason as `error`, and then there need be no text. Blank lines are passed over.
 
     Raises:
         UserError: the file cannot be read, or a line is of another form or repeats an id.
     """
     replies: dict[str, ChatReply] = {}
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {reason(error)}; give another file as --replies") from None
-    for number, line in enumerate(lines, start=1):
+        text = read_text_file(path)
+    except UserError as error:
+        raise UserError(f"{error}; give another file as --replies") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
-            reply = _read_reply(decode_line(line))
+            reply = _read_reply(_parse(line))
             if reply.id in replies:
                 raise ValueError(f"the id {shown(reply.id)} is in an earlier line, too")
         except ValueError as error:
@@ -122,9 +125,17 @@ def replies_of_file(path: Path) -> ScriptedBackend:
     return ScriptedBackend(lambda request: replies[request.id], f"replies from {path}", made_with, check)
 
 
-def _read_reply(obj: JsonObject) -> ChatReply:
+def _parse(line: str) -> Json:
+    """The value in a line, None if it is not JSON; ValueError where something else is wrong, such as a key twice."""
+    try:
+        return parse_json(line)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+
+
+def _read_reply(obj: Json) -> ChatReply:
     """Raises ValueError if a line has another form."""
-    if not obj:
+    if not isinstance(obj, dict):
         raise ValueError('it is no JSON object, such as {"id": "…", "text": "…"}')
     if unknown := obj.keys() - _FIELDS:
         raise ValueError(f"the field {shown(min(unknown))} is not known")

@@ -54,17 +54,31 @@ def read_json(path: str | os.PathLike, top: type = list) -> Json:
     try:
         value = _readable(path, lambda file: read_values(file, _DECODER)) if opening else None
         if value is None:
-            value = _DECODER.decode(read_text_file(path))
+            value = parse_json(read_text_file(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except RecursionError:
         raise UserError(f"{path} cannot be read as JSON: it is nested too deeply") from None
     except ValueError as error:  # a key twice, a number of thousands of digits
-        words = "a number has thousands of digits" if "set_int_max_str_digits" in str(error) else error
-        raise UserError(f"{path} cannot be read as JSON: {words}") from None
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, top):
         raise UserError(f"{path} must hold {_NAMES[top]}, not {_NAMES.get(type(value), shown(value))}")
     return value
+
+
+def parse_json(text: str) -> Json:
+    """The value that a text is as JSON, as strictly as `read_json`.
+
+    Raises:
+        ValueError: it is none (`json.JSONDecodeError`), or holds what `read_json` refuses.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return _DECODER.decode(text)
+    except ValueError as error:
+        if "set_int_max_str_digits" in str(error):
+            raise ValueError("a number has thousands of digits") from None
+        raise
 
 
 def read_json_lines(path: str | os.PathLike) -> list[dict[str, Json]] | None:
@@ -74,7 +88,7 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Json]] | None:
         with open_regular(path) as data, io.TextIOWrapper(data, encoding="utf-8-sig") as file:
             for line in file:
                 if line.strip():
-                    objects.append(_DECODER.decode(line))
+                    objects.append(parse_json(line))
                     if not isinstance(objects[-1], dict):
                         return None
     except (UserError, OSError, ValueError, RecursionError):

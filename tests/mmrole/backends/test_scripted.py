@@ -16,7 +16,7 @@ def ask(*ids: str) -> list[ChatRequest]:
 def test_a_file_of_replies(tmp_path):
     file = tmp_path / "replies.jsonl"
     file.write_text(
-        '{"id": "a", "text": " Aye.\\n"}\n{"id": "b", "text": "", "finish_reason": "length"}\n'
+        '\ufeff{"id": "a", "text": " Aye.\\n"}\r\n \n{"id": "b", "text": "", "finish_reason": "length"}\n'
         '{"id": "c", "finish_reason": "refused", "error": "no"}\n'
         '{"id": "d", "finish_reason": "failed", "error": "gone", "text": "A"}'
     )
@@ -31,7 +31,11 @@ def test_a_file_of_replies(tmp_path):
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("", "it is no JSON object"),
+        ('{"id": "b", "text": "b"', "it is no JSON object"),
+        ("[" * 100_000, "it is no JSON object"),
+        ('{"id": "b", "text": "b", "text": "c"}', "the key 'text' occurs twice in an object"),
+        ('{"id": "b", "text": NaN}', "NaN is no number of JSON"),
+        ('{"id": "b", "text": ' + "9" * 5_000 + "}", "a number has thousands of digits"),
         ('["a", "b"]', "it is no JSON object"),
         ('{"id": "b"}', "text is missing"),
         ('{"text": "b"}', "id is missing"),
