@@ -82,7 +82,7 @@ def read_inputs(
         names: the files in it.
         output_dir: folder of the output.
         record_type: what the files hold.
-        image_dir: folder of the images.
+        image_dir: folder of the images, which need not be there where no record has one.
         limit: take only so many records of each file.
         skip_missing_images: leave records without their image file out; otherwise they are an error.
         how_to_get: what makes or fetches the input folder.
@@ -94,8 +94,6 @@ def read_inputs(
     if os.path.realpath(output_dir) == os.path.realpath(input_dir):
         raise UserError(f"{output_dir} is the input folder; give another --output_dir")
     problems = Problems()
-    if not image_dir.is_dir():
-        problems.add(f"the image folder {image_dir} does not exist")
     files = []
     for name in names:
         path = input_dir / name
@@ -103,6 +101,8 @@ def read_inputs(
         if output.exists() and path.exists() and output.samefile(path):
             raise UserError(f"{output} is the input; give another --output_dir")
         files.append(_read(path, output, record_type, image_dir, problems, limit, skip_missing_images))
+    if not image_dir.is_dir() and any(record.image is not None for file in files for record in file.records):
+        problems.add(f"the image folder {image_dir} does not exist")
     _check_ids(files, problems)
     if not problems and not any(file.records for file in files):
         for file in files:

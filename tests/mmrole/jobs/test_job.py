@@ -52,6 +52,14 @@ def test_records_need_no_image(desk):
     assert desk.asked == ["a", "b"]
 
 
+def test_an_image_folder_is_needed_for_images_only(desk):
+    desk.write(sample("a", image=None))
+    assert desk.run(ANSWERS, aye, image_dir=desk.folder / "nowhere") == 0
+    desk.write(sample("a", image=None), sample("b"))
+    with pytest.raises(UserError, match="^the image folder .*nowhere does not exist; correct the input"):
+        desk.run(ANSWERS, aye, image_dir=desk.folder / "nowhere", overwrite=True)
+
+
 def test_what_failed_is_named_and_asked_again_by_the_same_command(desk, capsys):
     desk.write(sample("a"), sample("b"), sample("c"))
     assert desk.run(ANSWERS, but(b="failed")) == FAILED == 3
