@@ -68,8 +68,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=False,
         help="--model_path is a LoRA adapter, whose configuration names its base",
     )
-    add("--image_dir", type=Path, default=Path("images"), help="folder of the images (default: %(default)s)")
-    add("--skip_missing_images", action="store_true", help="leave out rows without their image file, and list them")
+    add(
+        "--image_dir",
+        action=ModelFlag,
+        type=Path,
+        default=Path("images"),
+        help="folder of the images (default: %(default)s)",
+    )
+    add(
+        "--skip_missing_images",
+        action=ModelFlag,
+        nargs=0,
+        default=False,
+        help="leave out rows without their image file, and list them",
+    )
     add(
         "--dtype",
         action=ModelFlag,

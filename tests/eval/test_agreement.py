@@ -95,6 +95,13 @@ def test_the_two_forms_are_not_mixed(repository, flags):
     assert "give --reviews and --reference, or --rm_data and --replies" in done.stderr
 
 
+@pytest.mark.parametrize("flags", [("--image_dir", "a"), ("--skip_missing_images",), ("--dtype", "float32")])
+def test_flags_of_a_model_without_one_are_refused(repository, flags):
+    done = call(repository, "--rm_data", "a", "--replies", "b", *flags)
+    assert done.returncode == 2
+    assert f"{flags[0]} without --model_path: there is no model to make replies" in done.stderr
+
+
 def test_help_explains_every_flag_without_torch(repository):
     code = (
         "import sys; sys.path.insert(0, 'eval'); import agreement\n"
