@@ -7,12 +7,12 @@
 #   IMAGE_DIR    folder of the images (default: images)
 #   NPROC        number of processes (default: one for each GPU; one without a GPU)
 #   PYTHON       interpreter (default: .venv/bin/python if it is there, else python)
-# Killed or interrupted, the same command goes on where it was.
+# Killed or interrupted, the same command goes on where it was. Exit status 3: requests have failed; the same command
+# asks them again.
 set -euo pipefail
 unset CDPATH # with which cd goes elsewhere
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
-MODEL_PATH=${MODEL_PATH:-model_weights/MMRole-Agent}
 MODEL=${MODEL:-mmrole-agent}
 IMAGE_DIR=${IMAGE_DIR:-images}
 if [ -z "${PYTHON:-}" ]; then
@@ -25,18 +25,29 @@ NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_coun
     exit 2
 }
 
+# Replies of a file (--replies) come in place of the model; one that is named beside them is refused.
+model=(--model_path "${MODEL_PATH:-model_weights/MMRole-Agent}")
+for flag in "$@"; do
+    [[ -n "${MODEL_PATH:-}" || $flag != --replies?(=*) ]] || model=()
+done
+
 launch=("$PYTHON")
 [ "$NPROC" -eq 1 ] || launch+=(-m mmrole.base.launch --standalone --nproc_per_node "$NPROC")
 
+status=0
 # Answers one of the two test sets; a data set may lack one of them, and without either the first call says what to do.
 answer() {
     if [ ! -d "data/test/$1" ] && [ -d "data/test/$3" ]; then
         echo "data/test/$1 is not there: nothing is done about it"
         return
     fi
-    "${launch[@]}" inference.py --model_path "$MODEL_PATH" --image_dir "$IMAGE_DIR" \
-        --input_dir "data/test/$1" --output_dir "eval/$2/$MODEL" "${@:4}"
+    local code=0
+    "${launch[@]}" inference.py "${model[@]}" --image_dir "$IMAGE_DIR" \
+        --input_dir "data/test/$1" --output_dir "eval/$2/$MODEL" "${@:4}" || code=$?
+    [ "$code" -eq 0 ] || [ "$code" -eq 3 ] || exit "$code"
+    [ "$code" -eq 0 ] || status=3
 }
 
 answer in-distribution in-test_answers out-of-distribution "$@"
 answer out-of-distribution out-test_answers in-distribution "$@"
+exit "$status"

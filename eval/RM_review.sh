@@ -8,13 +8,13 @@
 #   IMAGE_DIR    folder of the images (default: images)
 #   NPROC        number of processes (default: one for each GPU; one without a GPU)
 #   PYTHON       interpreter (default: .venv/bin/python if it is there, else python)
-# Killed or interrupted, the same command goes on where it was.
+# Killed or interrupted, the same command goes on where it was. Exit status 3: requests have failed; the same command
+# asks them again.
 set -euo pipefail
 unset CDPATH # with which cd goes elsewhere
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 MODEL=${MODEL:-mmrole-agent}
-MODEL_PATH=${MODEL_PATH:-model_weights/MMRole-Eval_RM}
 IMAGE_DIR=${IMAGE_DIR:-images}
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python
@@ -26,18 +26,29 @@ NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_coun
     exit 2
 }
 
+# Replies of a file (--replies) come in place of the model; one that is named beside them is refused.
+model=(--model_path "${MODEL_PATH:-model_weights/MMRole-Eval_RM}")
+for flag in "$@"; do
+    [[ -n "${MODEL_PATH:-}" || $flag != --replies?(=*) ]] || model=()
+done
+
 launch=("$PYTHON")
 [ "$NPROC" -eq 1 ] || launch+=(-m mmrole.base.launch --standalone --nproc_per_node "$NPROC")
 
+status=0
 # Reviews one of the two test sets; answers may lack one of them, and without either the first call says what to do.
 review() {
     if [ ! -d "eval/$1_answers/$MODEL" ] && [ -d "eval/$2_answers/$MODEL" ]; then
         echo "eval/$1_answers/$MODEL is not there: nothing is done about it"
         return
     fi
-    "${launch[@]}" eval/RM_review.py --model_path "$MODEL_PATH" --image_dir "$IMAGE_DIR" \
-        --input_dir "eval/$1_answers/$MODEL" --output_dir "eval/$1_reviews/$MODEL" "${@:3}"
+    local code=0
+    "${launch[@]}" eval/RM_review.py "${model[@]}" --image_dir "$IMAGE_DIR" \
+        --input_dir "eval/$1_answers/$MODEL" --output_dir "eval/$1_reviews/$MODEL" "${@:3}" || code=$?
+    [ "$code" -eq 0 ] || [ "$code" -eq 3 ] || exit "$code"
+    [ "$code" -eq 0 ] || status=3
 }
 
 review in-test out-test "$@"
 review out-test in-test "$@"
+exit "$status"

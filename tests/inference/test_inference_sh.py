@@ -1,5 +1,6 @@
 """inference.sh answers both test sets, from any folder, again and again."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -57,6 +58,23 @@ def test_a_data_set_without_one_part_and_one_type(root, job):
     assert f"data/test/in-distribution/{TEST_FILES[2]} is not there: nothing is done about it" in done.stdout
     assert "data/test/out-of-distribution is not there: nothing is done about it" in done.stdout
     assert set(outputs(root)) == {f"eval/in-test_answers/mmrole-agent/{name}" for name in TEST_FILES[:2]}
+
+
+def test_replies_of_a_file_some_of_which_have_failed(root):
+    """What failed in the first test set does not keep the second one from being answered."""
+    replies = [
+        {"id": f"{distribution} {name}", "text": "Aye."}
+        | ({"finish_reason": "failed", "error": "gone"} if failed else {})
+        for distribution, failed in (("in-distribution", True), ("out-of-distribution", False))
+        for name in TEST_FILES
+    ]
+    (root / "replies.jsonl").write_text("\n".join(map(json.dumps, replies)))
+    done = run(root, "--replies", "replies.jsonl", NPROC="1")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert len(outputs(root)) == 6
+    done = run(root, "--replies=replies.jsonl", NPROC="1", MODEL_PATH="model_weights/my-agent")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --replies answers in place of a model; leave out --model_path\n"
 
 
 def test_folders_and_errors(root):

@@ -56,7 +56,7 @@ def test_an_image_folder_is_needed_for_images_only(desk):
     desk.write(sample("a", image=None))
     assert desk.run(ANSWERS, aye, image_dir=desk.folder / "nowhere") == 0
     desk.write(sample("a", image=None), sample("b"))
-    with pytest.raises(UserError, match="^the image folder .*nowhere does not exist; correct the input"):
+    with pytest.raises(UserError, match=r"^the image folder .*nowhere does not exist; correct the input"):
         desk.run(ANSWERS, aye, image_dir=desk.folder / "nowhere", overwrite=True)
 
 
