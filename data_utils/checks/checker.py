@@ -168,7 +168,7 @@ def _check_record(record: Json, source: Source, place: Place, copies: Copies) ->
     try:
         read = record_type.from_json(record, Where(place.file, place.index or 0))
     except RecordError as error:  # what a script would refuse is never passed over
-        yield Problem("wrong_type", place, str(error))
+        yield Problem("wrong_type", place, str(error).removeprefix(f"{place}: "))
         return
     yield from check(read, place, source)
     if not isinstance(read, TrainingRecord) and read.image is not None:  # that one's pictures are told from its texts

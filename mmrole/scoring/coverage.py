@@ -38,11 +38,6 @@ class Coverage(NamedTuple):
     n_per_metric: dict[str, int]
     """Samples with a usable pair by metric; with swapped reviews, in both orders."""
 
-    @property
-    def complete(self) -> bool:
-        """Whether all expected samples, and no others, are scored or have an empty answer."""
-        return not (self.missing or self.incomplete or self.unparseable or self.foreign or self.changed)
-
 
 class Gaps(NamedTuple):
     """The samples behind the counts of `Coverage`, by id; what follows the ids of some tells what they lack."""

@@ -172,6 +172,7 @@ SEEDS = [
     Seed("wrong_type", TRAIN, put(0, ["a list"])),
     Seed("wrong_type", STILLS, put(0, "place_info", ["Dock 7"])),
     Seed("wrong_type", REVIEWS, put(*REVIEW, "score", [8, 9, 10])),
+    Seed("wrong_type", ANSWERS, change(ANSWER[:-1], lambda turn: turn | {"answer_error": "failed: gone"})),
     Seed("wrong_type", META, put("age", 30)),
     Seed("empty_text", HUMAN, put(*REPLY, " ")),
     Seed("empty_text", PROFILES, put("Ada Nova", "")),
@@ -334,6 +335,7 @@ def test_seeded_damage_is_found_alone(seed: Seed, root: Path, vocabulary: Path, 
     for problem in report["problems"]:
         assert (problem["level"], problem["fixable"]) == (kind.level, kind.fixable)
         assert problem["file"] == str(file)
+        assert not problem["text"].startswith(str(file))  # which is said before it
     assert run_check(capsys, file, "--strict", *options)[0] == 1
 
     fixed = tmp_path / f"fixed{file.suffix}"
