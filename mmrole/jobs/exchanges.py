@@ -9,7 +9,7 @@ from typing import Generic
 
 from mmrole.backends.backend import Backend, Note
 from mmrole.data.image_file import ImageFile
-from mmrole.data.messages import Message
+from mmrole.data.messages import LabelledImage, Message, Part
 from mmrole.data.requests import ChatReply, ChatRequest
 from mmrole.jobs.programs import Program, Record
 
@@ -85,7 +85,11 @@ class Exchange(Generic[Record]):
         if not request.images:
             return request
         messages = tuple(
-            Message(role, tuple(self.images[part] if isinstance(part, Path) else part for part in content))
-            for role, content in request.messages
+            Message(role, tuple(self._with_file(part) for part in content)) for role, content in request.messages
         )
         return replace(request, messages=messages)
+
+    def _with_file(self, part: Part) -> Part:
+        if isinstance(part, LabelledImage):
+            return part._replace(image=self.images[part.image]) if isinstance(part.image, Path) else part
+        return self.images[part] if isinstance(part, Path) else part

@@ -154,8 +154,8 @@ def _fingerprint(program: Program, backend: Backend) -> JsonObject:
 
 def _work(backend: Backend, work: Sequence[Work], processes: Processes, overwrite: bool) -> None:
     """Generates what is pending; the first process then writes the output files."""
-    before = {id_ for task, _ in work for id_ in task.journal.done}
     tasks = {pending.request.id: (pending, task) for task, of_task in work for pending in of_task}
+    before = {id_ for task, _ in work for id_ in task.journal.done} - tasks.keys()  # refused ones are asked again
     requests = share((pending.request for pending, _ in tasks.values()), processes.rank, processes.world_size)
     began = time.monotonic()
     if requests:

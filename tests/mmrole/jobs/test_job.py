@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from fixtures.desk import sample
 from PIL import Image
 
 from mmrole.base.errors import UserError
-from mmrole.data.messages import one_turn
+from mmrole.data.image_file import ImageFile
+from mmrole.data.messages import LabelledImage, one_turn
 from mmrole.data.records import Sample
 from mmrole.data.requests import ChatReply, ChatRequest
 from mmrole.jobs import job
@@ -50,6 +52,19 @@ def test_records_need_no_image(desk):
     assert "image" not in desk.read()[1]
     assert desk.run(ANSWERS, reply) == 0
     assert desk.asked == ["a", "b"]
+
+
+def test_images_with_labels_are_files_as_well(desk):
+    desk.write(sample("a"))
+
+    def ask(record: Sample, replies: Mapping[str, ChatReply]) -> list[ChatRequest]:
+        image = LabelledImage(Path("a.png"), "Here: ")
+        return [] if replies else [ChatRequest(record.id, one_turn("", image, "What is it?"))]
+
+    shown = []
+    looking = lambda request: shown.extend(request.images) or aye(request)  # noqa: E731
+    assert desk.run(Program("look.py", Sample, ask, lambda record, replies: {"id": record.id}), looking) == 0
+    assert [type(image) for image in shown] == [ImageFile]
 
 
 def test_an_image_folder_is_needed_for_images_only(desk):
@@ -108,7 +123,9 @@ def test_a_refusal_stands_until_it_is_asked_again(desk, capsys):
     assert desk.run(ANSWERS, refusing, retry_refused=True) == 0
     assert (desk.asked, desk.output.read_bytes()) == (["a", "b", "b"], before)
     assert desk.run(ANSWERS, but(b="failed"), retry_refused=True) == FAILED
+    capsys.readouterr()
     assert desk.run(ANSWERS, aye, retry_refused=True) == 0
+    assert "\n1 replies, 0 new tokens in " in capsys.readouterr().out
     assert answers(desk)[1]["answer"] == "Aye, b."
     assert desk.asked == ["a", "b", "b", "b", "b"]
     assert not desk.journal.exists()
