@@ -157,7 +157,7 @@ def read_conversations(path: str | os.PathLike, replies: Mapping[str, ChatReply]
             problems.add(f'{record.where}: "answer" of conversations[1] must be a text, not {shown(reply)}')
             continue
         key = Key((image, f"{times[image, prompt]} {answer}"), aspect[1])
-        judgements[key] = Judgement(image, "", parse_review(reply).score, record.where)
+        judgements[key] = Judgement(image or key.answer[1], "", parse_review(reply).score, record.where)
     problems.raise_if_any("the reviews cannot be compared", "correct them, or give another file")
     return judgements
 

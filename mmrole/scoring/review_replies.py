@@ -26,8 +26,8 @@ class ReviewRow:
 
     id: str
     """The row's number in the file, and its own id: the eight reviews of an answer can share that."""
-    image: str
-    """Path relative to the image folder."""
+    image: str | None
+    """Path relative to the image folder; None if the review is about no image."""
     prompt: str
     json: JsonObject = field(repr=False, hash=False)
     where: Where = field(repr=False, compare=False)
@@ -42,9 +42,9 @@ class ReviewRow:
         row = TrainingRecord.from_json(obj, where)
         conversation = read_conversation(row)
         pictures = conversation.pictures
-        if len(row.turns) != 2 or len(pictures) != 1 or conversation.faults:
-            raise RecordError(f"{row.where}: must be a review prompt with one image, and its review")
-        image = pictures[0].path.removeprefix(f"{IMAGE_FOLDER}/")
+        if len(row.turns) != 2 or len(pictures) > 1 or conversation.faults:
+            raise RecordError(f"{row.where}: must be a review prompt with one image or none, and its review")
+        image = pictures[0].path.removeprefix(f"{IMAGE_FOLDER}/") if pictures else None
         return cls(row_id(row), image, conversation.turns[0].text, row.json, row.where)
 
 
@@ -56,7 +56,8 @@ def row_id(row: TrainingRecord) -> str:
 def _ask(row: ReviewRow, replies: Mapping[str, ChatReply]) -> list[ChatRequest]:
     if row.id in replies:
         return []
-    return [ChatRequest(row.id, one_turn(REVIEW_SYSTEM, Path(row.image), row.prompt))]
+    image = None if row.image is None else Path(row.image)
+    return [ChatRequest(row.id, one_turn(REVIEW_SYSTEM, image, row.prompt))]
 
 
 def _result(row: ReviewRow, replies: Mapping[str, ChatReply]) -> JsonObject:

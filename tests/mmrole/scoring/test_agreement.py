@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrole.base.errors import UserError
+from mmrole.base.files import read_records
 from mmrole.data.prompts import METRICS
 from mmrole.data.records import Review
 from mmrole.data.requests import ChatReply
@@ -27,6 +28,7 @@ from mmrole.scoring.agreement import (
     read_conversations,
     read_reviews,
 )
+from mmrole.scoring.review_replies import REPLIES, ReviewRow
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +142,15 @@ def test_scores_in_a_refusal_do_not_count(published, tmp_path):
         for number, row in enumerate(rows)
     }
     assert all(judgement.score is None for judgement in read_conversations(file, replies).values())
+
+
+def test_conversations_without_an_image_are_rows_and_stand_alone(published, tmp_path):
+    records = [{key: value for key, value in record.items() if key != "image"} for record in published[:2]]
+    rows = make_rows(ReviewedAnswer("model", Review.from_json(record)) for record in records).usable
+    file = write(tmp_path / "validation.json", [row.to_json() for row in rows])
+    assert len({judgement.cluster for judgement in read_conversations(file).values()}) == 2
+    (request,) = REPLIES.ask(read_records(file, ReviewRow)[0], {})
+    assert request.images == ()
 
 
 def test_what_is_not_compared_is_counted(published, tmp_path):
