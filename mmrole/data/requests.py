@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -80,10 +81,14 @@ class AskedSettings:
         Raises:
             ValueError: a number is out of range.
         """
-        base = sampling if self.do_sample and sampling is not None else usual
-        given = {key: value for key, value in asdict(self).items() if key != "seed_offset" and value is not None}
-        settings = replace(base, **given)
-        return replace(settings, seed=settings.seed + self.seed_offset)
+        return _filled(self, sampling if self.do_sample and sampling is not None else usual)
+
+
+@lru_cache(maxsize=64)  # most requests of a job ask alike
+def _filled(asked: AskedSettings, base: GenerationSettings) -> GenerationSettings:
+    given = {key: value for key, value in asdict(asked).items() if key != "seed_offset" and value is not None}
+    settings = replace(base, **given)
+    return replace(settings, seed=settings.seed + asked.seed_offset)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

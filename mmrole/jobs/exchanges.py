@@ -14,7 +14,7 @@ from mmrole.data.requests import ChatReply, ChatRequest
 from mmrole.jobs.programs import Program, Record
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Exchange(Generic[Record]):
     """What was asked about a record so far, and the replies that stand.
 

@@ -160,6 +160,9 @@ def _work(backend: Backend, work: Sequence[Work], processes: Processes, overwrit
     began = time.monotonic()
     if requests:
         began = _generate(backend, {request.id: tasks[request.id] for request in requests}, processes)
+    tasks.clear()  # what was asked takes memory that the outputs need
+    for _, of_task in work:
+        of_task.clear()
     if not processes.is_first:
         for task, _ in work:
             task.journal.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,7 +89,7 @@ class Task:
             self.failed[reply.id] = reply
             return []
         self.journal.append(request.id, encode_reply(request, reply), replace=self.retry_refused)
-        exchange.replies[request.id] = reply
+        exchange.replies[request.id] = replace(reply, token_ids=())  # they take most of the memory
         new = exchange.go_on()
         if new:
             exchange.fit(backend)
@@ -102,14 +102,20 @@ class Task:
             UserError: the journal does not fit the task, or replies are missing.
         """
         replies, images = self._decode(self.journal.collect())
-        exchanges = [self._replayed(record, replies) for record in self.file.records]
-        pending = [id_ for exchange in exchanges for id_ in exchange.pending if id_ not in self.failed]
+        pending: list[str] = []
+
+        def replayed() -> Iterator[Exchange]:
+            for record in self.file.records:
+                exchange = self._replayed(record, replies)
+                pending.extend(id_ for id_ in exchange.pending if id_ not in self.failed)
+                yield exchange
+
+        self._compare(replayed(), replies, images)
         if pending:
             raise UserError(
                 f"{self.file.output}: {len(pending)} replies are not in its journal any more (first "
                 f"{shown(pending[0])}); run the same command again to make them"
             )
-        self._compare(exchanges, replies, images)
         return {**replies, **self.failed}
 
     def results(self, replies: Mapping[str, ChatReply]) -> Iterator[JsonObject]:
@@ -139,21 +145,26 @@ class Task:
         return replies, images
 
     def _compare(
-        self, exchanges: Sequence[Exchange], replies: Mapping[str, ChatReply], images: Mapping[str, str]
+        self, exchanges: Iterable[Exchange], replies: Mapping[str, ChatReply], images: Mapping[str, str]
     ) -> None:
         """Compares what the journal holds with what the task asks.
 
         Which records there are is no part of the fingerprint: an interrupted --limit, or images that were missing, may
         be followed by more records. Fewer would lose what is done.
         """
-        asked = {id_: request for exchange in exchanges for id_, request in exchange.asked.items()}
-        lost = replies.keys() - asked.keys()
+        lost, changed = set(replies), []
+        for exchange in exchanges:
+            lost.difference_update(exchange.asked)
+            changed += [
+                id_
+                for id_, request in exchange.asked.items()
+                if id_ in images and images[id_] != hash_of_images(request)
+            ]
         if lost:
             raise UserError(
                 f"{self.file.output}: its journal has {len(lost)} replies to records that this run leaves out (first "
                 f"{shown(min(lost))}); leave --limit out and put missing images back, or start anew with --overwrite"
             )
-        changed = [id_ for id_ in asked if id_ in images and images[id_] != hash_of_images(asked[id_])]
         if changed:
             raise UserError(
                 f"{self.file.output}: {len(changed)} journaled replies were about other images than those there now "
