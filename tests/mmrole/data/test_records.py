@@ -165,7 +165,7 @@ SAMPLE_DAMAGE = [
     (put("id", value=7), '"id" must be a non-empty text, not 7'),
     (put("id", value=""), '"id" must be a non-empty text'),
     (drop("system"), '"system" is missing'),
-    (put("image", value=None), '"image" must be a non-empty text, not None'),
+    (put("image", value=5), '"image" must be a non-empty text, not 5'),
     (put("role", value=" \n"), '"role" must be a non-empty text'),
     (put("script", value=""), '"script" must be'),
     (put("other_role", value=["a", "b"]), '"other_role" must be'),
