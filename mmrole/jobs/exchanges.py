@@ -31,7 +31,8 @@ class Exchange(Generic[Record]):
     images: Mapping[Path, ImageFile]
     asked: dict[str, ChatRequest] = field(default_factory=dict)
     replies: dict[str, ChatReply] = field(default_factory=dict)
-    _fitted: dict[str, ChatRequest] = field(default_factory=dict)
+    _cut: dict[str, ChatRequest] = field(default_factory=dict)
+    _n_fitted: int = 0
 
     def go_on(self) -> list[str]:
         """The ids of what the program asks now and has not asked before."""
@@ -63,22 +64,26 @@ class Exchange(Generic[Record]):
         Raises:
             UserError: the backend cannot answer it.
         """
-        new = [request for request in self.asked.values() if request.id not in self._fitted]
+        new = list(self.asked.values())[self._n_fitted :]
         if not new:
             return []
         # A retry is cut as the request was in whose place it is asked; what is new is cut together with the rest.
-        known = {self.asked[id_].messages: request.messages for id_, request in self._fitted.items()}
+        before = list(self.asked)[: self._n_fitted]
+        known = {self.asked[id_].messages: self.fitted(id_).messages for id_ in before}
         if all(request.messages in known for request in new):
             new = [replace(request, messages=known[request.messages]) for request in new]
         else:
             new = list(self.asked.values())
         fitted, notes = backend.fit(new)
-        self._fitted |= {request.id: request for request in fitted}
+        for request in fitted:
+            uncut = request.messages == self.asked[request.id].messages
+            (self.asked if uncut else self._cut)[request.id] = request
+        self._n_fitted = len(self.asked)
         return notes
 
     def fitted(self, id_: str) -> ChatRequest:
         """A request as it goes to the backend, after `fit`."""
-        return self._fitted[id_]
+        return self._cut.get(id_) or self.asked[id_]
 
     def _with_files(self, request: ChatRequest) -> ChatRequest:
         """The request with files for the names of images."""
