@@ -15,7 +15,7 @@ from pathlib import Path
 
 try:
     from mmrole.backends.engine import find_engine
-    from mmrole.backends.options import DTYPES, ModelFlag
+    from mmrole.backends.options import ModelFlag, add_loading_arguments
     from mmrole.backends.scripted import read_replies
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, run
@@ -61,13 +61,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument_group("replies to make first, greedily, in the folder --replies").add_argument
     add("--model_path", action=ModelFlag, type=Path, metavar="DIR", help="checkpoint of the reward model")
-    add(
-        "--use_lora",
-        action=ModelFlag,
-        nargs=0,
-        default=False,
-        help="--model_path is a LoRA adapter, whose configuration names its base",
-    )
+    add_loading_arguments(add)
     add(
         "--image_dir",
         action=ModelFlag,
@@ -81,19 +75,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs=0,
         default=False,
         help="leave out rows without their image file, and list them",
-    )
-    add(
-        "--dtype",
-        action=ModelFlag,
-        choices=DTYPES,
-        default="auto",
-        help="auto: bfloat16 or float16 on a GPU, float32 on the CPU",
-    )
-    add(
-        "--device",
-        action=ModelFlag,
-        default="auto",
-        help="auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)",
     )
     add(
         "--max_new_tokens",

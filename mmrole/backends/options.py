@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,17 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, model_path: str | No
     default = "" if model_path is None else " (default: %(default)s)"
     path = None if model_path is None else Path(model_path)
     add("--model_path", action=ModelFlag, type=Path, default=path, help=f"checkpoint directory{default}")
+    add_loading_arguments(add)
+    add(
+        "--replies",
+        type=Path,
+        metavar="FILE",
+        help='no model: replies from this file, JSON Lines of {"id": "…", "text": "…"} (docs/generation.md)',
+    )
+
+
+def add_loading_arguments(add: Callable[..., object]) -> None:
+    """Adds the flags that say how the checkpoint of `--model_path` is loaded; `add` is `add_argument` of a group."""
     add(
         "--use_lora",
         action=ModelFlag,
@@ -89,12 +100,6 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, model_path: str | No
         action=ModelFlag,
         default="auto",
         help="auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)",
-    )
-    add(
-        "--replies",
-        type=Path,
-        metavar="FILE",
-        help='no model: replies from this file, JSON Lines of {"id": "…", "text": "…"} (docs/generation.md)',
     )
 
 
