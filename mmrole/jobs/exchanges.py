@@ -31,7 +31,7 @@ class Exchange(Generic[Record]):
     images: Mapping[Path, ImageFile]
     asked: dict[str, ChatRequest] = field(default_factory=dict)
     replies: dict[str, ChatReply] = field(default_factory=dict)
-    _cut: dict[str, ChatRequest] = field(default_factory=dict)
+    _cut: dict[str, ChatRequest] | None = None
     _n_fitted: int = 0
 
     def go_on(self) -> list[str]:
@@ -76,14 +76,16 @@ class Exchange(Generic[Record]):
             new = list(self.asked.values())
         fitted, notes = backend.fit(new)
         for request in fitted:
-            uncut = request.messages == self.asked[request.id].messages
-            (self.asked if uncut else self._cut)[request.id] = request
+            if request.messages == self.asked[request.id].messages:
+                self.asked[request.id] = request
+            else:
+                self._cut = {**(self._cut or {}), request.id: request}
         self._n_fitted = len(self.asked)
         return notes
 
     def fitted(self, id_: str) -> ChatRequest:
         """A request as it goes to the backend, after `fit`."""
-        return self._cut.get(id_) or self.asked[id_]
+        return (self._cut or self.asked).get(id_, self.asked[id_])
 
     def _with_files(self, request: ChatRequest) -> ChatRequest:
         """The request with files for the names of images."""
