@@ -25,7 +25,7 @@ try:
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, listed, run
     from mmrole.base.terminal import find_file, keep_any_bytes, readable
-    from mmrole.chat.conversation import Conversation, Speaker
+    from mmrole.chat.conversation import Conversation, Responder
     from mmrole.chat.web_guard import forget_settings
     from mmrole.data.images import ImagePathError, open_photo
     from mmrole.data.profiles import Character, read_characters
@@ -82,14 +82,14 @@ def main(argv: list[str] | None = None) -> int:
     backend.fit([])
     print(backend, file=sys.stderr)
     with backend.open() as generator:
-        speaker = Speaker(backend.fit, generator)
+        responder = Responder(backend.fit, generator)
         if character is None or arguments.web:
             forget_settings()
             from mmrole.chat.web_page import serve
 
-            serve(speaker, characters, character, path, arguments.port)
+            serve(responder, characters, character, path, arguments.port)
         else:
-            talk(Conversation(character, image), speaker, characters)
+            talk(Conversation(character, image), responder, characters)
     return 0
 
 
@@ -127,7 +127,7 @@ def read_image(path: Path) -> Image.Image:
         raise UserError(f"{error}; give another image") from None
 
 
-def talk(conversation: Conversation, speaker: Speaker, characters: Mapping[str, Character]) -> None:
+def talk(conversation: Conversation, responder: Responder, characters: Mapping[str, Character]) -> None:
     """Reads lines from the terminal, or another standard input, until it ends."""
     keep_any_bytes()
     if conversation.image is None:
@@ -143,7 +143,7 @@ def talk(conversation: Conversation, speaker: Speaker, characters: Mapping[str, 
             except UserError as error:
                 print(error, file=sys.stderr)
         elif words:
-            _answer(conversation, speaker, readable(words))
+            _answer(conversation, responder, readable(words))
 
 
 def _read_line() -> str | None:
@@ -162,10 +162,10 @@ def _read_line() -> str | None:
     return None
 
 
-def _answer(conversation: Conversation, speaker: Speaker, words: str) -> None:
+def _answer(conversation: Conversation, responder: Responder, words: str) -> None:
     """Prints a reply as it comes; given up half-way, it is not remembered."""
     print(f"{conversation.character.name}: ", end="", flush=True)
-    pieces = conversation.reply(speaker, words)
+    pieces = conversation.reply(responder, words)
     try:
         for piece in pieces:
             print(piece, end="", flush=True)

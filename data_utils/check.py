@@ -18,13 +18,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_utils.checks.checker import Checker
-from data_utils.checks.context import Lengths
 from data_utils.checks.folders import missing_files
 from data_utils.checks.forms import Form, find_files
 from data_utils.checks.loading import load_file
 from data_utils.checks.problems import ERROR, WARNING, Place
 from data_utils.checks.repairs import repair
 from data_utils.checks.report import CheckReport, as_json, as_text
+from data_utils.checks.surroundings import Lengths
 from mmrole.base.arguments import at_least
 from mmrole.base.errors import UserError, run
 from mmrole.base.files import replacing, write_json

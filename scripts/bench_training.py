@@ -135,16 +135,16 @@ def measured(
 def micro_batches(
     model: QWenLMHeadModel, samples: list[EncodedSample], prompt_tree: bool, max_batch_tokens: int, costs: Costs
 ) -> tuple[Callable[[], None], float]:
-    """This project's way: a plan, then micro-batches; and the operations that it takes."""
+    """This project's way: packed steps, then micro-batches; and the operations that it takes."""
     from bench_answers import byte_tokenizer
 
     from mmrole.models.qwen_vl import QwenVL
     from mmrole.training.batches import collate
     from mmrole.training.loss import tree_loss
-    from mmrole.training.planning import group_samples, plan_epoch
+    from mmrole.training.packing import group_samples, pack_epoch
 
     groups = group_samples(samples, prompt_tree)
-    steps = plan_epoch(
+    steps = pack_epoch(
         groups, samples_per_step=SAMPLES_PER_STEP, world_size=1, max_batch_tokens=max_batch_tokens, seed=0, epoch=0
     )
     bins = [bin_ for step in steps for bin_ in step.bins[0]]

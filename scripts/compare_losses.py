@@ -90,13 +90,13 @@ def train(
     from mmrole.qwen_vl.random_checkpoint import random_model
     from mmrole.training.batches import collate
     from mmrole.training.loss import tree_loss
-    from mmrole.training.planning import group_samples, plan_epoch
+    from mmrole.training.packing import group_samples, pack_epoch
 
     model = random_model(family.config, seed=0, dtype=torch.float32).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, betas=(0.9, 0.95))
-    plan = {"samples_per_step": SAMPLES_PER_STEP, "world_size": 1, "max_batch_tokens": 8192, "seed": seed}
+    packing = {"samples_per_step": SAMPLES_PER_STEP, "world_size": 1, "max_batch_tokens": 8192, "seed": seed}
     groups = group_samples(samples, prompt_tree)
-    steps = [step for epoch in range(100) for step in plan_epoch(groups, **plan, epoch=epoch)][:STEPS]
+    steps = [step for epoch in range(100) for step in pack_epoch(groups, **packing, epoch=epoch)][:STEPS]
     losses = []
     for step in tqdm(steps, disable=None):
         batches = [collate([samples[i] for i in bin_], family, prompt_tree=prompt_tree) for bin_ in step.bins[0]]

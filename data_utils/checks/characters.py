@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from data_utils.checks.context import Source
 from data_utils.checks.forms import Form, form_of_path
 from data_utils.checks.names import unknown_role
 from data_utils.checks.problems import Fix, Place, Problem
+from data_utils.checks.surroundings import Source
 from data_utils.checks.texts import check_text
 from mmrole.base.errors import shown
 from mmrole.base.json_values import Json

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_utils.checks.characters import check_object, check_raw_text
-from data_utils.checks.context import Lengths, Source, Surroundings, find_root, read_surroundings
 from data_utils.checks.copies import Copies
 from data_utils.checks.dialogues import check_dialogue, check_still
 from data_utils.checks.forms import SAMPLES, Form
@@ -17,6 +16,7 @@ from data_utils.checks.problems import Place, Problem
 from data_utils.checks.reviews import check_results, check_review, check_rm_sample
 from data_utils.checks.samples import check_sample, check_training_sample, missing_samples
 from data_utils.checks.shape import check_shape
+from data_utils.checks.surroundings import Lengths, Source, Surroundings, find_root, read_surroundings
 from mmrole.base.errors import RecordError, Where
 from mmrole.base.json_values import Json
 from mmrole.data.dataset import IMAGE_FOLDER

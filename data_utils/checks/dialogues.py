@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterator
 
-from data_utils.checks.context import Source, speaker_name
 from data_utils.checks.names import check_partner, unknown_role
 from data_utils.checks.problems import REMOVED, Fix, Place, Problem
 from data_utils.checks.shape import INFO
+from data_utils.checks.surroundings import Source, speaker_name
 from data_utils.checks.texts import check_ends, check_reply, check_text
 from mmrole.base.errors import shown
 from mmrole.data.dialogues import ID_NAMES, SOURCES, Dialogue, Still

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from functools import lru_cache
 
-from data_utils.checks.context import Lengths
+from data_utils.checks.surroundings import Lengths
 from data_utils.description.sample_tokens import load_tokenizer
 from mmrole.data.pictures import Picture
 from mmrole.models.encoding import LINE_STARTS

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from data_utils.checks.context import Surroundings, is_same_name, partner_name
 from data_utils.checks.problems import Fix, Place, Problem
+from data_utils.checks.surroundings import Surroundings, is_same_name, partner_name
 from mmrole.base.errors import shown
 from mmrole.data.prompts import HUMAN_PARTNER
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from data_utils.checks.context import Source, Surroundings
 from data_utils.checks.problems import Fix, Path, Place, Problem
+from data_utils.checks.surroundings import Source, Surroundings
 from data_utils.checks.texts import path_name
 from mmrole.base.errors import Problems, shown
 from mmrole.base.json_values import Json

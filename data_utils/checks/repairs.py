@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from data_utils.checks.checker import Checker
-from data_utils.checks.context import Source
 from data_utils.checks.copies import Copies
 from data_utils.checks.problems import REMOVED, Path, Place, Problem
+from data_utils.checks.surroundings import Source
 from mmrole.base.json_values import Json
 
 _MOST_ROUNDS = 20  # a repair can uncover the next problem of a text; published files need one round

@@ -5,11 +5,11 @@ import io
 import re
 from collections.abc import Collection, Iterator
 
-from data_utils.checks.context import Source
 from data_utils.checks.names import check_names
 from data_utils.checks.pictures import ImageUse
 from data_utils.checks.problems import Fix, Place, Problem
 from data_utils.checks.samples import check_conversation, check_sample
+from data_utils.checks.surroundings import Source
 from data_utils.checks.texts import check_text
 from mmrole.base.errors import shown
 from mmrole.data.pictures import read_conversation

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
-from data_utils.checks.context import Source, Surroundings, partner_name
 from data_utils.checks.names import check_names
 from data_utils.checks.pictures import ImageUse, check_pictures
 from data_utils.checks.problems import Fix, Path, Place, Problem
+from data_utils.checks.surroundings import Source, Surroundings, partner_name
 from data_utils.checks.texts import bare, check_reply, check_text
 from mmrole.base.errors import shown
 from mmrole.data.pictures import Picture, PicturedConversation, read_conversation

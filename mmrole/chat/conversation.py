@@ -31,7 +31,7 @@ class ReplyError(UserError):
     """There is no reply: what answers has failed, perhaps half-way, or declines."""
 
 
-class Speaker:
+class Responder:
     """An open backend that answers in talks, one reply at a time.
 
     Args:
@@ -88,7 +88,7 @@ class Conversation:
             last_utterance=words,
         )
 
-    def reply(self, speaker: Speaker, words: str) -> abc.Generator[str, None, None]:
+    def reply(self, responder: Responder, words: str) -> abc.Generator[str, None, None]:
         """Streams the reply in pieces; once it is complete, question and reply are part of the history.
 
         A reply that is given up half-way (the iterator is closed) is not remembered.
@@ -99,7 +99,7 @@ class Conversation:
                 stays.
             UserError: the backend cannot answer, for another reason.
         """
-        for event in speaker.stream(one_turn(ROLE_PLAY_SYSTEM, self.image, self.prompt(words))):
+        for event in responder.stream(one_turn(ROLE_PLAY_SYSTEM, self.image, self.prompt(words))):
             if isinstance(event, Piece):
                 yield event.text
             elif event.error is not None:

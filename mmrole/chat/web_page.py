@@ -19,7 +19,7 @@ from gradio.themes import Soft
 from PIL import Image
 
 from mmrole.base.errors import UserError
-from mmrole.chat.conversation import Conversation, Speaker
+from mmrole.chat.conversation import Conversation, Responder
 from mmrole.chat.web_guard import LARGEST_UPLOAD, ThisMachineOnly, forget_settings, private_uploads
 from mmrole.data.images import ImagePathError, open_photo
 from mmrole.data.profiles import Character
@@ -32,7 +32,7 @@ THEME = Soft(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["m
 
 
 def serve(
-    speaker: Speaker,
+    responder: Responder,
     characters: Mapping[str, Character],
     character: Character | None,
     image: Path | None,
@@ -41,7 +41,7 @@ def serve(
     """Serves the page on this machine until it is interrupted.
 
     Args:
-        speaker: who speaks for the characters.
+        responder: what answers for the characters.
         characters: by name.
         character: whom the page shows first; the first one by default.
         image: what it shows first.
@@ -60,7 +60,7 @@ def serve(
             listening.listen()
         except OSError as error:
             raise UserError(f"port {port}: {error.strerror}; give another --port") from None
-        server = make_server(make_page(speaker, characters, first, image))
+        server = make_server(make_page(responder, characters, first, image))
         print(f"http://127.0.0.1:{port} (Ctrl-C ends)", flush=True)
         server.run(sockets=[listening])
 
@@ -92,7 +92,7 @@ def make_server(page: gradio.Blocks) -> uvicorn.Server:
 
 
 def make_page(
-    speaker: Speaker, characters: Mapping[str, Character], first: Character, image: Path | None
+    responder: Responder, characters: Mapping[str, Character], first: Character, image: Path | None
 ) -> gradio.Blocks:
     """The page, not yet served."""
 
@@ -106,7 +106,7 @@ def make_page(
         yield "", shown
         reply = ""
         try:
-            for piece in conversation.reply(speaker, words):
+            for piece in conversation.reply(responder, words):
                 reply += piece
                 yield "", [*shown[:-1], _message("assistant", reply)]
         except UserError as error:

@@ -11,11 +11,11 @@ from mmrole.backends.backend import Backend, Note
 from mmrole.data.image_file import ImageFile
 from mmrole.data.messages import LabelledImage, Message, Part
 from mmrole.data.requests import ChatReply, ChatRequest
-from mmrole.jobs.programs import Program, Record
+from mmrole.jobs.programs import AnyJobRecord, Program
 
 
 @dataclass(eq=False, slots=True)
-class Exchange(Generic[Record]):
+class Exchange(Generic[AnyJobRecord]):
     """What was asked about a record so far, and the replies that stand.
 
     Attributes:
@@ -26,8 +26,8 @@ class Exchange(Generic[Record]):
         replies: those to them that stand, by id; what failed is none.
     """
 
-    program: Program[Record]
-    record: Record
+    program: Program[AnyJobRecord]
+    record: AnyJobRecord
     images: Mapping[Path, ImageFile]
     asked: dict[str, ChatRequest] = field(default_factory=dict)
     replies: dict[str, ChatReply] = field(default_factory=dict)

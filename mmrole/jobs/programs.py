@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from mmrole.base.errors import Where
-from mmrole.base.files import Record as JsonFileRecord
+from mmrole.base.files import Record
 from mmrole.base.json_values import JsonObject
 from mmrole.data.requests import ChatReply, ChatRequest
 
 
-class JobRecord(JsonFileRecord, Protocol):
+class JobRecord(Record, Protocol):
     """What a job needs of a record."""
 
     @property
@@ -32,11 +32,11 @@ class JobRecord(JsonFileRecord, Protocol):
         ...
 
 
-Record = TypeVar("Record", bound=JobRecord)
+AnyJobRecord = TypeVar("AnyJobRecord", bound=JobRecord)
 
 
 @dataclass(frozen=True)
-class Program(Generic[Record]):
+class Program(Generic[AnyJobRecord]):
     """What a script does with a record.
 
     Attributes:
@@ -52,9 +52,9 @@ class Program(Generic[Record]):
     """
 
     name: str
-    record_type: type[Record]
-    ask: Callable[[Record, Mapping[str, ChatReply]], Sequence[ChatRequest]]
-    result: Callable[[Record, Mapping[str, ChatReply]], JsonObject]
+    record_type: type[AnyJobRecord]
+    ask: Callable[[AnyJobRecord, Mapping[str, ChatReply]], Sequence[ChatRequest]]
+    result: Callable[[AnyJobRecord, Mapping[str, ChatReply]], JsonObject]
     settings: JsonObject = field(default_factory=dict)
     report: Callable[[Path, Iterator[JsonObject]], list[str]] = lambda output, results: []
     how_to_get: str = "bash scripts/download.sh data fetches the published data"

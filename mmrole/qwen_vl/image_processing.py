@@ -12,13 +12,13 @@ from torch import Tensor
 
 from mmrole.base.pillow import FORMATS, Image, decode
 
-ImageSource = Image.Image | str | os.PathLike[str]
+ImageOrPath = Image.Image | str | os.PathLike[str]
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # red, green, blue, of values in 0 … 1
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def load_image(source: ImageSource) -> Image.Image:
+def load_image(source: ImageOrPath) -> Image.Image:
     """Opens an image and converts it to RGB as Pillow does.
 
     The first frame of an animation; no rotation by EXIF data; an alpha channel is dropped, not blended.
@@ -52,7 +52,7 @@ def load_image(source: ImageSource) -> Image.Image:
         raise _damaged(path, error) from error
 
 
-def preprocess(images: Sequence[ImageSource], size: int = 448) -> Tensor:
+def preprocess(images: Sequence[ImageOrPath], size: int = 448) -> Tensor:
     """Resizes and normalises images.
 
     Args:

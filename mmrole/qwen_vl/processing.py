@@ -16,7 +16,7 @@ from transformers import BatchFeature
 from mmrole.qwen_vl.bpe import IMG_END, IMG_START
 from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, ChatTurn, encode_turns, make_context
 from mmrole.qwen_vl.checkpoint_files import read_config
-from mmrole.qwen_vl.image_processing import ImageSource, preprocess
+from mmrole.qwen_vl.image_processing import ImageOrPath, preprocess
 from mmrole.qwen_vl.message_encoding import EncodedChat, ImageSpan
 from mmrole.qwen_vl.tokenization import QWenTokenizer
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
@@ -66,7 +66,7 @@ class QWenProcessor:
     def __call__(
         self,
         requests: str | Chat | Sequence[str | Chat],
-        images: Mapping[str, ImageSource] | None = None,
+        images: Mapping[str, ImageOrPath] | None = None,
         image_dir: str | os.PathLike[str] | None = None,
     ) -> BatchFeature:
         """Encodes one request or a batch.
@@ -98,7 +98,7 @@ class QWenProcessor:
         history: Sequence[tuple[str, str | None]] | None = None,
         system: str = DEFAULT_SYSTEM,
         max_window_size: int = 6144,
-        images: Mapping[str, ImageSource] | None = None,
+        images: Mapping[str, ImageOrPath] | None = None,
         image_dir: str | os.PathLike[str] | None = None,
     ) -> BatchFeature:
         """The inputs for a chat in hand-written markup: `make_context`, with images as in a call of the processor."""
@@ -119,13 +119,13 @@ class QWenProcessor:
         """As `QWenTokenizer.batch_decode`."""
         return self.tokenizer.batch_decode(sequences, **kwargs)
 
-    def _encode(self, request: str | Chat, resolve: Callable[[str], ImageSource]) -> EncodedChat:
+    def _encode(self, request: str | Chat, resolve: Callable[[str], ImageOrPath]) -> EncodedChat:
         if isinstance(request, Chat):
             return encode_turns(self.tokenizer, request.turns, request.system)
         paths: list[str] = []
         return self._locate(self.tokenizer.encode_markup(_take_paths(request, paths)), paths, resolve)
 
-    def _locate(self, ids: list[int], paths: list[str], resolve: Callable[[str], ImageSource]) -> EncodedChat:
+    def _locate(self, ids: list[int], paths: list[str], resolve: Callable[[str], ImageOrPath]) -> EncodedChat:
         starts = [i + 1 for i, id_ in enumerate(ids) if id_ == self.tokenizer.img_start_id]
         return EncodedChat(ids, [ImageSpan(s, resolve(path), s - 1) for s, path in zip(starts, paths, strict=True)])
 
@@ -136,7 +136,7 @@ class QWenProcessor:
         attention_mask = torch.zeros(shape, dtype=torch.int64)
         image_positions = torch.full(shape, -1)
         index_of_image: dict[Any, int] = {}
-        images: list[ImageSource] = []
+        images: list[ImageOrPath] = []
         for row, chat in enumerate(chats):
             padding = shape[1] - len(chat.input_ids)
             input_ids[row, padding:] = torch.tensor(chat.input_ids)
@@ -180,9 +180,9 @@ def _take_paths(text: str, paths: list[str]) -> str:
 
 
 def _image_resolver(
-    images: Mapping[str, ImageSource], image_dir: str | os.PathLike[str] | None
-) -> Callable[[str], ImageSource]:
-    def resolve(path: str) -> ImageSource:
+    images: Mapping[str, ImageOrPath], image_dir: str | os.PathLike[str] | None
+) -> Callable[[str], ImageOrPath]:
+    def resolve(path: str) -> ImageOrPath:
         if path in images:
             return images[path]
         if image_dir is None:
@@ -192,6 +192,6 @@ def _image_resolver(
     return resolve
 
 
-def _key(image: ImageSource) -> Any:
+def _key(image: ImageOrPath) -> Any:
     # What makes two images the same one: the file, or the object (alive in the batch, so its id is its own).
     return id(image) if isinstance(image, Image.Image) else Path(image).resolve()

@@ -16,7 +16,7 @@ from mmrole.prompt_tree.attention import BlockwiseAttention
 from mmrole.prompt_tree.image_keys import feature_rows
 from mmrole.prompt_tree.mask import block_mask, dense_mask
 from mmrole.training.encoding import EncodedSample
-from mmrole.training.planning import MIN_SHARED
+from mmrole.training.packing import MIN_SHARED
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,12 +28,12 @@ from mmrole.training.arguments import Arguments, DataArguments, TrainingArgument
 from mmrole.training.dry_run import check_settings
 from mmrole.training.encoding import EncodedSample, SampleEncoder
 from mmrole.training.output import check_output_dir, finish_move, is_finished, write_result
-from mmrole.training.planning import group_samples
+from mmrole.training.packing import group_samples
 from mmrole.training.ranks import from_rank0, lock_output_dir, quiet_where_others_fail, rank0_first, said_once, say
 from mmrole.training.reporters import prepare_reporters
-from mmrole.training.run_description import RunDescription, describe_run
+from mmrole.training.run_fingerprint import RunFingerprint, fingerprint_run
 from mmrole.training.samples import TrainingSample, read_samples
-from mmrole.training.steps import Plan, TrainingSteps
+from mmrole.training.steps import Packing, TrainingSteps
 from mmrole.training.trainer import TreeTrainer
 
 
@@ -73,7 +73,7 @@ class Start(NamedTuple):
 
     model: Checkpoint
     prepared: Prepared
-    run: RunDescription
+    run: RunFingerprint
     resumed: Path | None
     total_steps: int
     lock: int | None
@@ -94,7 +94,7 @@ def begin(arguments: Arguments) -> Start | None:
     lock = rank0_first(training, lambda: lock_output_dir(training))
     run = from_rank0(
         training,
-        lambda: describe_run(arguments, model.identity()["model"], prepared.steps, prepared.eval_steps),
+        lambda: fingerprint_run(arguments, model.identity()["model"], prepared.steps, prepared.eval_steps),
     )
     total = _total_steps(training, prepared.steps)
     check_settings(arguments, prepared.family, total)
@@ -182,7 +182,7 @@ def _prepare(arguments: Arguments) -> Prepared:
         check_checkpoint(checkpoint)
     family = read_family(checkpoint)
     samples, eval_samples = _read(data, decode_images=is_first)  # each image is decoded once
-    plan = Plan(
+    packing = Packing(
         samples_per_step=training.samples_per_step,
         rank=training.process_index,
         world_size=training.world_size,
@@ -192,8 +192,8 @@ def _prepare(arguments: Arguments) -> Prepared:
         drop_last=training.dataloader_drop_last,
     )
     encoder = SampleEncoder(family, training.model_max_length, data.system_message)
-    steps = _steps(encoder, samples, plan)
-    whole = replace(plan, drop_last=False)
+    steps = _steps(encoder, samples, packing)
+    whole = replace(packing, drop_last=False)
     eval_steps = None if eval_samples is None else _steps(encoder, eval_samples, whole)
     return Prepared(family, steps, eval_steps, sum(sample.quotes for sample in samples))
 
@@ -211,23 +211,27 @@ def _read(data: DataArguments, decode_images: bool) -> tuple[list[TrainingSample
     return read[0], read[1]
 
 
-def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], plan: Plan) -> TrainingSteps:
-    hidden = plan.rank != 0 or not sys.stderr.isatty()
+def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], packing: Packing) -> TrainingSteps:
+    hidden = packing.rank != 0 or not sys.stderr.isatty()
     bar = tqdm(encoder.encode_all(samples), "encoding", len(samples), unit=" samples", disable=hidden)
     encoded: list[EncodedSample] = list(bar)
     longest = max(len(sample) for sample in encoded)
-    if longest > plan.max_batch_tokens:
+    if longest > packing.max_batch_tokens:
         raise UserError(
-            f"--max_batch_tokens {plan.max_batch_tokens} is less than the {longest} tokens of the longest sample; "
+            f"--max_batch_tokens {packing.max_batch_tokens} is less than the {longest} tokens of the longest sample; "
             f"give at least {longest}, or a smaller --model_max_length"
         )
-    if plan.drop_last and len(samples) < plan.samples_per_step:
+    if packing.drop_last and len(samples) < packing.samples_per_step:
         raise UserError(
             f"--dataloader_drop_last True leaves nothing of {len(samples)} samples, fewer than the "
-            f"{plan.samples_per_step} of a step; leave it out, or give a smaller --per_device_train_batch_size"
+            f"{packing.samples_per_step} of a step; leave it out, or give a smaller --per_device_train_batch_size"
         )
     return TrainingSteps(
-        encoded, [sample.where for sample in samples], group_samples(encoded, plan.prompt_tree), plan, encoder.family
+        encoded,
+        [sample.where for sample in samples],
+        group_samples(encoded, packing.prompt_tree),
+        packing,
+        encoder.family,
     )
 
 

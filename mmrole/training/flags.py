@@ -15,7 +15,7 @@ from mmrole.base.errors import UserError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_SAMPLES = "a step's samples and their packing are the plan's (--seed, --max_batch_tokens)"
+_SAMPLES = "a step's samples and their packing follow from --seed and --max_batch_tokens"
 _LOSS = "the loss is the mean cross entropy over the loss positions of the whole step"
 _METRICS = "evaluation computes the loss and nothing else"
 _BEST = "no checkpoint counts as the best one; --save_total_limit keeps the newest"
@@ -97,7 +97,7 @@ REFUSED = {
     "label_names": _SAMPLES,
     "ignore_data_skip": "a run goes on where it was in the data",
     "auto_find_batch_size": "lower --max_batch_tokens, which changes no result",
-    "accelerator_config": "each process plans its own share of a step",
+    "accelerator_config": "each process packs its own share of a step",
     "include_num_input_tokens_seen": "tokens/s are shown as the run goes on",
     "torch_empty_cache_steps": "lower --max_batch_tokens, if memory does not suffice",
     "bf16_full_eval": "evaluation computes as training does",

@@ -12,7 +12,7 @@ from mmrole.models.checkpoints import VOCABULARY
 from mmrole.training import run_checkpoints
 from mmrole.training.disk_faults import disk_fault, is_of_the_disk
 from mmrole.training.run_checkpoints import MANIFEST, UNFINISHED, read_manifest
-from mmrole.training.run_description import RunDescription, difference
+from mmrole.training.run_fingerprint import RunFingerprint, difference
 from mmrole.training.trainer import TreeTrainer
 
 _ASIDE = ".output"
@@ -24,7 +24,7 @@ _BESIDE = (
 _ADAPTER_DESCRIPTION = "README.md"  # peft's empty form, where people write what they have trained
 
 
-def is_finished(output_dir: Path, run: RunDescription, total_steps: int) -> bool:
+def is_finished(output_dir: Path, run: RunFingerprint, total_steps: int) -> bool:
     """Whether the result of the run is there and whole."""
     if run_checkpoints.fault(output_dir) is not None:
         return False
@@ -34,7 +34,7 @@ def is_finished(output_dir: Path, run: RunDescription, total_steps: int) -> bool
     return difference(manifest.run, run) is None
 
 
-def finish_move(output_dir: Path, run: RunDescription) -> None:
+def finish_move(output_dir: Path, run: RunFingerprint) -> None:
     """Moves a result of this run into the output directory that was whole when a kill came, in the first process.
 
     Raises:
@@ -51,7 +51,7 @@ def finish_move(output_dir: Path, run: RunDescription) -> None:
     _move(aside, output_dir)
 
 
-def check_output_dir(output_dir: Path, run: RunDescription, resumed: Path | None) -> None:
+def check_output_dir(output_dir: Path, run: RunFingerprint, resumed: Path | None) -> None:
     """Refuses to write over what is not the result of an earlier start of this run, from which it goes on.
 
     Args:
@@ -112,7 +112,7 @@ def _result_files(output_dir: Path) -> set[str]:
     return {file.name for pattern in (*_WEIGHTS, *_BESIDE) for file in output_dir.glob(pattern)}
 
 
-def _refuse(output_dir: Path, run: RunDescription, names: set[str], even_own: bool = False) -> None:
+def _refuse(output_dir: Path, run: RunFingerprint, names: set[str], even_own: bool = False) -> None:
     """Refuses files in the output directory, but for those that a start of the run has written, unchanged."""
     found = {name for name in names if (output_dir / name).exists()}
     if not even_own:
@@ -126,7 +126,7 @@ def _refuse(output_dir: Path, run: RunDescription, names: set[str], even_own: bo
         )
 
 
-def _is_of_checkpoint(output_dir: Path, name: str, run: RunDescription) -> bool:
+def _is_of_checkpoint(output_dir: Path, name: str, run: RunFingerprint) -> bool:
     """Whether a checkpoint of the run has the same file: what is left of a result whose manifest was deleted."""
     for checkpoint in run_checkpoints.find_all(output_dir):
         if run_checkpoints.is_own(checkpoint, run) and (checkpoint / name).is_file():

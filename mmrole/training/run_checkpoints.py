@@ -20,7 +20,7 @@ from mmrole.base.disk import set_usual_mode, sync_folder
 from mmrole.base.errors import UserError, shown
 from mmrole.base.files import partial_file, read_json, write_json
 from mmrole.training.disk_faults import disk_fault, is_of_the_disk
-from mmrole.training.run_description import RunDescription, difference
+from mmrole.training.run_fingerprint import RunFingerprint, difference
 
 MANIFEST = "complete.json"
 UNFINISHED = "unfinished.json"
@@ -37,7 +37,7 @@ class Manifest(NamedTuple):
         files: sizes by path in the folder; None of a folder that was not written to the end.
     """
 
-    run: RunDescription
+    run: RunFingerprint
     files: dict[str, int] | None
 
 
@@ -55,7 +55,7 @@ def read_manifest(file: Path) -> Manifest | None:
     return Manifest(run, files)
 
 
-def claim(folder: Path, run: RunDescription) -> None:
+def claim(folder: Path, run: RunFingerprint) -> None:
     """Makes an empty checkpoint folder for a run, in the place of what an earlier start of it has left there.
 
     Raises:
@@ -69,13 +69,13 @@ def claim(folder: Path, run: RunDescription) -> None:
     write_json(folder / UNFINISHED, {"run": run})
 
 
-def check_claim(folder: Path, run: RunDescription) -> None:
+def check_claim(folder: Path, run: RunFingerprint) -> None:
     """Raises UserError if a folder is there that is not this run's own."""
     if not is_own(folder, run) and not _is_free(folder):
         raise UserError(f"{folder} {_FOREIGN}")
 
 
-def seal(folder: Path, run: RunDescription) -> None:
+def seal(folder: Path, run: RunFingerprint) -> None:
     """Declares a checkpoint complete; every process must have written its files.
 
     Args:
@@ -114,7 +114,7 @@ def fault(folder: Path) -> str | None:
     return None
 
 
-def is_own(folder: Path, run: RunDescription) -> bool:
+def is_own(folder: Path, run: RunFingerprint) -> bool:
     """Whether a folder is a checkpoint of this run, complete or not, that holds nothing of anybody else's."""
     if folder.is_symlink():
         return False
@@ -177,7 +177,7 @@ def choose(output_dir: Path, resume: str | None) -> tuple[Path | None, list[str]
     return folder, []
 
 
-def check_run(folder: Path, run: RunDescription) -> None:
+def check_run(folder: Path, run: RunFingerprint) -> None:
     """Raises UserError if a complete checkpoint was made by a run with other data or settings."""
     manifest = read_manifest(folder / MANIFEST)
     if manifest is None:
@@ -191,7 +191,7 @@ def check_run(folder: Path, run: RunDescription) -> None:
         )
 
 
-def check_free(output_dir: Path, run: RunDescription, done: int, total: int) -> None:
+def check_free(output_dir: Path, run: RunFingerprint, done: int, total: int) -> None:
     """Refuses to write checkpoints over what is no leftover of this run.
 
     Args:
@@ -211,7 +211,7 @@ def check_free(output_dir: Path, run: RunDescription, done: int, total: int) -> 
             raise UserError(f"{folder} is complete, and going on from step {done:,} would write over it; {_ELSEWHERE}")
 
 
-def remove_surplus(output_dir: Path, run: RunDescription, limit: int | None) -> None:
+def remove_surplus(output_dir: Path, run: RunFingerprint, limit: int | None) -> None:
     """Keeps the newest `limit` complete checkpoints of a run, and removes its older ones, complete or not.
 
     Without a limit (None or 0) nothing is removed. The newest complete one always stays.
@@ -240,7 +240,7 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def give_up(folder: Path, run: RunDescription, error: Exception) -> NoReturn:
+def give_up(folder: Path, run: RunFingerprint, error: Exception) -> NoReturn:
     """Ends a run that cannot write a checkpoint: in a line, where it is the disk's fault."""
     if not is_of_the_disk(error, folder):
         raise error

@@ -13,7 +13,7 @@ from mmrole.base.errors import UserError, Where
 from mmrole.models.families import Family
 from mmrole.training.batches import TreeBatch, collate
 from mmrole.training.encoding import EncodedSample
-from mmrole.training.planning import Bin, Groups, Step, plan_epoch
+from mmrole.training.packing import Bin, Groups, Step, pack_epoch
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -38,7 +38,7 @@ class StepBatches(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Packing:
     """How samples become steps; the same for any number of processes, but for who computes what.
 
     With `drop_last`, an epoch ends before a step that would have fewer samples.
@@ -61,12 +61,17 @@ class TrainingSteps(Dataset):
     """
 
     def __init__(
-        self, samples: Sequence[EncodedSample], places: Sequence[Where], groups: Groups, plan: Plan, family: Family
+        self,
+        samples: Sequence[EncodedSample],
+        places: Sequence[Where],
+        groups: Groups,
+        packing: Packing,
+        family: Family,
     ) -> None:
         """Takes encoded samples, where each was read, their groups, and the family of the model."""
-        self.samples, self.places, self.groups, self.plan, self.family = samples, places, groups, plan, family
-        whole, rest = divmod(len(samples), plan.samples_per_step)
-        self.steps_per_epoch = whole + (rest > 0 and not plan.drop_last)
+        self.samples, self.places, self.groups, self.packing, self.family = samples, places, groups, packing, family
+        whole, rest = divmod(len(samples), packing.samples_per_step)
+        self.steps_per_epoch = whole + (rest > 0 and not packing.drop_last)
         self._epoch, self._steps = -1, []
         self._versions = {file: _version(file) for file in {rows.file for sample in samples for rows in sample.images}}
 
@@ -83,8 +88,8 @@ class TrainingSteps(Dataset):
 
     def _batches(self, number: int) -> StepBatches:
         epoch, place = divmod(number, self.steps_per_epoch)
-        step = self._plan(epoch)[place]
-        bins = step.bins[self.plan.rank]
+        step = self._pack(epoch)[place]
+        bins = step.bins[self.packing.rank]
         return StepBatches(
             batches=[self._collate(bin_) for bin_ in bins],
             bins=bins,
@@ -96,7 +101,7 @@ class TrainingSteps(Dataset):
     def places_of(self, number: int) -> list[Where]:
         """Where the samples of a step were read."""
         epoch, place = divmod(number, self.steps_per_epoch)
-        return [self.places[index] for index in self._plan(epoch)[place].samples]
+        return [self.places[index] for index in self._pack(epoch)[place].samples]
 
     def _collate(self, bin_: Bin) -> TreeBatch:
         samples = [self.samples[index] for index in bin_]
@@ -106,20 +111,20 @@ class TrainingSteps(Dataset):
                     f"{file} is not what it was when the run began: put that back, and run the same command again"
                 )
         try:
-            return collate(samples, self.family, prompt_tree=self.plan.prompt_tree)
+            return collate(samples, self.family, prompt_tree=self.packing.prompt_tree)
         except OSError as error:
             raise UserError(
                 f"{error}; it could be read when the run began: put it back, and run the same command again"
             ) from error
 
-    def _plan(self, epoch: int) -> list[Step]:
+    def _pack(self, epoch: int) -> list[Step]:
         if epoch != self._epoch:
-            self._steps = plan_epoch(
+            self._steps = pack_epoch(
                 self.groups,
-                samples_per_step=self.plan.samples_per_step,
-                world_size=self.plan.world_size,
-                max_batch_tokens=self.plan.max_batch_tokens,
-                seed=self.plan.seed,
+                samples_per_step=self.packing.samples_per_step,
+                world_size=self.packing.world_size,
+                max_batch_tokens=self.packing.max_batch_tokens,
+                seed=self.packing.seed,
                 epoch=epoch,
             )
             self._epoch = epoch

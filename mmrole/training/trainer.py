@@ -23,13 +23,13 @@ from mmrole.models.families import Family
 from mmrole.training import run_checkpoints
 from mmrole.training.arguments import TrainingArguments
 from mmrole.training.batches import TreeBatch
-from mmrole.training.figures import LateCheck, StepFigures
+from mmrole.training.late_check import LateCheck, StepLosses
 from mmrole.training.loss import LossSum, tree_loss
-from mmrole.training.planning import Bin
+from mmrole.training.packing import Bin
 from mmrole.training.progress import RunProgress
 from mmrole.training.reporters import say_faults_in_a_line
 from mmrole.training.resuming import AskedSteps, CommandSettings, innermost, load_weights
-from mmrole.training.run_description import RunDescription
+from mmrole.training.run_fingerprint import RunFingerprint
 from mmrole.training.states import reading
 from mmrole.training.steps import StepBatches, TrainingSteps, checked, make_loader, only
 
@@ -57,7 +57,7 @@ class TreeTrainer(Trainer):
         args: TrainingArguments,
         steps: TrainingSteps,
         family: Family,
-        run: RunDescription,
+        run: RunFingerprint,
         eval_steps: TrainingSteps | None = None,
     ) -> None:
         # Not as processing_class: the Trainer would write the tokenizer's special tokens into the model's settings.
@@ -80,7 +80,7 @@ class TreeTrainer(Trainer):
         self._bins: list[Bin] = []
 
     def get_train_dataloader(self) -> DataLoader:
-        """The steps of the current epoch; not prepared by accelerate, since each process plans its own share."""
+        """The steps of the current epoch; not prepared by accelerate, since each process packs its own share."""
         return make_loader(self._steps, self.args, lambda: self.state.global_step)
 
     def get_batch_samples(self, epoch_iterator: Iterator[StepBatches | UserError], *args: Any, **kwargs: Any) -> Any:
@@ -213,7 +213,7 @@ class TreeTrainer(Trainer):
             dist.all_reduce(loss)
             loss /= self.args.world_size
 
-    def _log_step(self, figures: StepFigures, start_time: float, learning_rate: float | None) -> None:
+    def _log_step(self, figures: StepLosses, start_time: float, learning_rate: float | None) -> None:
         steps = self.state.global_step - self._globalstep_last_logged
         logs = {"loss": figures.running / steps}
         if figures.norm is not None:

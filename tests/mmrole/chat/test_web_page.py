@@ -11,7 +11,7 @@ import pytest
 import torch
 from fixtures.engine import make_engine
 
-from mmrole.chat.conversation import Speaker
+from mmrole.chat.conversation import Responder
 from mmrole.data.profiles import Character
 from mmrole.data.requests import GenerationSettings
 
@@ -34,11 +34,11 @@ def page(make_model, tokenizer):
 
     settings = GenerationSettings(max_new_tokens=8, do_sample=False)
     engine = make_engine(make_model(torch.float32), tokenizer)
-    speaker = Speaker(lambda requests: ([replace(request, settings=settings) for request in requests], []), engine)
+    responder = Responder(lambda requests: ([replace(request, settings=settings) for request in requests], []), engine)
     characters = {name: Character(name, "Lantern Bay", "in-distribution", PROFILE) for name in ("Mira", "Odo")}
     with private_uploads(), socket.socket() as listening, sync_api.sync_playwright() as playwright:
         listening.bind(("127.0.0.1", 0))
-        server = make_server(make_page(speaker, characters, characters["Mira"], None))
+        server = make_server(make_page(responder, characters, characters["Mira"], None))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmrole.base.errors import UserError
 from mmrole.training import run_checkpoints
 from mmrole.training.run_checkpoints import MANIFEST, UNFINISHED
-from mmrole.training.run_description import difference
+from mmrole.training.run_fingerprint import difference
 
 RUN = {"--seed": 42, "--data_path": "train.json 0123456789abcdef", "pixels": "2"}
 JSON = st.recursive(

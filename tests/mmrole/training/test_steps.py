@@ -8,10 +8,10 @@ from torch.utils.data import DataLoader
 
 from mmrole.base.errors import UserError
 from mmrole.training.encoding import SampleEncoder
-from mmrole.training.planning import group_samples
-from mmrole.training.steps import Plan, TrainingSteps, checked, only
+from mmrole.training.packing import group_samples
+from mmrole.training.steps import Packing, TrainingSteps, checked, only
 
-PLAN = Plan(samples_per_step=8, rank=0, world_size=1, max_batch_tokens=4000, seed=0, prompt_tree=True)
+PACKING = Packing(samples_per_step=8, rank=0, world_size=1, max_batch_tokens=4000, seed=0, prompt_tree=True)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def steps(byte_family, conversations, picture_dir, tmp_path):
         for sample in conversations
     ]
     encoded = list(SampleEncoder(byte_family, max_length=1000).encode_all(moved))
-    return TrainingSteps(encoded, [sample.where for sample in moved], group_samples(encoded), PLAN, byte_family)
+    return TrainingSteps(encoded, [sample.where for sample in moved], group_samples(encoded), PACKING, byte_family)
 
 
 def test_places_are_those_of_the_batches(steps):

@@ -14,12 +14,12 @@ from transformers import TrainerCallback
 
 from mmrole.base.errors import UserError
 from mmrole.training.arguments import parse_arguments
-from mmrole.training.figures import LateCheck
-from mmrole.training.planning import group_samples
-from mmrole.training.steps import Plan, TrainingSteps
+from mmrole.training.late_check import LateCheck
+from mmrole.training.packing import group_samples
+from mmrole.training.steps import Packing, TrainingSteps
 from mmrole.training.trainer import TreeTrainer
 
-PLAN = Plan(samples_per_step=8, rank=0, world_size=1, max_batch_tokens=1500, seed=0, prompt_tree=True)
+PACKING = Packing(samples_per_step=8, rank=0, world_size=1, max_batch_tokens=1500, seed=0, prompt_tree=True)
 META = torch.device("meta")
 
 
@@ -54,7 +54,9 @@ class Count(TrainerCallback):
 
 @pytest.fixture
 def steps(encoded, conversations, byte_family):
-    return TrainingSteps(encoded, [sample.where for sample in conversations], group_samples(encoded), PLAN, byte_family)
+    return TrainingSteps(
+        encoded, [sample.where for sample in conversations], group_samples(encoded), PACKING, byte_family
+    )
 
 
 @pytest.mark.parametrize("logging_steps", [1, 100])

@@ -66,7 +66,7 @@ class _Piece(NamedTuple):
 def group_samples(samples: Sequence[EncodedSample], prompt_tree: bool = True) -> Groups:
     """Groups samples whose first positions are the same: the same image and the same text before it.
 
-    Ids play no part. Done once for a data set; `plan_epoch` orders the groups anew for each epoch.
+    Ids play no part. Done once for a data set; `pack_epoch` orders the groups anew for each epoch.
 
     Args:
         samples: the data set.
@@ -97,7 +97,7 @@ def _beginning(sample: EncodedSample) -> Hashable | None:
     return sample.input_ids[:MIN_SHARED].tobytes(), images
 
 
-def plan_epoch(
+def pack_epoch(
     groups: Groups,
     *,
     samples_per_step: int,
@@ -136,14 +136,14 @@ def plan_epoch(
             members = members[missing:]
             missing -= len(parts[-1])
             if missing == 0:
-                steps.append(_plan_step(groups, parts, world_size, max_batch_tokens))
+                steps.append(_pack_step(groups, parts, world_size, max_batch_tokens))
                 parts, missing = [], samples_per_step
     if parts:
-        steps.append(_plan_step(groups, parts, world_size, max_batch_tokens))
+        steps.append(_pack_step(groups, parts, world_size, max_batch_tokens))
     return steps
 
 
-def _plan_step(groups: Groups, parts: list[list[int]], world_size: int, max_batch_tokens: int) -> Step:
+def _pack_step(groups: Groups, parts: list[list[int]], world_size: int, max_batch_tokens: int) -> Step:
     """Cuts the parts of groups into trees, and deals the trees to bins of about the same size."""
     whole = [piece for part in parts for piece in _cut(groups, part, max_batch_tokens)]
     rounds = -(-sum(piece.nodes for piece in whole) // (max_batch_tokens * world_size))

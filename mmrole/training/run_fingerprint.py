@@ -14,16 +14,16 @@ from mmrole.training.encoding import EncodedSample
 from mmrole.training.steps import TrainingSteps
 from mmrole.training.values import word
 
-RunDescription = dict[str, Any]
+RunFingerprint = dict[str, Any]
 
 _FILES = ("--data_path", "--eval_data_path")
 # Their rate follows from the losses of the evaluations so far, which a changed flag cannot undo.
 _WITH_MEMORY = ("reduce_lr_on_plateau", "greedy")
 
 
-def describe_run(
+def fingerprint_run(
     arguments: Arguments, model: str, steps: TrainingSteps, eval_steps: TrainingSteps | None
-) -> RunDescription:
+) -> RunFingerprint:
     """What must not change. Rates, their schedule, numbers of epochs and of steps between logs are no part of it.
 
     Args:
@@ -68,8 +68,8 @@ def describe_run(
     return run | _schedule(training)
 
 
-def difference(was: RunDescription, run: RunDescription) -> str | None:
-    """The first name under which two descriptions differ; None if they are of the same run.
+def difference(was: RunFingerprint, run: RunFingerprint) -> str | None:
+    """The first name under which two fingerprints differ; None if they are of the same run.
 
     What one of them does not name is not compared, but for the pixels: evaluation data may be added or left out.
     """
@@ -106,9 +106,9 @@ def _optimizer(training: TrainingArguments) -> str:
     return ", ".join(parts)
 
 
-def _schedule(training: TrainingArguments) -> RunDescription:
+def _schedule(training: TrainingArguments) -> RunFingerprint:
     """What of the schedule cannot change: any other one gives the rate of a step by the number of the step alone."""
-    run: RunDescription = {}
+    run: RunFingerprint = {}
     if training.deepspeed:
         run["scheduler of --deepspeed"] = training.hf_deepspeed_config.get_value("scheduler.type")
     kind = word(training.lr_scheduler_type)

@@ -11,13 +11,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmrole.base.errors import UserError, listed
-from mmrole.training.planning import Bin
+from mmrole.training.packing import Bin
 from mmrole.training.steps import TrainingSteps
 
 _REMEDY = "nothing later than the last checkpoint is saved: look at these samples, or lower --learning_rate"
 
 
-class StepFigures(NamedTuple):
+class StepLosses(NamedTuple):
     """Figures of an optimizer step.
 
     Attributes:
@@ -65,7 +65,7 @@ class LateCheck:
         figures = torch.stack([figure.detach().float() for figure in (*losses, known, running)])
         self._pending.append(_Pending(step, list(bins), norm is not None, *_start_copy(figures)))
 
-    def check(self, *, last: bool) -> StepFigures | None:
+    def check(self, *, last: bool) -> StepLosses | None:
         """Checks all steps that were added but the last one, or that one as well, with at most one wait.
 
         Returns:
@@ -83,7 +83,7 @@ class LateCheck:
             self._require_finite(each)
         return figures[-1] if figures else None
 
-    def _require_finite(self, figures: StepFigures) -> None:
+    def _require_finite(self, figures: StepLosses) -> None:
         problem = self._loss_problem(figures)
         if self._checks_norm and figures.norm is not None and not math.isfinite(figures.norm):
             # Every process has this norm, but the loss at fault may be that of one of them.
@@ -91,14 +91,14 @@ class LateCheck:
         if problem is not None:
             raise UserError(problem)
 
-    def _loss_problem(self, figures: StepFigures) -> str | None:
+    def _loss_problem(self, figures: StepLosses) -> str | None:
         for loss, bin_ in zip(figures.losses, figures.bins, strict=True):
             if not math.isfinite(loss):
                 places = ", ".join(str(self._steps.places[index]) for index in bin_)
                 return f"step {figures.step:,}: the loss is {loss} in a batch of these samples: {places}; {_REMEDY}"
         return None
 
-    def _norm_problem(self, figures: StepFigures) -> str:
+    def _norm_problem(self, figures: StepLosses) -> str:
         places = listed([str(place) for place in self._steps.places_of(figures.step - 1)], 10)
         return (
             f"step {figures.step:,}: the norm of the gradient is {figures.norm} on these samples: {places}; {_REMEDY}"
@@ -114,9 +114,9 @@ def _start_copy(figures: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     return values, arrived
 
 
-def _read(pending: _Pending) -> StepFigures:
+def _read(pending: _Pending) -> StepLosses:
     *losses, norm, running = pending.values.tolist()
-    return StepFigures(pending.step, pending.bins, losses, norm if pending.has_norm else None, running)
+    return StepLosses(pending.step, pending.bins, losses, norm if pending.has_norm else None, running)
 
 
 def _of_all_processes(own: str | None, common: str) -> str:

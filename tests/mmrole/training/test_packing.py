@@ -1,4 +1,4 @@
-"""Laws of the plan: every sample once, steps of the recipe's size, the same for any number of processes."""
+"""Laws of the packing: every sample once, steps of the recipe's size, the same for any number of processes."""
 
 import itertools
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmrole.prompt_tree import build_tree
 from mmrole.training.encoding import EncodedSample, ImageRows
-from mmrole.training.planning import GROUPS_PER_STEP, MIN_SHARED, Groups, group_samples, plan_epoch
+from mmrole.training.packing import GROUPS_PER_STEP, MIN_SHARED, Groups, group_samples, pack_epoch
 
 
 def sample(ids: list[int], image: int | None = None) -> EncodedSample:
@@ -35,7 +35,7 @@ def data_sets(draw: st.DrawFn) -> list[EncodedSample]:
     return [samples[place] for place in draw(st.permutations(range(len(samples))))]
 
 
-PLANS = {
+PACKINGS = {
     "samples_per_step": st.integers(1, 40),
     "world_size": st.integers(1, 5),
     "max_batch_tokens": st.sampled_from([1200, 2000, 10_000]),
@@ -44,24 +44,24 @@ PLANS = {
 }
 
 
-@given(samples=data_sets(), prompt_tree=st.booleans(), plan=st.fixed_dictionaries(PLANS))
-def test_steps_and_bins(samples, prompt_tree, plan):
+@given(samples=data_sets(), prompt_tree=st.booleans(), packing=st.fixed_dictionaries(PACKINGS))
+def test_steps_and_bins(samples, prompt_tree, packing):
     groups = group_samples(samples, prompt_tree)
-    steps = plan_epoch(groups, **plan)
-    size = plan["samples_per_step"]
+    steps = pack_epoch(groups, **packing)
+    size = packing["samples_per_step"]
     assert sorted(index for step in steps for index in step.samples) == list(range(len(samples)))
     assert [len(step.samples) for step in steps[:-1]] == [size] * (len(steps) - 1)
     assert len(steps) == -(-len(samples) // size)
     for step in steps:
         assert sorted(index for rank in step.bins for bin_ in rank for index in bin_) == sorted(step.samples)
-        assert len(step.bins) == plan["world_size"]
+        assert len(step.bins) == packing["world_size"]
         assert len({len(rank) for rank in step.bins}) == 1
         for bin_ in (bin_ for rank in step.bins for bin_ in rank if bin_):
             chosen = [samples[index].sequence() for index in bin_]
             nodes = len(build_tree(chosen)) if prompt_tree else sum(map(len, chosen))
-            assert nodes <= plan["max_batch_tokens"]
-    assert plan_epoch(groups, **plan) == steps
-    alone = plan_epoch(groups, **plan | {"world_size": 1})
+            assert nodes <= packing["max_batch_tokens"]
+    assert pack_epoch(groups, **packing) == steps
+    alone = pack_epoch(groups, **packing | {"world_size": 1})
     assert [step.samples for step in alone] == [step.samples for step in steps]
 
 
@@ -82,17 +82,17 @@ def test_no_group_fills_a_step():
     """Sixty groups of fifty in steps of 64: chunks of four, nearly all of different groups."""
     order = np.arange(3000).reshape(60, 50)
     groups = Groups(order.tolist(), np.full(3000, 300), np.where(np.arange(3000) % 50, 280, 0), True)
-    steps = plan_epoch(groups, samples_per_step=64, world_size=1, max_batch_tokens=8192, seed=0, epoch=0)
+    steps = pack_epoch(groups, samples_per_step=64, world_size=1, max_batch_tokens=8192, seed=0, epoch=0)
     assert min(len({index // 50 for index in step.samples}) for step in steps[:-1]) > GROUPS_PER_STEP / 2
-    small = plan_epoch(groups, samples_per_step=8, world_size=1, max_batch_tokens=8192, seed=0, epoch=0)
+    small = pack_epoch(groups, samples_per_step=8, world_size=1, max_batch_tokens=8192, seed=0, epoch=0)
     assert np.mean([len({index // 50 for index in step.samples}) for step in small]) > 7
 
 
 def test_the_order_is_that_of_seed_and_epoch():
     groups = Groups([[index] for index in range(50)], np.full(50, 10), np.zeros(50, dtype=int), True)
-    plan = {"samples_per_step": 10, "world_size": 1, "max_batch_tokens": 100}
+    packing = {"samples_per_step": 10, "world_size": 1, "max_batch_tokens": 100}
     orders = [
-        [index for step in plan_epoch(groups, **plan, seed=seed, epoch=epoch) for index in step.samples]
+        [index for step in pack_epoch(groups, **packing, seed=seed, epoch=epoch) for index in step.samples]
         for seed in range(3)
         for epoch in range(3)
     ]
@@ -110,7 +110,7 @@ def test_bins_are_balanced():
             ids = ids + [turn] * int(rng.integers(20, 120))
             samples.append(sample(ids, dialogue))
     groups = group_samples(samples)
-    for step in plan_epoch(groups, samples_per_step=280, world_size=8, max_batch_tokens=8192, seed=0, epoch=0):
+    for step in pack_epoch(groups, samples_per_step=280, world_size=8, max_batch_tokens=8192, seed=0, epoch=0):
         loads = np.array(
             [[len(build_tree([samples[i].sequence() for i in bin_])) for bin_ in rank] for rank in step.bins]
         )
@@ -119,7 +119,7 @@ def test_bins_are_balanced():
 
 def test_one_large_tree_is_cut_for_several_processes():
     samples = [sample([1] * 300 + [turn] * 200) for turn in range(24)]
-    (step,) = plan_epoch(
+    (step,) = pack_epoch(
         group_samples(samples), samples_per_step=24, world_size=4, max_batch_tokens=10_000, seed=0, epoch=0
     )
     assert [[len(bin_) for bin_ in rank] for rank in step.bins] == [[6]] * 4
@@ -128,7 +128,7 @@ def test_one_large_tree_is_cut_for_several_processes():
 def test_single_samples_are_grouped_by_length():
     rng = np.random.default_rng(0)
     samples = [sample([int(n)] * int(n)) for n in rng.integers(100, 1000, 64)]
-    (step,) = plan_epoch(
+    (step,) = pack_epoch(
         group_samples(samples, False), samples_per_step=64, world_size=2, max_batch_tokens=4000, seed=0, epoch=0
     )
     ranges = sorted(
@@ -140,12 +140,12 @@ def test_single_samples_are_grouped_by_length():
 
 def test_fewer_trees_than_processes_leave_empty_bins():
     groups = group_samples([sample([1, 2, 3])])
-    (step,) = plan_epoch(groups, samples_per_step=8, world_size=3, max_batch_tokens=10, seed=0, epoch=0)
+    (step,) = pack_epoch(groups, samples_per_step=8, world_size=3, max_batch_tokens=10, seed=0, epoch=0)
     assert step.bins == [[[0]], [[]], [[]]]
 
 
 def test_a_sample_longer_than_a_bin_is_refused():
     with pytest.raises(ValueError, match="3 positions, more than max_batch_tokens=2"):
-        plan_epoch(
+        pack_epoch(
             group_samples([sample([1, 2, 3])]), samples_per_step=1, world_size=1, max_batch_tokens=2, seed=0, epoch=0
         )
