@@ -29,7 +29,6 @@ the output is complete and in one step (a rename), so an output without a journa
 """
 
 import contextlib
-import enum
 import json
 import os
 import time
@@ -41,27 +40,21 @@ from typing import Self
 from mmrole.base.disk import sync_folder
 from mmrole.base.errors import UserError, reason, shown
 from mmrole.base.job_lock import JobLock
-from mmrole.base.journal_files import folder_of, journals_in, lock_file_of, open_file, read_file, remove_folder
-from mmrole.base.journal_lines import FORMAT, Payloads, decode_line, encode_line, read_lines, replaces
+from mmrole.base.journal_files import (
+    AppendedFile,
+    JournalState,
+    folder_of,
+    journals_in,
+    lock_file_of,
+    read_file,
+    remove_folder,
+    state,
+)
+from mmrole.base.journal_lines import FORMAT, Payloads, attempt_of, encode_line, read_lines
 from mmrole.base.json_values import Json
 
 SYNC_SECONDS = 5.0
 """Appended records are forced from the system's cache to the disk at least this often while records arrive."""
-
-
-class JournalState(enum.Enum):
-    """How far the job behind an output is."""
-
-    NEW = "new"
-    UNFINISHED = "unfinished"
-    FINISHED = "finished"
-
-
-def state(output: str | os.PathLike) -> JournalState:
-    """FINISHED if the output is there and has no journal, UNFINISHED if it has a journal, NEW otherwise."""
-    if os.path.isdir(folder_of(output)):
-        return JournalState.UNFINISHED
-    return JournalState.FINISHED if os.path.lexists(output) else JournalState.NEW
 
 
 class Journal:
@@ -76,13 +69,13 @@ class Journal:
     def __init__(self, output: str | os.PathLike, path: Path, lock: JobLock, is_alone: bool) -> None:
         self._own: dict[str, bytes] = {}
         self._others: dict[str, bytes] = {}
-        self.done = Payloads(ChainMap(self._own, self._others))
+        self._lines = ChainMap(self._own, self._others)
+        self.done = Payloads(self._lines)
         self._output = output
         self._path = path
         self._lock = lock
         self._is_alone = is_alone
-        self._descriptor = open_file(path)
-        self._size = 0
+        self._file = AppendedFile(path)
         self._fingerprint: dict[str, Json] = {}
         self._synced = time.monotonic()
 
@@ -127,7 +120,7 @@ class Journal:
                         raise UserError(f"{output} is finished already; without --overwrite it is left as it is")
                 folder.mkdir(exist_ok=True)
                 journal = cls(output, path, lock, world_size == 1)
-                opened.callback(os.close, journal._descriptor)
+                opened.callback(journal._file.close)
                 journal._start(json.loads(json.dumps(fingerprint)))
             except OSError as error:
                 raise UserError(f"cannot write {path}: {reason(error)}; make it writable and try again") from error
@@ -150,7 +143,7 @@ class Journal:
         if record_id in self.done:
             if not replace:
                 raise ValueError(f"record {record_id!r} is in the journal already")
-            entry["attempt"] = self._attempt(record_id) + 1
+            entry["attempt"] = attempt_of(self._lines[record_id]) + 1
         line = encode_line(entry)
         self._write(line)
         self._own[record_id] = line[:-1]
@@ -166,7 +159,7 @@ class Journal:
         """
         self.confirm_lock()
         try:
-            os.fsync(self._descriptor)
+            self._file.sync()
         except OSError as error:
             raise self._failure(error) from error
         self._synced = time.monotonic()
@@ -198,7 +191,7 @@ class Journal:
         Raises:
             UserError: the journal was deleted (what is finished is written again), or cannot be written.
         """
-        if self._descriptor < 0:
+        if self._file.is_closed:
             return
         try:
             self._refuse_if_deleted()
@@ -231,13 +224,11 @@ class Journal:
     def _start(self, fingerprint: dict[str, Json]) -> None:
         """Reads what is there, drops a torn last line of the own file and writes its header if it has none."""
         self._fingerprint = fingerprint
-        size = os.fstat(self._descriptor).st_size
-        own, self._size = read_lines(self._path, os.pread(self._descriptor, size, 0), fingerprint)
+        own, size = read_lines(self._path, self._file.read(), fingerprint)
         self._own |= own
         self._others |= self._read_others()
-        if self._size < size:
-            os.ftruncate(self._descriptor, self._size)
-        if self._size == 0:
+        self._file.cut(size)
+        if size == 0:
             self._write_header()
 
     def _read_others(self) -> dict[str, bytes]:
@@ -250,9 +241,9 @@ class Journal:
             lines, _ = read_lines(path, read_file(path), self._fingerprint)
             for record_id, line in lines.items():
                 earlier = self._own.get(record_id) or records.get(record_id)
-                if earlier is not None and replaces(earlier, line):
+                if earlier is not None and attempt_of(earlier) > attempt_of(line):
                     continue
-                if earlier is not None and not replaces(line, earlier):
+                if earlier is not None and attempt_of(earlier) == attempt_of(line):
                     raise UserError(
                         f"record {shown(record_id)} is in {path} and in {places.get(record_id, self._path)}; "
                         "delete the line in one of them, or start anew with --overwrite"
@@ -261,43 +252,31 @@ class Journal:
                 records[record_id], places[record_id] = line, path
         return records
 
-    def _attempt(self, record_id: str) -> int:
-        lines = self._own if record_id in self._own else self._others
-        return (decode_line(lines[record_id]) or {}).get("attempt", 0)
-
     def _write_header(self) -> None:
         self._write(encode_line({"journal": FORMAT, "fingerprint": self._fingerprint}))
         sync_folder(self._path.parent)
 
     def _write(self, line: bytes) -> None:
         try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        except BaseException as error:
-            # A part of the line may be written: the next one must not be glued to it.
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self._size)
-            if isinstance(error, OSError):
-                raise self._failure(error) from error
-            raise
-        self._size += len(line)
+            self._file.append(line)
+        except OSError as error:
+            raise self._failure(error) from error
 
     def _refuse_if_deleted(self) -> None:
-        if os.fstat(self._descriptor).st_nlink:
+        if not self._file.is_deleted:
             return
-        records = ChainMap(self._own, self._others) if self._is_alone else self._own
+        records = self._lines if self._is_alone else self._own
         self.confirm_lock()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            new = open_file(self._path, os.O_EXCL)
+            new = AppendedFile(self._path, new=True)
         except OSError as error:
             raise UserError(
                 f"{self._path} was deleted while the job ran, and cannot be written again: {reason(error)}; its "
                 f"{len(records)} finished records are lost"
             ) from error
-        os.close(self._descriptor)
-        self._descriptor, self._size = new, 0
+        self._file.close()
+        self._file = new
         self._write_header()
         for line in records.values():
             self._write(line + b"\n")
@@ -307,8 +286,7 @@ class Journal:
         )
 
     def _end(self) -> None:
-        os.close(self._descriptor)
-        self._descriptor = -1
+        self._file.close()
         self._lock.release()
 
     def _failure(self, error: OSError) -> UserError:

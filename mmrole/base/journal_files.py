@@ -1,6 +1,7 @@
-"""Where the journals and the lock of an output lie, and how they are opened, read and removed."""
+"""Where the journals and the lock of an output lie, what they say of it, and how they are opened, read and removed."""
 
 import contextlib
+import enum
 import os
 import shutil
 from pathlib import Path
@@ -10,10 +11,25 @@ from mmrole.base.errors import UserError, reason
 from mmrole.base.job_lock import JobLock
 
 
+class JournalState(enum.Enum):
+    """How far the job behind an output is."""
+
+    NEW = "new"
+    UNFINISHED = "unfinished"
+    FINISHED = "finished"
+
+
 def folder_of(output: str | os.PathLike) -> Path:
     """The folder of an output's journals; an output that is a link has it beside its target."""
     real = Path(os.path.realpath(output))
     return real.with_name(real.name + ".journal")
+
+
+def state(output: str | os.PathLike) -> JournalState:
+    """FINISHED if the output is there and has no journal, UNFINISHED if it has a journal, NEW otherwise."""
+    if os.path.isdir(folder_of(output)):
+        return JournalState.UNFINISHED
+    return JournalState.FINISHED if os.path.lexists(output) else JournalState.NEW
 
 
 def lock_file_of(folder: Path) -> Path:
@@ -30,15 +46,62 @@ def journals_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*-of-*.jsonl"))
 
 
-def open_file(path: Path, flags: int = 0) -> int:
-    """Opens, or makes, a journal for appending.
+class AppendedFile:
+    """A journal, open for appending: what a failure leaves of a line is cut off again."""
 
-    Raises:
-        OSError, UserError: it cannot be written, or is no regular file.
-    """
-    if path.exists():
-        _refuse_if_odd(path)
-    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | flags, 0o666)
+    def __init__(self, path: Path, *, new: bool = False) -> None:
+        """Opens the file, or makes it; with `new` it must not be there.
+
+        Raises:
+            OSError, UserError: it cannot be written, or is no regular file.
+        """
+        if path.exists():
+            _refuse_if_odd(path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | (os.O_EXCL if new else 0)
+        self._descriptor = os.open(path, flags, 0o666)
+        self._size = os.fstat(self._descriptor).st_size
+
+    def read(self) -> bytes:
+        """All that is in it."""
+        return os.pread(self._descriptor, self._size, 0)
+
+    def cut(self, size: int) -> None:
+        """Drops what is behind its first bytes."""
+        if size < self._size:
+            os.ftruncate(self._descriptor, size)
+            self._size = size
+
+    def append(self, line: bytes) -> None:
+        """Adds a line, or nothing where an OSError is raised."""
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except BaseException:
+            # A part of the line may be written: the next one must not be glued to it.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._size)
+            raise
+        self._size += len(line)
+
+    def sync(self) -> None:
+        """Forces it to the disk."""
+        os.fsync(self._descriptor)
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether it has no name any more."""
+        return not os.fstat(self._descriptor).st_nlink
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._descriptor < 0
+
+    def close(self) -> None:
+        """Closes it, once."""
+        os.close(self._descriptor)
+        self._descriptor = -1
 
 
 def read_file(path: Path) -> bytes:

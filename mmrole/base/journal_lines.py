@@ -69,7 +69,7 @@ def read_lines(path: Path, data: bytes, fingerprint: dict[str, Json]) -> tuple[d
                 f"{path}: line {number} {fault}; delete the line (its record is made again), or start anew with "
                 "--overwrite"
             )
-        if entry["id"] in records and not replaces(line, records[entry["id"]]):
+        if entry["id"] in records and attempt_of(line) <= attempt_of(records[entry["id"]]):
             raise UserError(
                 f"{path}: line {number} repeats the record {shown(entry['id'])}; delete one of the two lines, or start "
                 "anew with --overwrite"
@@ -78,9 +78,9 @@ def read_lines(path: Path, data: bytes, fingerprint: dict[str, Json]) -> tuple[d
     return records, size
 
 
-def replaces(line: bytes, other: bytes) -> bool:
-    """Whether a line is of a later attempt at the record than another one."""
-    return (decode_line(line) or {}).get("attempt", 0) > (decode_line(other) or {}).get("attempt", 0)
+def attempt_of(line: bytes) -> int:
+    """Which attempt at its record a line is of, from 0: the last one counts."""
+    return decode_line(line).get("attempt", 0)
 
 
 def differences(made_with: dict[str, Json], expected: dict[str, Json]) -> list[str]:

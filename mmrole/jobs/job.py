@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from mmrole.backends.backend import Backend, ProcessPlace, generate
 from mmrole.base.errors import UserError
-from mmrole.base.journal import Journal, JournalState, state
-from mmrole.base.journal_files import remove_leftovers
+from mmrole.base.journal import Journal
+from mmrole.base.journal_files import JournalState, remove_leftovers, state
 from mmrole.base.json_values import JsonObject
 from mmrole.data.requests import ChatReply
 from mmrole.jobs.inputs import InputFile, find_images, find_inputs, read_inputs

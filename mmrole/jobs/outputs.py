@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmrole.base.errors import Problems, UserError
 from mmrole.base.files import read_json, write_json, write_json_list
-from mmrole.base.journal import JournalState, state
+from mmrole.base.journal_files import JournalState, state
 from mmrole.base.journal_lines import differences
 from mmrole.base.json_values import JsonObject
 from mmrole.data.image_file import ImageFile

@@ -6,6 +6,7 @@ import numpy as np
 
 from mmrole.data.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.reviews import IN_TEST, OUT_TEST, SPLITS, ModelReviews, pair_ratios
+from mmrole.scoring.significance import sign_flip_test
 from mmrole.scoring.statistics import (
     Bootstrap,
     Estimate,
@@ -14,7 +15,6 @@ from mmrole.scoring.statistics import (
     length_controlled,
     mean_estimates,
     pearson,
-    sign_flip_test,
     spearman,
 )
 
@@ -62,7 +62,7 @@ class PositionBias(NamedTuple):
     difference: Estimate
     """first - second: above 0, the judge favours what it reads first."""
     p_value: float
-    """Of no difference (`statistics.sign_flip_test`)."""
+    """Of no difference (`significance.sign_flip_test`)."""
     agreement: float
     """Share of the metric reviews in which both orders prefer the same answer, or neither."""
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from mmrole.scoring.measures import WEIGHTS, image_estimates, weighted_estimates
 from mmrole.scoring.reviews import SPLITS, ModelReviews
-from mmrole.scoring.statistics import Bootstrap, Estimate, holm, known_sums, sign_flip_tests
+from mmrole.scoring.significance import holm, known_sums, sign_flip_tests
+from mmrole.scoring.statistics import Bootstrap, Estimate
 
 SIGNIFICANCE = 0.05
 """A corrected p-value below it tells two models apart."""
@@ -25,7 +26,7 @@ class Pair(NamedTuple):
     difference: Estimate
     """Of the overall score, first - second, and the number of samples."""
     p_value: float
-    """Of the hypothesis that they are the same (`statistics.sign_flip_test`); NaN without a common sample."""
+    """Of the hypothesis that they are the same (`significance.sign_flip_test`); NaN without a common sample."""
     corrected: float
     """The p-value by Holm's correction for all pairs."""
 

@@ -11,7 +11,8 @@ import pytest
 
 from mmrole.base.errors import UserError
 from mmrole.base.files import sha256
-from mmrole.base.journal import Journal, JournalState, state
+from mmrole.base.journal import Journal
+from mmrole.base.journal_files import JournalState, state
 from mmrole.jobs.options import TEST_FILES
 from mmrole.models.loading import load
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrole.base.errors import UserError
-from mmrole.base.journal import Journal, JournalState, state
+from mmrole.base.journal import Journal
+from mmrole.base.journal_files import JournalState, state
 
 FINGERPRINT = {"model": "tiny", "max_new_tokens": 512, "input": "e3b0c442"}
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=20)
