@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, checks style, imports and types, and runs the tests: bash scripts/test.sh [pytest arguments]
+# Installs what is missing, checks style and imports, and runs the tests, types among them:
+# bash scripts/test.sh [pytest arguments]
 # Without arguments, all of them, two at a time; with arguments, one after the other, as pytest does. Paths among the
 # arguments are relative to the repository root. The slow tests run with --long.
 set -euo pipefail
@@ -17,7 +18,6 @@ cd -- "$root"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 lint-imports --no-cache
-basedpyright --pythonpath "$python"
 if [ $# -eq 0 ]; then
     export OMP_NUM_THREADS=1 # for each worker: several threads of two workers would wait for one another
     set -- --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -10,6 +10,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Files that take longest, in this order: of two workers one would work on them alone at the end.
+LONGEST = (
+    "scripts/test_demo.py",
+    "finetune/test_resume.py",
+    "finetune/test_recipes.py",
+    "inference/test_inference_durability.py",
+    "finetune/test_finetune.py",
+    "test_types.py",
+    "test_chat.py",
+    "eval/test_RM_review.py",
+    "mmrole/engine/test_engine.py",
+)
+
 # How long an example takes is no property of the code.
 hypothesis.settings.register_profile("mmrole", deadline=None)
 hypothesis.settings.load_profile("mmrole")
@@ -24,7 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the long tests out, unless they are asked for."""
+    """Puts the files that take longest first, and leaves the long tests out, unless they are asked for."""
+    order = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
     if config.getoption("--long"):
         return
     for item in items:
