@@ -122,6 +122,7 @@ ELSEWHERE = {
         "figures_samples": "./test_figures.py",
         "measures": "./test_report.py",
         "page_data": "./test_page.py",
+        "page_samples": "./test_page.py",
         "pairs": "./test_report.py",
         "paper": "./test_tables.py",
         "provenance": "eval/test_report.py",

@@ -13,9 +13,7 @@ from mmrole.base.paths import files_below
 from mmrole.data.dialogues import DISTRIBUTIONS
 from mmrole.data.pictures import begins_with_picture
 from mmrole.data.profiles import DETAILED_FIELDS, META_FIELDS
-
-QUESTION_MARK = "## **[Question Start]**"
-"""How a review prompt begins."""
+from mmrole.data.prompts import is_review_prompt
 
 TURN_NAMES = {
     "user": "user",
@@ -182,7 +180,7 @@ def _form_of_record(record: Json) -> Form | None:
     if len(turns) < 2 or any("role" in turn and "content" not in turn for turn in turns):
         return Form.DIALOGUES
     words = turns[0].get("value", turns[0].get("content"))
-    if isinstance(words, str) and QUESTION_MARK in words:
+    if isinstance(words, str) and is_review_prompt(words):
         return Form.RM_TRAINING
     if (isinstance(words, str) and begins_with_picture(words)) or "type" in record or "script" not in record:
         return Form.TRAINING

@@ -2,14 +2,12 @@
 
 import os
 from collections.abc import Iterable
-from functools import lru_cache
 
 from data_utils.checks.surroundings import Lengths
 from data_utils.description.sample_tokens import load_tokenizer
 from mmrole.data.pictures import Picture
-from mmrole.models.encoding import LINE_STARTS
-from mmrole.qwen_vl.message_encoding import encode_message
-from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
+from mmrole.models.encoding import text_encoder
+from mmrole.qwen_vl.message_encoding import InlineImage, encode_messages
 
 
 def load_lengths(place: str | os.PathLike, most: int) -> Lengths:
@@ -23,22 +21,13 @@ def load_lengths(place: str | os.PathLike, most: int) -> Lengths:
         UserError: there is no such vocabulary, or it is damaged.
     """
     tokenizer = load_tokenizer(place)
+    encode_text = text_encoder(tokenizer)
 
-    @lru_cache(1 << 16)
-    def line(text: str) -> int:
-        return len(tokenizer.encode_ordinary(text))
-
-    @lru_cache
-    def frame(speaker: str) -> int:
-        """A message without content, and the newline after it."""
-        return len(encode_message(tokenizer, speaker, [])) + 1
-
-    def size(part: str | Picture) -> int:
-        if isinstance(part, Picture):
-            return line(part.label) + FEATURES_PER_IMAGE + 2
-        return sum(map(line, LINE_STARTS.split(part)))
+    def plain(part: str | Picture) -> str | InlineImage:
+        return InlineImage(part.path, part.label) if isinstance(part, Picture) else part
 
     def tokens(chat: Iterable[tuple[str, Iterable[str | Picture]]]) -> int:
-        return sum(frame(speaker) + sum(map(size, content)) for speaker, content in chat)
+        messages = ((speaker, list(map(plain, content))) for speaker, content in chat)
+        return len(encode_messages(tokenizer, messages, answer=False, encode_text=encode_text).input_ids)
 
     return Lengths(tokens, most)

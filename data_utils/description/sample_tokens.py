@@ -1,7 +1,6 @@
 """Token counts of training samples as the model reads them; text that samples repeat is encoded once."""
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,12 +8,12 @@ import numpy as np
 
 from mmrole.base.errors import UserError
 from mmrole.base.json_values import JsonObject
-from mmrole.models.encoding import LINE_STARTS
+from mmrole.data.messages import Message
+from mmrole.models.encoding import encode_chat, text_encoder
 from mmrole.prompt_tree import TokenSequence
-from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM
 from mmrole.qwen_vl.errors import CheckpointError
-from mmrole.qwen_vl.message_encoding import InlineImage, encode_message
 from mmrole.qwen_vl.tokenization import QWenTokenizer
+from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 
 
 class TokenCounts(NamedTuple):
@@ -32,17 +31,7 @@ class SampleTokens:
     """Encodes samples as the published trainer does: a fixed system message, one image, one user turn, the reply."""
 
     def __init__(self, tokenizer: QWenTokenizer) -> None:
-        newline = tokenizer.encode_ordinary("\n")
-        start = [tokenizer.im_start_id]
-        opening = [*encode_message(tokenizer, "system", [DEFAULT_SYSTEM]), *newline]
-        # A user turn up to its image: the newline after it is encoded with the text, the end of the turn comes last.
-        image = encode_message(tokenizer, "user", [InlineImage(None)])[: -1 - len(newline)]
-        answer = [tokenizer.im_end_id, *newline, *start, *tokenizer.encode_ordinary("assistant"), *newline]
-        self._head = np.array([*opening, *image], dtype=np.int32)
-        self._between = np.array(answer, dtype=np.int32)
-        self._end = np.array([tokenizer.im_end_id, *newline], dtype=np.int32)
-        self._image_keys = np.where(self._head == tokenizer.img_pad_id, np.arange(self._head.size), -1)
-        self._line = lru_cache(1 << 16)(lambda line: np.array(tokenizer.encode_ordinary(line), dtype=np.int32))
+        self._tokenizer, self._encode_text = tokenizer, text_encoder(tokenizer)
 
     def encode(self, sample: JsonObject) -> tuple[TokenSequence, TokenCounts]:
         """A test sample's sequence, image positions keyed by their row, and its lengths.
@@ -50,15 +39,13 @@ class SampleTokens:
         Sequences of one dialogue share its image; those of different dialogues must not be merged by these keys.
         """
         question, answer = (turn["value"] for turn in sample["conversations"])
-        prompt, reply = [self._head, *self._text("\n" + question), self._between], self._text(answer)
-        ids = np.concatenate([*prompt, *reply, self._end])
+        messages = [Message("user", (Path(), question)), Message("assistant", (answer,))]
+        chat = encode_chat(self._tokenizer, messages, answer=False, encode_text=self._encode_text)
+        (start, *_), (*_, (reply, _), (end, _)) = *chat.images, chat.learned
+        ids = np.array(chat.input_ids, dtype=np.int32)
         image_keys = np.full(ids.size, -1)
-        image_keys[: self._head.size] = self._image_keys
-        counts = TokenCounts(sum(part.size for part in prompt), sum(part.size for part in reply), ids.size)
-        return TokenSequence(ids, image_keys), counts
-
-    def _text(self, text: str) -> list[np.ndarray]:
-        return [self._line(line) for line in LINE_STARTS.split(text)]
+        image_keys[start : start + FEATURES_PER_IMAGE] = np.arange(FEATURES_PER_IMAGE)
+        return TokenSequence(ids, image_keys), TokenCounts(ids.size - reply - end, reply, ids.size)
 
 
 def load_tokenizer(place: str | os.PathLike) -> QWenTokenizer:

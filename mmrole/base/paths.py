@@ -45,7 +45,7 @@ def resolve_below(folder: str | os.PathLike, path: str) -> Path | None:
 
     Args:
         folder: may itself be a link.
-        path: relative, without `..`.
+        path: relative to it.
     """
     root = os.path.realpath(folder)
     file = Path(os.path.realpath(os.path.join(root, path)))

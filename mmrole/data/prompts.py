@@ -1,4 +1,5 @@
-"""The two prompts of MMRole, role-play and review, and the picture markup of its training files, byte for byte.
+"""The two prompts of MMRole, role-play and review, and the picture markup of its training files: written and read back,
+byte for byte.
 
 The published agent and reward model were trained on exactly these strings: they are a wire format, not prose.
 """
@@ -54,19 +55,36 @@ _ASPECTS = {
 }
 
 _PICTURE = re.compile(r"Picture \d+: <img>(.*?)</img>\n")
+_HISTORY = re.compile(r"\n\n\nThe conversation history between .+? and .+? is as follows:\n")
+_REQUEST = re.compile(r"\n\n\nPlease respond to the following words of .+? about the image in .+? using the [^\n]+?:\n")
+_INITIATIVE = re.compile(r"\n\n\nPlease initiate the conversation with [^\n]+\Z")
+_QUESTION = "## **[Question Start]**"
+
+
+class PromptDialogue(NamedTuple):
+    """The conversation that a role-play prompt holds."""
+
+    history: list[tuple[str, str]]
+    """(speaker, words), oldest first."""
+    last: str | None
+    """The partner's words to answer; None if the character is to open the conversation."""
 
 
 class ReviewPrompt(NamedTuple):
-    """A review prompt in parts, so that what an evaluated answer contains cannot reach beyond its own span."""
+    """A review prompt in parts, so that what an answer contains cannot reach beyond its own span."""
 
     before: str
-    answer: str
+    first: str
+    """Shown as Model A's answer."""
+    between: str
+    second: str
+    """Shown as Model B's answer."""
     after: str
 
     @property
     def text(self) -> str:
         """The whole user turn."""
-        return self.before + self.answer + self.after
+        return "".join(self)
 
 
 def language(series: str) -> str:
@@ -157,12 +175,10 @@ def review_prompt(
     """
     partner = HUMAN_PARTNER if other_role == HUMAN_PARTNER else _tasked(other_role, series)
     aspect = _ASPECTS[metric].format(role=role, partner=_partner(other_role))
-    before = (
-        f"## **[Question Start]**\n\n{question}\n\n## **[Question End]**\n\n\n## **[Model A's Response Start]**\n\n"
-    )
+    before = f"{_QUESTION}\n\n{question}\n\n## **[Question End]**\n\n\n## **[Model A's Response Start]**\n\n"
+    between = "\n\n## **[Model A's Response End]**\n\n\n## **[Model B's Response Start]**\n\n"
     after = (
-        "\n\n## **[Model A's Response End]**\n\n\n"
-        f"## **[Model B's Response Start]**\n\n{reference}\n\n## **[Model B's Response End]**\n\n\n"
+        "\n\n## **[Model B's Response End]**\n\n\n"
         "## **[Instruction]**\n\n"
         "The task instruction of the two models is to directly role-play as "
         f"{_tasked(role, series)} and talk with {partner} about the given image using the distinctive tone, manner "
@@ -176,7 +192,32 @@ def review_prompt(
         "Please ensure that your evaluations are unbiased and that the order in which the responses were presented "
         "does not affect your judgment."
     )
-    return ReviewPrompt(before, evaluated_answer, after)
+    return ReviewPrompt(before, evaluated_answer, between, reference, after)
+
+
+def read_role_play_prompt(prompt: str, role: str, other_role: str) -> PromptDialogue:
+    """Undoes `role_play_prompt`: the conversation in it.
+
+    A prompt of another form is taken as it is: without history, and the whole of it as the last words.
+    """
+    if match := _INITIATIVE.search(prompt):
+        last, before = None, prompt[: match.start()]
+    elif match := _REQUEST.search(prompt):
+        last, before = prompt[match.end() :], prompt[: match.start()]
+    else:
+        return PromptDialogue([], prompt)
+    start = _HISTORY.search(before)
+    if start is None:
+        return PromptDialogue([], last)
+    partner = HUMAN_SPEAKER if other_role == HUMAN_PARTNER else other_role
+    speakers = "|".join(re.escape(name) for name in {role: None, partner: None})
+    _, *parts = re.split(rf"(?:^|\n)\[({speakers})\]: ", before[start.end() :])
+    return PromptDialogue(list(zip(parts[::2], parts[1::2], strict=True)), last)
+
+
+def is_review_prompt(text: str) -> bool:
+    """Whether a user turn is one of `review_prompt`, pictures before it or not."""
+    return _QUESTION in text
 
 
 def picture_markup(images: Sequence[str]) -> str:

@@ -1,7 +1,6 @@
 """Training data of a reward model: reviews as conversations, their split, and what two sets of records share."""
 
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -10,14 +9,13 @@ from mmrole.base.json_values import JsonObject
 from mmrole.data.dataset import IMAGE_FOLDER
 from mmrole.data.prompts import HUMAN_PARTNER, METRICS, REVIEW_SYSTEM, picture_markup, review_prompt
 from mmrole.data.records import Review, Sample
+from mmrole.data.scores import final_scores
 
 SPLIT_UNITS = ("answer", "prompt", "character")
 """What a split keeps together: one model's answer to a prompt, all answers to it, or all prompts of a character."""
 
 FACETS = ("answers", "prompts", "dialogues", "images", "characters", "characters or partners")
 """What two sets of records are compared by."""
-
-_FINAL_SCORES = re.compile(r"\[Scores\]:\s*\(?\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*\)?\s*")
 
 
 class ReviewedAnswer(NamedTuple):
@@ -106,15 +104,6 @@ def make_rows(answers: Iterable[ReviewedAnswer]) -> ScoredReviews:
                 seen.add(content)
                 rows.append(ScoredReview(model, review, metric, text, score))
     return ScoredReviews(rows, left_out)
-
-
-def final_scores(text: str) -> tuple[float, float] | None:
-    """The pair that a review ends with, `[Scores]: (A, B)`, or None. The marker must be there exactly once."""
-    before, marker, _ = text.partition("[Scores]:")
-    match = _FINAL_SCORES.fullmatch(text, len(before))
-    if not marker or match is None:
-        return None
-    return float(match[1]), float(match[2])
 
 
 def split_rows(

@@ -11,6 +11,8 @@ from mmrole.data.records import MetricReview, score_fault
 
 MARKER = "[Scores]:"
 
+_FINAL_SCORES = re.compile(r"\[Scores\]:\s*\(?\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*\)?\s*")
+
 # Full-width forms that Chinese text has for ASCII punctuation, digits and slash.
 _WIDE = "，、；：（）［］【】／．＝０１２３４５６７８９"
 _PLAIN = str.maketrans(_WIDE, ",,;:()[][]/.=0123456789")
@@ -59,6 +61,15 @@ def find_scores(text: str) -> tuple[tuple[float, float] | None, str]:
                 return pair, ""
     pair = _named_pair(after.translate(_PLAIN))
     return pair, "" if pair else f"no pair of scores after {MARKER}"
+
+
+def final_scores(text: str) -> tuple[float, float] | None:
+    """The pair that a review ends with, `[Scores]: (A, B)`, or None. The marker must be there exactly once."""
+    before, marker, _ = text.partition(MARKER)
+    match = _FINAL_SCORES.fullmatch(text, len(before))
+    if not marker or match is None:
+        return None
+    return float(match[1]), float(match[2])
 
 
 def _comma_pair(text: str) -> tuple[float, float] | None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mmrole.base.json_values import JsonObject
 from mmrole.data.prompts import HUMAN_PARTNER, METRICS, picture_markup, review_prompt, role_play_prompt
+from mmrole.data.scores import MARKER
 from mmrole.demo.characters import CHINESE, CROWD_SERIES, CastMember, make_stranger
 from mmrole.demo.drawings import Scene, draw_picture, draw_scene
 from mmrole.demo.faults import KINDS, faulty
@@ -88,7 +89,7 @@ def comparison_lessons(chance: random.Random, count: int) -> list[JsonObject]:
     lessons = []
     for number in range(count):
         text = _reviewed(chance, _altered_answer, COMPARED, number % 2 == 1).text
-        finding, _, _ = text.rpartition(", [Scores]")
+        finding, _, _ = text.rpartition(f", {MARKER}")
         lessons.append(_lesson(f"comparison_{number}", finding, text))
     return lessons
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mmrole.data.messages import LabelledImage, Message, Part, Quotation
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
     from mmrole.qwen_vl import QWenTokenizer
     from mmrole.qwen_vl.message_encoding import EncodedChat
 
-LINE_STARTS = re.compile(r"(?<=[\r\n])(?=\S)")
-"""Where a text can be cut and tokenized piece by piece: no token of Qwen reaches over a line break to a character that
-is not white space. Profiles, tasks and histories repeat from chat to chat: their lines are tokenized once."""
+# Where a text can be cut and tokenized piece by piece: no token of Qwen reaches over a line break to a character that
+# is not white space.
+_LINE_STARTS = re.compile(r"(?<=[\r\n])(?=\S)")
 
 
 def encode_chat(
@@ -51,6 +52,17 @@ def encode_chat(
 
     contents = ((role, list(map(plain, set_quotations_apart(content)))) for role, content in messages)
     return encode_messages(tokenizer, contents, answer=answer, encode_text=encode_text)
+
+
+def text_encoder(tokenizer: QWenTokenizer) -> Callable[[str], list[int]]:
+    """Does what `tokenizer.encode_ordinary` does; a line of profiles, tasks and histories, which repeat from chat to
+    chat, is tokenized once."""
+    encode_line = lru_cache(1 << 17)(tokenizer.encode_ordinary)
+
+    def encode_text(text: str) -> list[int]:
+        return [id_ for line in _LINE_STARTS.split(text) for id_ in encode_line(line)]
+
+    return encode_text
 
 
 def set_quotations_apart(content: Sequence[Part]) -> list[Part]:

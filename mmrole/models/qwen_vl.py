@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
 from mmrole.data.messages import Message
-from mmrole.models.encoding import LINE_STARTS, encode_chat
+from mmrole.models.encoding import encode_chat, text_encoder
 from mmrole.models.families import Encoded, EncodedImage, KVShape
 from mmrole.prompt_tree import PromptTree
 from mmrole.prompt_tree.attention import TreeAttention
@@ -40,7 +39,7 @@ class QwenVL:
         self.tokenizer, self.config = tokenizer, config
         self.max_positions, self.hidden_size = config.max_position_embeddings, config.hidden_size
         self.stop_ids = frozenset((tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id))
-        self._encode_line = lru_cache(1 << 17)(tokenizer.encode_ordinary)
+        self._encode_text = text_encoder(tokenizer)
 
     def __reduce__(self) -> tuple[type[QwenVL], tuple[QWenTokenizer, QWenConfig]]:
         return QwenVL, (self.tokenizer, self.config)  # for the workers of a DataLoader
@@ -95,10 +94,6 @@ class QwenVL:
             CheckpointError: the checkpoint is damaged or incomplete.
         """
         return QWenLMHeadModel.from_pretrained(directory, attn_implementation="sdpa", **options)
-
-    def _encode_text(self, text: str) -> list[int]:
-        """As the tokenizer's `encode_ordinary`; lines that texts repeat are tokenized once."""
-        return [id_ for line in LINE_STARTS.split(text) for id_ in self._encode_line(line)]
 
     def freeze_vision(self, module: nn.Module) -> None:
         """Freezes the vision tower but for its resampler; that one is trained with its table of positions (spec §7)."""

@@ -154,18 +154,6 @@ def _text_of(tokenizer: QWenTokenizer, ids: list[int], errors: str) -> str:
     return cast(str, tokenizer.decode(ids, errors=errors))  # of one list of ids it is one text
 
 
-def get_stop_words_ids(chat_format: str, tokenizer: QWenTokenizer) -> list[list[int]]:
-    """The token sequences that end an answer.
-
-    Raises:
-        NotImplementedError: for another chat format than "chatml" and "raw".
-    """
-    if chat_format == "raw":
-        return [tokenizer.encode_markup("Human:"), [tokenizer.eod_id]]
-    _require_chatml(chat_format)
-    return [[tokenizer.im_end_id], [tokenizer.im_start_id]]
-
-
 class StopWords(StoppingCriteria):
     """Ends the generation of a row when it, the prompt included, ends with one of some token sequences.
 

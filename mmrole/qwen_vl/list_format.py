@@ -79,25 +79,3 @@ def to_list_format(text: str) -> list[dict[str, str]]:
         items.append({key: text[tag.end() : end]})
         position = end + len(closing)
     return [*items, {"text": text[position:]}] if position < len(text) else items
-
-
-def parse_boxes(text: str) -> list[dict[str, Any]]:
-    """The boxes in a text with markup, in order.
-
-    Returns:
-        For each `{"box": [x1, y1, x2, y2]}`, in 0 … 999 of width and height, with the key `ref`, the name of what is
-        in it, where a `<ref>` stands directly before the box.
-
-    Raises:
-        ValueError: as `to_list_format`, or if a box does not hold four integers.
-    """
-    items = to_list_format(text)
-    boxes = []
-    for previous, item in zip([{}, *items], items, strict=False):
-        if "box" not in item:
-            continue
-        numbers = [int(number) for number in item["box"].replace("(", "").replace(")", "").split(",")]
-        if len(numbers) != 4:
-            raise ValueError(f"a box has four numbers, not {item['box']!r}")
-        boxes.append({"box": numbers} | ({"ref": previous["ref"].strip()} if "ref" in previous else {}))
-    return boxes

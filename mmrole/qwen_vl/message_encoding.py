@@ -69,7 +69,8 @@ def encode_messages(
 
     Args:
         tokenizer: of the model.
-        messages: role and content of each, see `encode_content`.
+        messages: role and content of each. An image is `Picture N: <img>`, 256 times `<imgpad>`, `</img>`, newline.
+            Texts are tokenized apart from each other: whatever one says, the ids of another are the same.
         answer: go on with the opening of the assistant's answer.
         encode_text: does what `tokenizer.encode_ordinary` does, faster perhaps.
     """
@@ -95,32 +96,14 @@ def encode_messages(
     return chat
 
 
-def encode_message(tokenizer: QWenTokenizer, role: str, content: Content) -> list[int]:
-    """Ids of one message of plain texts and images, `<|im_start|>role`, newline, content, `<|im_end|>`."""
-    message = encode_messages(tokenizer, [(role, content)], answer=False).input_ids
-    return message[: len(message) - len(tokenizer.encode_ordinary("\n"))]
-
-
-def encode_content(tokenizer: QWenTokenizer, content: Content) -> list[int]:
-    """Ids of plain texts and images, each image `Picture N: <img>`, 256 times `<imgpad>`, `</img>`, newline.
-
-    The newline is tokenized together with the text behind it, and the label with the text before it, as in a content
-    that `from_list_format` has written. An image with a label of its own is tokenized apart from texts.
-
-    Args:
-        tokenizer: of the model.
-        content: images, and texts that are tokenized apart from each other: whatever one says, the ids of another are
-            the same.
-    """
-    ids: list[int] = []
-    _add_content(ids, tokenizer, content, tokenizer.encode_ordinary)
-    return ids
-
-
 def _add_content(
     ids: list[int], tokenizer: QWenTokenizer, content: Content, encode_text: Callable[[str], Sequence[int]]
 ) -> list[ImageSpan]:
-    """Adds the ids of a content; returns its images."""
+    """Adds the ids of a content; returns its images.
+
+    The newline behind an image is tokenized together with the text behind it, and the label with the text before it, as
+    in a content that `from_list_format` has written. An image with a label of its own is tokenized apart from texts.
+    """
     span = [tokenizer.img_start_id, *[tokenizer.img_pad_id] * FEATURES_PER_IMAGE, tokenizer.img_end_id]
     images: list[ImageSpan] = []
     pending, follows_text = "", False

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature
 
+from mmrole.base.paths import resolve_below
 from mmrole.qwen_vl.bpe import IMG_END, IMG_START
 from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM, ChatTurn, encode_turns, make_context
 from mmrole.qwen_vl.checkpoint_files import read_config
@@ -159,17 +160,17 @@ def image_below(path: str, directory: str | os.PathLike[str]) -> Path:
     """The file that a path in other people's text means, in a directory that it cannot leave.
 
     Raises:
-        ValueError: for a URL, and for a path that leads out of the directory: absolute, by `..`, or by a link.
+        ValueError: for a URL, and for a path that leads out of the directory: absolute, by `..`, or by a
+            link to a file elsewhere.
     """
-    root = Path(directory).resolve()
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", path):
-        raise ValueError(f"{path[:100]!r}: is a URL; images are opened below {root} only")
+        raise ValueError(f"{path[:100]!r}: is a URL; images are opened below {directory} only")
     try:
-        file = (root / path).resolve()
-    except (ValueError, OSError, RuntimeError) as error:  # a NUL character, a name too long, a circle of links
+        file = resolve_below(directory, path)
+    except ValueError as error:  # a NUL character
         raise ValueError(f"{path[:100]!r}: not the path of an image ({error})") from None
-    if not file.is_relative_to(root):
-        raise ValueError(f"{path[:100]!r}: leads out of {root}; images are opened below that folder only")
+    if file is None:
+        raise ValueError(f"{path[:100]!r}: leads out of {directory}; images are opened below that folder only")
     return file
 
 

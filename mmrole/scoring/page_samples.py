@@ -1,28 +1,14 @@
 """The samples of the results page, as JSON: the dialogue of each, and every model's answer and reviews."""
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from mmrole.base.json_values import JsonObject
-from mmrole.data.prompts import HUMAN_PARTNER, HUMAN_SPEAKER, METRICS
-from mmrole.data.records import MetricReview, Review, Sample
+from mmrole.data.prompts import METRICS, read_role_play_prompt
+from mmrole.data.records import MetricReview, Review
 from mmrole.scoring.page_data import plain_number
 from mmrole.scoring.report import Report
 from mmrole.scoring.reviews import ModelReviews
-
-_HISTORY = re.compile(r"\n\n\nThe conversation history between .+? and .+? is as follows:\n")
-_REQUEST = re.compile(r"\n\n\nPlease respond to the following words of .+? about the image in .+? using the [^\n]+?:\n")
-_OPENING = re.compile(r"\n\n\nPlease initiate the conversation with [^\n]+\Z")
-
-
-class PromptDialogue(NamedTuple):
-    """The conversation that a role-play prompt holds."""
-
-    history: list[tuple[str, str]]
-    """(speaker, words), oldest first."""
-    last: str | None
-    """The partner's words to answer; None if the character is to open the conversation."""
 
 
 class PageSample(NamedTuple):
@@ -59,7 +45,7 @@ def sample_data(samples: Sequence[PageSample]) -> JsonObject:
     texts: dict[str, int] = {}
     listed = []
     for (split, kind, _), language, record, own in samples:
-        dialogue = read_dialogue(record)
+        dialogue = read_role_play_prompt(record.question, record.role, record.other_role)
         listed.append(
             {
                 "id": record.id,
@@ -88,27 +74,6 @@ def answer_data(sample: PageSample) -> list[str | None]:
 def review_data(sample: PageSample) -> list[JsonObject | None]:
     """The reviews of each model's answer to a sample: `first` in the published order, `swapped` in the other one."""
     return [of_model and _reviews(of_model[0]) for of_model in sample.own]
-
-
-def read_dialogue(sample: Sample) -> PromptDialogue:
-    """The conversation in a sample's prompt, undoing `mmrole.data.prompts.role_play_prompt`.
-
-    A prompt of another form is shown as it is: without history, and the whole of it as the last words.
-    """
-    prompt = sample.question
-    if match := _OPENING.search(prompt):
-        last, before = None, prompt[: match.start()]
-    elif match := _REQUEST.search(prompt):
-        last, before = prompt[match.end() :], prompt[: match.start()]
-    else:
-        return PromptDialogue([], prompt)
-    start = _HISTORY.search(before)
-    if start is None:
-        return PromptDialogue([], last)
-    partner = HUMAN_SPEAKER if sample.other_role == HUMAN_PARTNER else sample.other_role
-    speakers = "|".join(re.escape(name) for name in {sample.role: None, partner: None})
-    _, *parts = re.split(rf"(?:^|\n)\[({speakers})\]: ", before[start.end() :])
-    return PromptDialogue(list(zip(parts[::2], parts[1::2], strict=True)), last)
 
 
 def _reviews(record: Review) -> JsonObject:

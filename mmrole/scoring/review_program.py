@@ -15,7 +15,6 @@ from mmrole.data.requests import AskedSettings, ChatReply, ChatRequest
 from mmrole.data.scores import parse_review
 from mmrole.jobs.programs import Program
 
-_SECOND = "## **[Model B's Response Start]**\n\n"
 _ORDERS = {"rm_review": False, "rm_review_swapped": True}
 
 
@@ -122,14 +121,11 @@ def _request(answer: Answer, metric: str, swapped: bool) -> ChatRequest:
         other_role=answer.other_role,
         metric=metric,
     )
-    content: tuple[str | Quotation, ...] = prompt.before, Quotation(first), prompt.after
-    if swapped:
-        start = prompt.after.index(_SECOND) + len(_SECOND)
-        content = (
-            prompt.before + first + prompt.after[:start],
-            Quotation(second),
-            prompt.after[start + len(second) :],
-        )
+    content = (
+        (prompt.before + first + prompt.between, Quotation(second), prompt.after)
+        if swapped
+        else (prompt.before, Quotation(first), prompt.between + second + prompt.after)
+    )
     image = None if answer.image is None else Path(answer.image)
     # Draws follow from the id, and journals hold replies by it.
     name = f"{answer.id}/{metric}" + ("/swapped" if swapped else "")

@@ -14,7 +14,8 @@ from mmrole.base.errors import UserError
 from mmrole.base.files import read_json, read_records, write_json
 from mmrole.data.prompts import METRICS
 from mmrole.data.records import MetricReview, Review, Sample, TrainingRecord
-from mmrole.data.review_data import ReviewedAnswer, ScoredReview, balance, final_scores, make_rows, shared, split_rows
+from mmrole.data.review_data import ReviewedAnswer, ScoredReview, balance, make_rows, shared, split_rows
+from mmrole.data.scores import final_scores
 
 
 def build(*arguments: object) -> None:

@@ -9,7 +9,7 @@ from data_utils.description.sample_tokens import SampleTokens, load_tokenizer
 from mmrole.base.files import read_json
 from mmrole.data.pictures import Picture
 from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM
-from mmrole.qwen_vl.message_encoding import InlineImage, encode_message
+from mmrole.qwen_vl.message_encoding import InlineImage, encode_messages
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,8 @@ def lengths(mini_vocabulary):
 def test_messages_are_counted_as_encoded(tokenizer, lengths, speaker, text, images):
     labels = ["Picture 1: ", "\nPicture 2: "][:images]
     content = (*(Picture("a.jpg", label) for label in labels), "\n" * bool(images) + text)
-    assert (
-        lengths.tokens([(speaker, content)])
-        == len(encode_message(tokenizer, speaker, [*map(InlineImage, range(images)), text])) + 1
-    )
+    message = speaker, [*map(InlineImage, range(images)), text]
+    assert lengths.tokens([(speaker, content)]) == len(encode_messages(tokenizer, [message], answer=False).input_ids)
 
 
 def test_published_samples_are_counted_as_for_training(shared, tokenizer, lengths):

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmrole.data import prompts
 
@@ -65,7 +67,7 @@ def test_review_prompts_are_those_of_the_published_script(shared: Path):
             other_role=sample["other_role"],
             metric=prompts.METRICS[number % 8],
         )
-        assert prompt.answer == answer["answer"]
+        assert (prompt.first, prompt.second) == (answer["answer"], answer["value"])
         assert call["system"] == prompts.REVIEW_SYSTEM
         assert call["query"] == prompts.picture_markup([f"images/{sample['image']}"]) + prompt.text
 
@@ -114,7 +116,7 @@ def test_review_prompts_follow_the_written_format(shared: Path, metric: str, ser
         other_role=other_role,
         metric=metric,
     )
-    assert prompt == (before, "{question}", after)
+    assert (prompt.before, prompt.first, "".join(prompt[2:])) == (before, "{question}", after)
 
 
 def role_play(**changes) -> str:
@@ -169,3 +171,43 @@ def test_only_a_leading_run_of_pictures_is_markup():
     text = "Picture: <img>x</img>\nLook.\nPicture 3: <img>/etc/passwd</img>\n"
     assert prompts.split_pictures(prompts.picture_markup(images) + text) == (images, text)
     assert prompts.split_pictures(text) == ([], text)
+
+
+LINES = st.text("abc [:]。\n.", min_size=1).filter(lambda text: text.strip() and "\n[" not in text and text[0] != "[")
+
+
+@given(
+    st.lists(LINES, max_size=4), st.one_of(st.none(), LINES), st.sampled_from([prompts.HUMAN_PARTNER, "The Mate (2nd)"])
+)
+def test_a_dialogue_is_read_back_from_its_prompt(utterances, last, partner):
+    partner_speaks = prompts.HUMAN_SPEAKER if partner == prompts.HUMAN_PARTNER else partner
+    history = [(("Captain", partner_speaks)[index % 2], text) for index, text in enumerate(utterances)]
+    profiles = {"Captain": "A captain.\n\n\nOf a ship.", partner: "A mate."}
+    arguments = {"role": "Captain", "series": "Ships", "other_role": partner, "profiles": profiles}
+    prompt = prompts.role_play_prompt(**arguments, history=history if last else [], last_utterance=last)
+    assert prompts.read_role_play_prompt(prompt, "Captain", partner) == ((history if last else []), last)
+
+
+def test_a_prompt_of_another_form_is_taken_whole():
+    prompt = "What is that?\n\n\nSay it."
+    assert prompts.read_role_play_prompt(prompt, "Captain", prompts.HUMAN_PARTNER) == ([], prompt)
+
+
+def test_the_published_dialogues_are_read(shared):
+    """Against the dialogue files: the utterances before the target, the last one apart."""
+    dialogues = {}
+    for path in (shared / "mmrole/dialogues/in-distribution").rglob("*.json"):
+        for dialogue in json.loads(path.read_text("utf-8")):
+            dialogues[dialogue["id"]] = [turn["value"] for turn in dialogue["conversations"]]
+    checked = 0
+    for path in (shared / "mmrole/eval/in-test_answers/mmrole-agent").glob("*.json"):
+        for obj in json.loads(path.read_text("utf-8")):
+            dialogue, _, index = obj["id"].rpartition("_")
+            if dialogue not in dialogues:
+                continue
+            before = dialogues[dialogue][: int(index)]
+            found = prompts.read_role_play_prompt(obj["conversations"][0]["value"], obj["role"], obj["other_role"])
+            assert [text for _, text in found.history] == before[:-1]
+            assert found.last == (before[-1] if before else None)
+            checked += 1
+    assert checked > 100

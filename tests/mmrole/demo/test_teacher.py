@@ -5,7 +5,7 @@ import random
 import pytest
 
 from mmrole.data.prompts import METRICS
-from mmrole.data.review_data import final_scores
+from mmrole.data.scores import final_scores
 from mmrole.demo.characters import make_characters
 from mmrole.demo.drawings import Scene, draw_scene
 from mmrole.demo.faults import KINDS, faulty

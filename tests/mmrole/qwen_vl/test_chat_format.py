@@ -16,11 +16,10 @@ from mmrole.qwen_vl.chat_format import (
     StopWords,
     decode_answer,
     encode_turns,
-    get_stop_words_ids,
     make_context,
     trim_answer,
 )
-from mmrole.qwen_vl.message_encoding import InlineImage, encode_content
+from mmrole.qwen_vl.message_encoding import Content, InlineImage, encode_messages
 from mmrole.qwen_vl.tokenization import QWenTokenizer
 
 SYSTEM = "You are a helpful assistant."
@@ -97,14 +96,6 @@ def test_window_thresholds(tokenizer, golden_cases):
             if window in steps or window + 1 in steps or window % 100 == 99:
                 _, ids = make_context(tokenizer, case["query"], history, case["system"], window)
                 assert len(ids) == expected, (case["name"], window)
-
-
-def test_stop_words_ids(tokenizer, golden_cases):
-    facts = load(golden_cases / "tokenizer/facts.json")
-    assert get_stop_words_ids("chatml", tokenizer) == facts["stop_words_ids_chatml"]
-    assert get_stop_words_ids("raw", tokenizer) == facts["stop_words_ids_raw"]
-    with pytest.raises(NotImplementedError):
-        get_stop_words_ids("other", tokenizer)
 
 
 def test_stop_words_cases(tokenizer, golden_cases):
@@ -193,6 +184,13 @@ def test_published_prompts(tokenizer, shared):
 
 def frame(tokenizer: QWenTokenizer, ids: list[int]) -> list[int]:
     return [id_ for id_ in ids if id_ >= tokenizer.eod_id]
+
+
+def encode_content(tokenizer: QWenTokenizer, content: Content) -> list[int]:
+    """The ids of a user turn between its role's line and its end."""
+    newline = tokenizer.encode_ordinary("\n")
+    ids = encode_messages(tokenizer, [("user", content)], answer=False).input_ids
+    return ids[1 + len([*tokenizer.encode_ordinary("user"), *newline]) : -1 - len(newline)]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:20]))

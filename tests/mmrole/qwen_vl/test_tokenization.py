@@ -18,7 +18,6 @@ from transformers import AutoTokenizer
 
 from mmrole.qwen_vl import bpe
 from mmrole.qwen_vl.errors import CheckpointError
-from mmrole.qwen_vl.list_format import parse_boxes
 from mmrole.qwen_vl.tokenization import QWenTokenizer
 
 ORIGINAL_CONFIG = {
@@ -113,7 +112,6 @@ def test_list_format_cases(tokenizer, golden_cases):
         assert outcome(tokenizer.from_list_format, case["list"]) == case.get("text", case.get("error"))
     for case in golden["to_list_format"]:
         assert outcome(tokenizer.to_list_format, case["text"]) == expected(case["to_list_format"])
-        assert outcome(parse_boxes, case["text"]) == expected(case["boxes"])
 
 
 def test_mini_vocabulary_cases(mini_vocabulary, golden_cases):
