@@ -133,8 +133,11 @@ else
     pip_install "$torch_pin" ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"}
 fi
 
-# Nothing below may replace that torch, even where it is not the tested one.
-{ grep -v '^torch==' constraints.txt; echo "$torch_pin"; } >"$constraints"
+# Nothing below may replace that torch, nor the Triton that its CUDA builds bring, even where they are not the tested
+# ones.
+triton_pin=$("$python" -m pip list --format=freeze --disable-pip-version-check 2>/dev/null | grep '^triton==') ||
+    triton_pin=$(grep '^triton==' constraints.txt)
+{ grep -vE '^(torch|triton)==' constraints.txt; echo "$torch_pin"; echo "$triton_pin"; } >"$constraints"
 requirements=(-r requirements.txt)
 [ $dev = no ] || requirements+=(-r requirements-dev.txt)
 pip_install -c "$constraints" "${requirements[@]}" -e .

@@ -80,6 +80,7 @@ ELSEWHERE = {
         "images": "./test_engine.py",
         "kv_budget": "./test_engine.py",
         "kv_cache": "./test_engine.py",
+        "paged_attention_kernel": "./test_paged_attention.py",
         "planning": "./test_engine.py",
         "reply_text": "./test_engine.py",
         "runner": "./test_engine.py",
