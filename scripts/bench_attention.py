@@ -160,7 +160,7 @@ def check(shape: Shape, dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def seconds(shape: Shape, variant: Variant, dtype: torch.dtype, device: torch.device) -> tuple[float, int]:
-    """Of one layer, the median of replays of a graph over several; and the bytes of the keys and values that it reads."""
+    """Of one layer, the median of replays of a graph over several; and the bytes of keys and values that it reads."""
     nbytes = 2 * shape.trees * shape.slots * shape.kv_heads * shape.d * dtype.itemsize
     layers = max(1, round(ROTATED_BYTES / nbytes))
     inputs, window = random_inputs(shape, variant, dtype, device, layers, ragged=False)

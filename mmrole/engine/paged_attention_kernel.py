@@ -6,6 +6,9 @@ the second kernel brings the runs of a row to the same maximum and adds them. Th
 lengths are read on the device, and programs without work end at once.
 """
 
+# Triton types a kernel as the Python function it is written as: without the launch's options, with constexpr objects.
+# pyright: reportCallIssue=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 import math
