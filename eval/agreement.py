@@ -21,7 +21,7 @@ try:
     from mmrole.base.errors import UserError, run
     from mmrole.base.files import replacing
     from mmrole.jobs import job
-    from mmrole.jobs.options import JobOptions
+    from mmrole.jobs.options import RETRY_REFUSED, JobOptions
     from mmrole.models.loading import ModelOptions
     from mmrole.scoring.agreement import (
         agreement_csv,
@@ -36,6 +36,10 @@ try:
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
+
+
+# What messages of a job call by the flags of inference.py.
+_FLAGS = {"--output_dir": "--replies", "--input_dir": "--rm_data", "--input_file": "--rm_data"}
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -76,6 +80,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=False,
         help="leave out rows without their image file, and list them",
     )
+    add("--overwrite", action=ModelFlag, nargs=0, default=False, help="start anew where there are replies already")
+    add("--limit", action=ModelFlag, type=at_least(1), metavar="N", help="only the first N rows, to try things out")
+    add("--retry_refused", action=ModelFlag, nargs=0, default=False, help=RETRY_REFUSED)
     add(
         "--max_new_tokens",
         action=ModelFlag,
@@ -154,9 +161,21 @@ def generate_replies(options: argparse.Namespace) -> int:
         options.replies,
         image_dir=options.image_dir,
         input_file=Path(options.rm_data.name),
+        overwrite=options.overwrite,
+        limit=options.limit,
         skip_missing_images=options.skip_missing_images,
+        retry_refused=options.retry_refused,
     )
-    return job.run(REPLIES, work, lambda place: find_engine(model, place=place))
+    try:
+        return job.run(REPLIES, work, lambda place: find_engine(model, place=place))
+    except UserError as error:
+        raise UserError(*(_with_own_flags(str(line)) for line in error.args)) from error
+
+
+def _with_own_flags(text: str) -> str:
+    for flag, own in _FLAGS.items():
+        text = text.replace(flag, own)
+    return text
 
 
 if __name__ == "__main__":

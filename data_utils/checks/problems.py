@@ -81,6 +81,7 @@ KINDS = {
         # answers and reviews
         Kind("empty_answer", WARNING, False, "an empty answer; it gets no review, and the mean leaves it out"),
         Kind("no_answer", WARNING, False, "an answer that was refused or has failed; it gets no review, either"),
+        Kind("answer_and_error", ERROR, False, "an answer beside an `answer_error`, of which only one can be true"),
         Kind("bare_name", WARNING, False, "an answer that is only a name"),
         Kind("speaker_prefix", WARNING, False, "an answer that begins with a name and a colon"),
         Kind("metric_spelling", ERROR, True, "a metric in other letters: `tone_consistency`"),

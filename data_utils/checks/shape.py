@@ -102,7 +102,12 @@ def _turns(record: dict[str, Json], place: Place, form: Form) -> Iterator[Proble
     for number, turn in enumerate(turns):
         answered = form in (Form.ANSWERS, Form.REVIEWS) and number == 1
         blank = ["answer"] if answered else []
-        yield from _texts(turn, place, f"conversations[{number}]", needed=["from", "value"], blank=blank)
+        optional = ["answer_error"] if answered else []
+        inside = f"conversations[{number}]"
+        yield from _texts(turn, place, inside, needed=["from", "value"], blank=blank, optional=optional)
+        if answered and all(isinstance(turn.get(key), str) and turn[key].strip() for key in ("answer", "answer_error")):
+            text = f"{inside} has an answer, and as answer_error {shown(turn['answer_error'])}"
+            yield Problem("answer_and_error", place, text)
 
 
 def _order(turns: list[dict[str, Json]], place: Place, form: Form) -> Iterator[Problem]:

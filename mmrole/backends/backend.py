@@ -6,8 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple, Protocol
 
+from mmrole.base.errors import UserError, shown
 from mmrole.base.json_values import Json
 from mmrole.data.requests import ChatReply, ChatRequest, Piece
+
+_LISTED = 10
 
 
 class Note(NamedTuple):
@@ -23,6 +26,26 @@ class Note(NamedTuple):
     kind: Literal["cut", "long", "too long"]
     text: str
     room: str
+
+
+class NoReplyError(UserError):
+    """Requests to which there will be no reply.
+
+    Attributes:
+        source: what lacks the replies.
+        ids: those of the requests.
+    """
+
+    def __init__(self, source: object, ids: Sequence[str]) -> None:
+        more = f" … and {len(ids) - _LISTED:,} more" if len(ids) > _LISTED else ""
+        first = ", ".join(map(shown, ids[:_LISTED])) + more
+        text = (
+            f"there is no reply to {first}, which is asked; add a line with this id"
+            if len(ids) == 1
+            else f"there are no replies to {len(ids):,} requests that are asked: {first}; add a line for each"
+        )
+        super().__init__(f"{source}: {text}")
+        self.source, self.ids = source, ids
 
 
 class ProcessPlace(NamedTuple):
@@ -69,7 +92,8 @@ class Backend(Protocol):
         Without requests it makes sure of what can be known before `open`.
 
         Raises:
-            UserError: they cannot be answered, for want of something that can be known before `open`.
+            NoReplyError: some cannot be answered.
+            UserError: none can, for want of something that can be known before `open`.
         """
         ...
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mmrole.backends.backend import Note
+from mmrole.backends.backend import NoReplyError, Note
 from mmrole.base.errors import UserError, shown
 from mmrole.base.files import parse_json, read_text_file
 from mmrole.base.json_values import Json, JsonObject
@@ -27,13 +27,13 @@ class ScriptedBackend:
         reply: gives the reply to a request.
         name: what is used, in a line.
         made_with: its fingerprint.
-        check: told every request before it is asked; raises a UserError where there will be no reply to it.
+        check: told requests before they are asked; raises a NoReplyError where there will be no reply to some.
     """
 
     reply: Callable[[ChatRequest], ChatReply]
     name: str = "scripted replies"
     made_with: JsonObject = field(default_factory=lambda: {"model": "scripted replies"})
-    check: Callable[[ChatRequest], None] = lambda request: None
+    check: Callable[[Sequence[ChatRequest]], None] = lambda requests: None
 
     def __str__(self) -> str:
         return self.name
@@ -43,9 +43,12 @@ class ScriptedBackend:
         return self.made_with
 
     def fit(self, requests: Sequence[ChatRequest]) -> tuple[list[ChatRequest], list[Note]]:
-        """The requests with MMRole's settings where they are open: a script has no context."""
-        for request in requests:
-            self.check(request)
+        """The requests with MMRole's settings where they are open: a script has no context.
+
+        Raises:
+            NoReplyError: the script has no reply to some.
+        """
+        self.check(requests)
         return [replace(request, settings=request.complete_settings()) for request in requests], []
 
     @contextmanager
@@ -115,11 +118,9 @@ def replies_of_file(path: Path) -> ScriptedBackend:
     """
     replies = read_replies(path)
 
-    def check(request: ChatRequest) -> None:
-        if request.id not in replies:
-            raise UserError(
-                f"{path}: there is no reply to {shown(request.id)}, which is asked; add a line with this id"
-            )
+    def check(requests: Sequence[ChatRequest]) -> None:
+        if lacking := [request.id for request in requests if request.id not in replies]:
+            raise NoReplyError(path, lacking)
 
     made_with = {"model": "scripted replies", "replies": str(path)}
     return ScriptedBackend(lambda request: replies[request.id], f"replies from {path}", made_with, check)

@@ -89,7 +89,7 @@ def _prepare(
     common = _fingerprint(program, backend)
     fingerprints = [{**common, "input": file.sha256} for file in files]
     images = [find_images(file, options.image_dir) for file in files]
-    finished = set() if options.overwrite else find_finished(files, fingerprints, images)
+    finished, failed = (set(), {}) if options.overwrite else find_finished(files, fingerprints, images)
     refuse_folders(files)
     if len(finished) < len(files):
         backend.fit([])
@@ -113,12 +113,18 @@ def _prepare(
         exchanges, warnings = begun.pop(file.output)
         for warning in warnings:
             processes.say(warning)
-        journal = Journal.open(file.output, fingerprint, processes.rank, processes.world_size, options.overwrite)
+        anew = options.overwrite or file.output in failed
+        journal = Journal.open(file.output, fingerprint, processes.rank, processes.world_size, anew)
         journals.enter_context(journal)
         task = Task(program, file, of_file, fingerprint, journal, max_new_tokens(exchanges), options.retry_refused)
         pending, complete = task.take_up(exchanges, backend)
         work.append(Work(task, pending))
         processes.say(f"{file.path}: {len(file.records)} records, {complete} of them done before")
+        if file.output in failed:
+            processes.say(
+                f"{file.output}: {failed[file.output]} requests had failed, and its journal is gone: "
+                "all are asked again, and what is there stays until then"
+            )
         if options.overwrite:
             processes.say(f"{file.output}: started anew; after an interruption go on without --overwrite")
     return backend
@@ -198,7 +204,7 @@ def _write_outputs(
         counts = count_replies(replies, task.max_new_tokens)
         processes.say(f"{task.file.output}: {len(task.file.records)} records written; {counts}")
         reports += task.program.report(task.file.output, task.results(replies))
-        reports += name_errors(task.file.output, replies, overwrite)
+        reports += name_errors(task.file.output, task.errors(replies), overwrite)
     if made:
         rate = f"{new_tokens / seconds:.1f} tokens/s"
         processes.say(f"{made} replies, {new_tokens:,} new tokens in {seconds:.1f} s ({rate})")

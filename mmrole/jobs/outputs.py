@@ -17,21 +17,28 @@ from mmrole.data.requests import ChatReply
 from mmrole.jobs.inputs import InputFile
 from mmrole.jobs.tasks import Task
 
+FAILED_REQUESTS = "failed"
+"""The entry of the settings that says how many requests have failed; it is there where any have."""
+
 
 def find_finished(
     files: Sequence[InputFile], fingerprints: Sequence[JsonObject], images: Sequence[Mapping[Path, ImageFile]]
-) -> set[Path]:
-    """The outputs that are complete, and what this run would make.
+) -> tuple[set[Path], dict[Path, int]]:
+    """The outputs that are complete, and what this run would make; and those that only look so.
 
     Args:
         files: the inputs.
         fingerprints: what each output would be made with.
         images: the image files of each input, by the path that records have for them.
 
+    Returns:
+        Those that are complete; and those in which requests have failed although their journal is gone, with the number
+        of these requests: what was replied to the others is not known any more.
+
     Raises:
         UserError: an output is there, but is not what this run would make.
     """
-    finished, problems = set(), Problems()
+    finished, failed, problems = set(), {}, Problems()
     for file, fingerprint, shown_images in zip(files, fingerprints, images, strict=True):
         if state(file.output) is not JournalState.FINISHED:
             continue
@@ -43,11 +50,16 @@ def find_finished(
         if [_id(obj) for obj in read_json(file.output)] != [record.id for record in file.records]:
             problems.add(f"{file.output} holds other records than the {len(file.records)} of this run")
             continue
-        changes = differences(read_json(settings, dict), _made_with(fingerprint, file, shown_images))
+        made_with = read_json(settings, dict)
+        n_failed = made_with.pop(FAILED_REQUESTS, 0)
+        changes = differences(made_with, _made_with(fingerprint, file, shown_images))
         if changes:
             problems.add(f"{file.output} was made with other settings: {', '.join(changes)}")
+        elif n_failed:
+            finished.remove(file.output)
+            failed[file.output] = n_failed
     problems.raise_if_any("the output is there already", "give another --output_dir, or start anew with --overwrite")
-    return finished
+    return finished, failed
 
 
 def refuse_folders(files: Iterable[InputFile]) -> None:
@@ -73,7 +85,10 @@ def write_output(task: Task, replies: Mapping[str, ChatReply]) -> None:
     """
     task.journal.confirm_lock()
     write_json_list(task.file.output, task.results(replies))
-    write_json(_settings_file(task.file.output), _made_with(task.fingerprint, task.file, task.images))
+    made_with = _made_with(task.fingerprint, task.file, task.images)
+    if task.failed:
+        made_with |= {FAILED_REQUESTS: len(task.failed)}
+    write_json(_settings_file(task.file.output), made_with)
     if all(reply.error is None for reply in replies.values()):
         task.journal.remove()
 

@@ -22,12 +22,12 @@ def count_replies(replies: Mapping[str, ChatReply], max_new_tokens: int | None) 
     return ", ".join(parts)
 
 
-def name_errors(output: Path, replies: Mapping[str, ChatReply], overwrite: bool) -> list[str]:
+def name_errors(output: Path, replies: Sequence[ChatReply], overwrite: bool) -> list[str]:
     """Lines that name what was refused and what has failed, with the reasons of the first ones.
 
     Args:
         output: what was written.
-        replies: all of them, by request id.
+        replies: those that were refused or have failed.
         overwrite: whether the job started anew, so that the same command would do so again.
     """
     lines = []
@@ -38,9 +38,7 @@ def name_errors(output: Path, replies: Mapping[str, ChatReply], overwrite: bool)
     }
     for kind, remedy in remedies.items():
         errors = [
-            f"{shown(id_)} ({in_one_line(reply.error or '')})"
-            for id_, reply in replies.items()
-            if reply.finish_reason == kind
+            f"{shown(reply.id)} ({in_one_line(reply.error or '')})" for reply in replies if reply.finish_reason == kind
         ]
         if errors:
             lines.append(f"{output}: {len(errors)} requests {remedy}: {_listed(errors)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from mmrole.backends.backend import Backend
+from mmrole.backends.backend import Backend, NoReplyError
 from mmrole.base.errors import Problems, UserError, shown
 from mmrole.base.journal import Journal
 from mmrole.base.json_values import Json, JsonObject
@@ -125,6 +125,13 @@ class Task:
             failed = {id_: self.failed[id_] for id_ in exchange.asked if id_ in self.failed}
             yield self.program.result(record, {**exchange.replies, **failed})
 
+    def errors(self, replies: Mapping[str, ChatReply]) -> list[ChatReply]:
+        """What was refused and what has failed, in the order of the records."""
+        if all(reply.error is None for reply in replies.values()):
+            return []
+        asked = (id_ for record in self.file.records for id_ in self._replayed(record, replies).asked)
+        return [replies[id_] for id_ in asked if id_ in replies and replies[id_].error is not None]
+
     def _replayed(self, record: JobRecord, replies: Mapping[str, ChatReply]) -> Exchange:
         exchange = Exchange(self.program, record, self.images)
         exchange.replay(replies, self.failed)
@@ -178,22 +185,30 @@ def begin_exchanges(
     """What is asked about each record at first, and warnings about prompts that are cut or long.
 
     Raises:
+        NoReplyError: the backend has no reply to some.
         UserError: prompts are too long to be asked, or the backend cannot answer them.
     """
     exchanges = []
     room = ""
     told: dict[str, list[str]] = {"cut": [], "long": []}
     problems = Problems()
+    unanswered: list[NoReplyError] = []
     for record in file.records:
         exchange = Exchange(program, record, images)
-        notes = exchange.fit(backend) if exchange.go_on() else []
         exchanges.append(exchange)
+        try:
+            notes = exchange.fit(backend) if exchange.go_on() else []
+        except NoReplyError as error:
+            unanswered.append(error)
+            continue
         for note in notes:
             room = note.room
             if note.kind == "too long":
                 problems.add(f"{record.where}: {note.text}")
             else:
                 told[note.kind].append(shown(record.id) + (f" ({note.text})" if note.kind == "cut" else ""))
+    if unanswered:
+        raise NoReplyError(unanswered[0].source, [id_ for error in unanswered for id_ in error.ids])
     problems.raise_if_any(f"prompts are longer than {room}", "shorten the question, or lower --max_new_tokens")
     warnings = []
     if cut := told["cut"]:

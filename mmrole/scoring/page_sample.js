@@ -90,8 +90,10 @@ function reviewBoard(sample) {
       make("span", { text: model.name }),
       make("b", { title: "Mean of the eight ratios", text: fixed(sample.scores[model.index]) }),
     ]),
-    ...cells("", ({ answer }) => [
-      answer.trim() ? words(answer) : make("div", { class: "empty", text: "Empty answer" }),
+    ...cells("", ({ answer, own }) => [
+      answer.trim()
+        ? words(answer)
+        : make("div", { class: "empty", text: own.error ? `No answer, ${own.error}` : "Empty answer" }),
     ]),
   );
   REPORT.metrics.forEach((metric, number) => {

@@ -72,12 +72,13 @@ def answer_data(sample: PageSample) -> list[str | None]:
 
 
 def review_data(sample: PageSample) -> list[JsonObject | None]:
-    """The reviews of each model's answer to a sample: `first` in the published order, `swapped` in the other one."""
+    """The reviews of each model's answer to a sample: `first` in the published order, `swapped` in the other one; and
+    as `error` why there is no answer, where it was refused or has failed."""
     return [of_model and _reviews(of_model[0]) for of_model in sample.own]
 
 
 def _reviews(record: Review) -> JsonObject:
-    return {
+    return ({} if record.answer_error is None else {"error": record.answer_error}) | {
         "first": [_review(record.reviews.get(metric)) for metric in METRICS],
         "swapped": [_review(record.swapped.get(metric)) for metric in METRICS] if record.swapped else [],
     }

@@ -6,7 +6,7 @@ from mmrole.base.errors import shown
 from mmrole.base.files import read_json
 from mmrole.scoring.reviews import ReviewFile
 
-_OF_THE_INPUT = ("input", "images")
+_OF_THE_INPUT = ("input", "images", "failed")
 _UNTOLD = {"pixels": "not noted"}  # as reviews have it that were made before it was noted
 
 

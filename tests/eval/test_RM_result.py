@@ -106,6 +106,18 @@ def test_incomplete_reviews_are_status_3_and_the_table_is_written(
     assert set(folders.tables()) == set(TYPES)
 
 
+def test_what_was_refused_or_failed_is_counted_and_named(
+    script: Callable, folders: Folders, capsys: pytest.CaptureFixture
+) -> None:
+    none = {key: value for key, value in record(1).items() if key != "rm_review"}
+    none["conversations"][1] |= {"answer": "", "answer_error": "failed: gone"}
+    folders.write("comment", [record(0), none])
+    assert script(folders.flags) == 3
+    said = capsys.readouterr()
+    assert "comment_test.csv: 1 of 2 answers (1 refused or failed), mean of the eight metrics 0.900" in said.out
+    assert "1 sample without an answer, which was refused or has failed: 'Captain_comment_1'" in said.err
+
+
 def test_a_file_that_is_not_reviewed_yet_is_status_3(
     script: Callable, folders: Folders, capsys: pytest.CaptureFixture
 ) -> None:

@@ -95,7 +95,10 @@ def test_the_two_forms_are_not_mixed(repository, flags):
     assert "give --reviews and --reference, or --rm_data and --replies" in done.stderr
 
 
-@pytest.mark.parametrize("flags", [("--image_dir", "a"), ("--skip_missing_images",), ("--dtype", "float32")])
+@pytest.mark.parametrize(
+    "flags",
+    [("--image_dir", "a"), ("--skip_missing_images",), ("--dtype", "float32"), ("--overwrite",), ("--limit", "1")],
+)
 def test_flags_of_a_model_without_one_are_refused(repository, flags):
     done = call(repository, "--rm_data", "a", "--replies", "b", *flags)
     assert done.returncode == 2
@@ -156,3 +159,5 @@ def test_replies_are_made_to_a_validation_file(repository, job, tmp_path, monkey
     assert "8 reviews compared" in capsys.readouterr().out
     with pytest.raises(UserError, match="is a file; with --model_path"):
         agreement.main([*flags, "--replies", str(validation)])
+    with pytest.raises(UserError, match="holds other records than the 1 of this run; give another --replies, or start"):
+        agreement.main([*flags, "--limit", "1"])

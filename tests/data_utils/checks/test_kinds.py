@@ -277,6 +277,7 @@ SEEDS = [
     Seed("garbled_text", TRAIN, add(" \ufffd", *REPLY)),
     Seed("surrounding_space", INTER, add("\n", *REPLY)),
     Seed("empty_answer", ANSWERS, put(*ANSWER, "")),
+    Seed("answer_and_error", ANSWERS, change(ANSWER[:-1], lambda turn: turn | {"answer_error": "failed: gone"})),
     Seed("no_answer", ANSWERS, change(ANSWER[:-1], lambda turn: turn | {"answer": "", "answer_error": "failed: gone"})),
     Seed("bare_name", ANSWERS, put(*ANSWER, "(Ada Nova)")),
     Seed("speaker_prefix", ANSWERS, put(*ANSWER, '[Ada Nova]: "A ship."')),

@@ -68,6 +68,10 @@ def test_files_that_are_not_there_and_ids_that_are_not_in_them(tmp_path):
     assert (fitted[0].settings, notes) == (GenerationSettings(), [])
     with pytest.raises(UserError, match=f"^{file}: there is no reply to 'b', which is asked; add a line with this id$"):
         backend.fit(ask("a", "b"))
+    with pytest.raises(
+        UserError, match=r"^.*: there are no replies to 2 requests that are asked: 'b', 'c'; add a line"
+    ):
+        backend.fit(ask("b", "a", "c"))
 
 
 def test_requests_come_go_and_are_read_in_pieces():

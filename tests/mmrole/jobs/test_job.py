@@ -1,13 +1,15 @@
 """Jobs with replies that are given: failures, refusals, records without images, several rounds."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from fixtures.desk import sample
+from fixtures.desk import NAME, sample
 from PIL import Image
 
+from mmrole.backends.scripted import replies_of_file
 from mmrole.base.errors import UserError
 from mmrole.data.image_file import ImageFile
 from mmrole.data.messages import LabelledImage, one_turn
@@ -16,6 +18,7 @@ from mmrole.data.requests import ChatReply, ChatRequest
 from mmrole.jobs import job
 from mmrole.jobs.answers import ANSWERS
 from mmrole.jobs.job import FAILED
+from mmrole.jobs.options import JobOptions
 from mmrole.jobs.processes import Processes
 from mmrole.jobs.programs import Program
 
@@ -90,6 +93,44 @@ def test_what_failed_is_named_and_asked_again_by_the_same_command(desk, capsys):
     assert [answer["answer"] for answer in answers(desk)] == ["Aye, a.", "Aye, b.", "Aye, c."]
     assert not any("answer_error" in answer for answer in answers(desk))
     assert not desk.journal.exists()
+
+
+def test_what_failed_is_asked_again_even_if_its_journal_is_gone(desk, capsys):
+    desk.write(sample("a"), sample("b"))
+    assert desk.run(ANSWERS, but(b="failed")) == FAILED
+    before = desk.output.read_bytes()
+    shutil.rmtree(desk.journal)
+    with pytest.raises(
+        UserError, match="holds other records than the 1 of this run"
+    ):  # what is there is never taken for something else
+        desk.run(ANSWERS, aye, limit=1)
+    assert desk.run(ANSWERS, but(a="failed", b="failed")) == FAILED
+    said = capsys.readouterr().out
+    assert f"{desk.output}: 1 requests had failed, and its journal is gone: all are asked again" in said
+    assert desk.output.read_bytes() != before
+    assert desk.run(ANSWERS, aye) == 0
+    assert desk.asked == ["a", "b"] * 3
+    assert "failed" not in json.loads(desk.output.with_name(f"{desk.output.name}.settings").read_text())
+    assert desk.run(ANSWERS, aye) == 0
+    assert len(desk.asked) == 6
+
+
+def test_errors_are_named_in_the_order_of_the_records(desk, capsys):
+    long = sample("b")
+    long["conversations"][0]["value"] *= 99
+    desk.write(sample("a"), long)
+    assert desk.run(ANSWERS, but(a="failed", b="failed")) == FAILED
+    assert desk.asked == ["b", "a"]
+    assert "asks them again: 'a' (no, not now), 'b' (no, not now)" in capsys.readouterr().out
+
+
+def test_all_that_has_no_reply_is_counted_at_once(desk):
+    desk.write(*map(sample, "abc"))
+    file = desk.folder / "replies.jsonl"
+    file.write_text('{"id": "b", "text": "Aye."}\n')
+    work = JobOptions(desk.folder / "test", desk.folder / "answers", desk.folder / "images", Path(NAME))
+    with pytest.raises(UserError, match="there are no replies to 2 requests that are asked: 'a', 'c'; add a line for"):
+        job.run(ANSWERS, work, lambda place: replies_of_file(file))
 
 
 def test_only_the_first_process_ends_with_a_status(desk, monkeypatch):

@@ -79,6 +79,21 @@ def test_samples_of_models_stand_side_by_side(tmp_path):
     assert by_id["1"]["last"] == "What is that, captain 1?"
 
 
+def unanswered(number: int) -> dict:
+    """A record whose answer was refused."""
+    refused = record(number, answer="")
+    refused["conversations"][1]["answer_error"] = "refused: not that"
+    return {key: value for key, value in refused.items() if key != "rm_review"}
+
+
+def test_why_there_is_no_answer_is_there(tmp_path):
+    page = read_page(tmp_path, {"a": [record(1), unanswered(2), record(3, answer="")]})
+    elements = Elements(page.read_text("utf-8"))
+    errors = [elements.json(f"reviews-{number}")[0].get("error") for number in range(3)]
+    assert errors == [None, "refused: not that", None]
+    assert "answers that were refused or failed" in json.dumps(elements.json("report-data"))
+
+
 def test_reviews_with_the_answers_exchanged_are_there(tmp_path):
     swapped = {"review": "Now. [Scores]: (9, 6)", "score": [6.0, 9.0]}
     page = read_page(tmp_path, {"a": [record(1, rm_review_swapped=dict.fromkeys(METRICS, swapped))]})

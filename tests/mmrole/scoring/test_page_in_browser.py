@@ -226,6 +226,14 @@ def test_the_browser_of_samples_searches_filters_and_links(two_models, open_page
     assert tab.text_content("#detail h3") == "Captain with a curious human"
 
 
+def test_why_there_is_no_answer_is_shown(tmp_path, open_page):
+    refused = record(1, answer="")
+    refused["conversations"][1]["answer_error"] = "refused: <not> that"
+    tab = open_page(read_page(tmp_path, {"a": [refused], "b": [record(1)]}))
+    assert tab.text_content("#detail .board .empty").startswith("No answer, refused: <not> that")
+    assert tab.errors == []
+
+
 def test_a_metric_opens_the_reviews_of_all_models_and_the_heat_map_leads_to_samples(two_models, open_page):
     tab = open_page(two_models)
     assert tab.locator(".board .review").count() == 0

@@ -63,6 +63,21 @@ def test_gaps_are_named_and_left_out(review_record: Callable, write_reviews: Cal
     assert coverage.n_per_metric == dict.fromkeys(METRICS, 5) | {"Fluency": 4, "Coherency": 4, "Tone Consistency": 4}
 
 
+def test_answers_that_were_refused_or_failed_are_a_gap_of_their_own(
+    review_record: Callable, write_reviews: Callable
+) -> None:
+    records = [review_record(0, (8, 10)), review_record(1, {}, answer=""), review_record(2, {}, answer="")]
+    records[2]["conversations"][1]["answer_error"] = "refused: no"
+    file = read_review_file(write_reviews(records))
+    assert not any(find_gaps(file))
+    result = compute_result(file)
+    assert (result.n, result.n_empty, result.n_unanswered) == (1, 1, 1)
+    (gap,) = result.gaps
+    assert gap == f"{file.path}: 1 sample without an answer, which was refused or has failed: 'Captain_comment_2'"
+    coverage = measure_coverage("In-Test", file)
+    assert (coverage.expected, coverage.scored, coverage.empty, coverage.unanswered) == (3, 1, 1, 1)
+
+
 def test_both_orders_are_wanted_where_one_record_has_them(review_record: Callable, write_reviews: Callable) -> None:
     swapped = {metric: {"review": "Fine.", "score": [10, 8]} for metric in METRICS}
     both, without_pair = (review_record(number, (8, 10), rm_review_swapped=swapped) for number in (0, 1))
