@@ -25,6 +25,8 @@ from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel
 LENGTHS = Path(__file__).with_name("length_profile.json")
 SHAPES = ("mid", "real")
 WARM_BYTES = 4 * 2**30
+IMAGE_IDS = {"image_start_id": 256 + 151857 - 151643}
+"""Of a byte vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,21 @@ class Machine:
         return max(flops / self.flops, nbytes / self.bytes)
 
 
-def measure(device: torch.device, dtype: torch.dtype) -> Machine:
-    """Times a matrix product and a sum that are too large for any cache (best of five)."""
-    if device.type == "cpu":
+def measure(device: torch.device, dtype: torch.dtype, *, roughly: bool = False) -> Machine:
+    """Times a matrix product and a sum that are too large for any cache (best of five).
+
+    Args:
+        device: what is measured.
+        dtype: of the numbers.
+        roughly: with small tensors, in an instant: for a look whether a benchmark runs at all.
+    """
+    if device.type == "cpu" and not roughly:
         # The first touch of a virtual machine's memory is slow: once, before anything is timed.
         torch.ones(WARM_BYTES, dtype=torch.uint8)
-    size = 8192 if device.type == "cuda" else 2048
+    size = 256 if roughly else 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     product = min(timed(lambda: a @ b, device) for _ in range(5))
-    large = torch.ones(2**30 // dtype.itemsize, device=device, dtype=dtype)
+    large = torch.ones((2**24 if roughly else 2**30) // dtype.itemsize, device=device, dtype=dtype)
     # A product with a vector reads the matrix at the full rate in every dtype; sum() does not in bfloat16.
     matrix, vector = large.view(-1, 4096), torch.ones(4096, device=device, dtype=dtype)
     read = min(timed(lambda: matrix @ vector, device) for _ in range(5))
@@ -100,20 +108,29 @@ def peak_bytes(device: torch.device) -> int:
 def random_model(shape: str, device: torch.device, dtype: torch.dtype) -> QWenLMHeadModel:
     """A model with random weights: `mid` (hidden 512, 8 layers, vision width 256) or `real` (Qwen-VL-Chat, 9.6B).
 
-    Both have the real vocabulary size and the image ids of a byte vocabulary.
+    Both have the real vocabulary size and the image ids of a byte vocabulary. A `tiny` one has neither size nor
+    vocabulary: on it a benchmark shows that it runs.
     """
-    image_ids = {"image_start_id": 256 + 151857 - 151643}
     if shape == "real":
-        config = QWenConfig(visual=image_ids)
+        config = QWenConfig(visual=IMAGE_IDS)
+    elif shape == "tiny":
+        config = QWenConfig(
+            vocab_size=512,
+            hidden_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            kv_channels=64,
+            intermediate_size=256,
+            visual=IMAGE_IDS | {"width": 64, "layers": 1, "heads": 2, "output_dim": 128},
+        )
     else:
-        visual = {"width": 256, "layers": 8, "heads": 4, "output_dim": 512}
         config = QWenConfig(
             hidden_size=512,
             num_hidden_layers=8,
             num_attention_heads=8,
             kv_channels=64,
             intermediate_size=2752,
-            visual=image_ids | visual,
+            visual=IMAGE_IDS | {"width": 256, "layers": 8, "heads": 4, "output_dim": 512},
         )
     with torch.device("meta"):
         model = QWenLMHeadModel(config)

@@ -64,15 +64,21 @@ def main(argv: list[str] | None = None) -> int:
     dtype = getattr(torch, arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     machine = measure(device, dtype)
     print(f"{machine.name}: {machine.flops / 1e9:,.0f} GFLOP/s, {dtype}, lengths of {arguments.data}")
-    model = random_model(arguments.shape, device, dtype).train()
+    model = as_trained(random_model(arguments.shape, device, dtype))
+    with tempfile.TemporaryDirectory() as folder:
+        trees = make_trees(arguments.data, arguments.trees, model.config, Path(folder))
+        rows = list(compare(model, trees, arguments, Costs.of(model)))
+    report(rows[::-1], machine)
+    return 0
+
+
+def as_trained(model: QWenLMHeadModel) -> QWenLMHeadModel:
+    """A model as the recipe trains it: the image encoder frozen but for its resampler, with gradient checkpointing."""
+    model.train()
     model.transformer.visual.requires_grad_(False)
     model.transformer.visual.attn_pool.requires_grad_(True)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    with tempfile.TemporaryDirectory() as folder:
-        trees = make_trees(arguments.data, arguments.trees, model.config, Path(folder))
-        rows = compare(model, trees, arguments, Costs.of(model))
-    report(rows, machine)
-    return 0
+    return model
 
 
 def make_trees(data: str, number: int, config: QWenConfig, folder: Path) -> list[list[EncodedSample]]:
@@ -84,6 +90,7 @@ def make_trees(data: str, number: int, config: QWenConfig, folder: Path) -> list
 
     profile = json.loads(PROFILE.read_text())[data]
     rng = np.random.default_rng(0)
+    low = min(1000, config.vocab_size // 2)  # no special token of a byte vocabulary
     trees = []
     for index in range(number):
         file = folder / f"{index}.png"
@@ -91,7 +98,7 @@ def make_trees(data: str, number: int, config: QWenConfig, folder: Path) -> list
         image = ImageRows(19, 256, index, file)  # <|im_start|>system …, <|im_start|>user, Picture 1: <img>
         tree, ids = [], np.zeros(0, dtype=np.int32)
         for shared, length, n_targets in profile[(2 * index + 1) * len(profile) // (2 * number)]:
-            ids = np.concatenate([ids[:shared], rng.integers(1000, config.vocab_size, length - shared, dtype=np.int32)])
+            ids = np.concatenate([ids[:shared], rng.integers(low, config.vocab_size, length - shared, dtype=np.int32)])
             tree.append(EncodedSample(ids, np.arange(length) >= length - n_targets, (image,), False))
         trees.append(tree)
     return trees
@@ -99,23 +106,21 @@ def make_trees(data: str, number: int, config: QWenConfig, folder: Path) -> list
 
 def compare(
     model: QWenLMHeadModel, trees: list[list[EncodedSample]], arguments: argparse.Namespace, costs: Costs
-) -> list[Row]:
-    """Measures trees, single samples and the published way."""
+) -> Iterator[Row]:
+    """Measures trees, single samples and the published way, in this order."""
     samples = [sample for tree in trees for sample in tree]
     every = max(1, len(samples) // arguments.published)
     on_cpu = model.device.type == "cpu"
-    rows = []
     model.set_attn_implementation(arguments.attention or ("sdpa" if on_cpu else "flex_attention"))
     for name, chosen, prompt_tree in (
         ("(c) prompt trees", samples, True),
         ("(b) single samples by length", samples[:: max(1, len(samples) // arguments.single)], False),
     ):
         run, flops = micro_batches(model, chosen, prompt_tree, arguments.max_batch_tokens, costs)
-        rows.append(measured(name, chosen, model, run, flops))
+        yield measured(name, chosen, model, run, flops)
     model.set_attn_implementation("sdpa")
     run, flops = published(model, samples[::every][: arguments.published], PADDED_LENGTH[arguments.data], costs)
-    rows.append(measured("(a) the published way", samples[::every][: arguments.published], model, run, flops))
-    return rows[::-1]
+    yield measured("(a) the published way", samples[::every][: arguments.published], model, run, flops)
 
 
 def measured(

@@ -1,0 +1,82 @@
+"""`scripts/bench_gpu.sh` on the CPU: each part runs on a tiny model, and a part that fails fails alone."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+LONG = pytest.mark.long
+FIGURES = {
+    "correct": ("golden answers of ckpt_mini, the same", "2 of 2"),
+    "reviews": ("with the tokens of generate()", "1 of 1"),
+    "answers": ("with the tokens of generate()", "2 of 2"),
+    "prefill": ("leaves of a step", 4),
+    "training": ("(a) the published way, samples", 1),
+    "loading": ("weight files", None),
+    "small_card": ("limit", 24.0),
+}
+
+
+@pytest.fixture
+def scripts(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the scripts, which import one another."""
+    monkeypatch.syspath_prepend(str(repository / "scripts"))
+    return repository / "scripts"
+
+
+@pytest.fixture
+def bench(repository: Path, tmp_path: Path) -> Callable[..., dict]:
+    """Runs the whole script; returns its report."""
+
+    def run(*flags: str, status: int = 0) -> dict:
+        command = ["bash", str(repository / "scripts/bench_gpu.sh"), "--output_dir", str(tmp_path), *flags]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return json.loads((tmp_path / "bench_gpu.json").read_text("utf-8"))
+
+    return run
+
+
+@pytest.mark.parametrize("part", FIGURES)
+def test_a_part_gives_its_figures(scripts, tmp_path, part):
+    file = tmp_path / "figures"
+    assert (
+        import_module("bench_gpu_part").main([part, "--shape", "tiny", "--device", "cpu", "--figures", str(file)]) == 0
+    )
+    figures = {row["what"]: row["value"] for row in map(json.loads, file.read_text("utf-8").splitlines())}
+    what, value = FIGURES[part]
+    assert what in figures
+    assert value is None or figures[what] == value
+    assert not any(str(value).startswith("failed") for value in figures.values())
+
+
+def test_every_part_has_a_place(scripts):
+    parts = [part for names in import_module("bench_gpu_part").MODULES.values() for part in names]
+    assert parts == list(import_module("bench_gpu").PARTS)
+    for module, names in import_module("bench_gpu_part").MODULES.items():
+        assert all(callable(getattr(import_module(module), name)) for name in names)
+
+
+def test_a_part_that_fails_fails_alone(bench, tmp_path):
+    report = bench("--part", "prefill", "--shape", "tiny", "--device", "cuda", status=1)
+    (part,) = report["parts"]
+    assert part["outcome"] == (
+        "failed: error: torch finds no GPU; --device cpu --shape tiny shows whether the benchmark runs"
+    )
+    assert {"card", "driver", "torch", "transformers", "triton", "commit", "date"} <= report.keys()
+    page = (tmp_path / "bench_gpu.md").read_text("utf-8")
+    assert part["outcome"] in page
+
+
+@LONG
+def test_the_whole(bench):
+    report = bench("--shape", "tiny", "--device", "cpu")
+    assert {part["part"]: part["outcome"] for part in report["parts"]} == dict.fromkeys(
+        import_module("bench_gpu").PARTS, "done"
+    )
