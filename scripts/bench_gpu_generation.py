@@ -206,13 +206,16 @@ def text_config(setting: Setting) -> Qwen2Config:
     """A text model of the sizes of the shape's language model."""
     from transformers import Qwen2Config
 
-    if setting.tiny:
-        sizes = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2}
-        heads = 2
-    else:
-        sizes = {"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
-        heads = 32
-    return Qwen2Config(**sizes, num_attention_heads=heads, num_key_value_heads=heads, tie_word_embeddings=False)
+    vocabulary, width, inner, layers, heads = (512, 128, 128, 2, 2) if setting.tiny else (151936, 4096, 11008, 32, 32)
+    return Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        tie_word_embeddings=False,
+    )
 
 
 def make_engine(model: QWenLMHeadModel) -> Engine:
