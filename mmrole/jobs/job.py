@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -160,15 +160,15 @@ def _fingerprint(program: Program, backend: Backend) -> JsonObject:
 
 def _work(backend: Backend, work: Sequence[Work], processes: Processes, overwrite: bool) -> None:
     """Generates what is pending; the first process then writes the output files."""
-    tasks = {pending.request.id: (pending, task) for task, of_task in work for pending in of_task}
-    before = {id_ for task, _ in work for id_ in task.journal.done} - tasks.keys()  # refused ones are asked again
-    requests = share((pending.request for pending, _ in tasks.values()), processes.rank, processes.world_size)
-    began = time.monotonic()
-    if requests:
-        began = _generate(backend, {request.id: tasks[request.id] for request in requests}, processes)
-    tasks.clear()  # what was asked takes memory that the outputs need
+    pending = {each.request.id: (each, task) for task, of_task in work for each in of_task}
+    before = {id_ for task, _ in work for id_ in task.journal.done} - pending.keys()  # refused ones are asked again
+    # Each request is held in one place, and goes with its reply: its memory is what journal and outputs need.
     for _, of_task in work:
         of_task.clear()
+    shared = share((each.request for each, _ in pending.values()), processes.rank, processes.world_size)
+    asked = {request.id: pending[request.id] for request in shared}
+    del pending, shared
+    began = _generate(backend, asked, processes) if asked else time.monotonic()
     if not processes.is_first:
         for task, _ in work:
             task.journal.close()
@@ -214,14 +214,14 @@ def _write_outputs(
         raise UserError(*failures)
 
 
-def _generate(backend: Backend, asked: Mapping[str, tuple[Pending, Task]], processes: Processes) -> float:
+def _generate(backend: Backend, asked: dict[str, tuple[Pending, Task]], processes: Processes) -> float:
     """Takes a reply to each request, and to what is asked after it; returns the time at which the backend was ready.
 
     A process asks what follows itself, when all its requests of the round before have replies.
 
     Args:
         backend: what answers.
-        asked: requests by their id.
+        asked: requests by their id; empty afterwards.
         processes: the first of them shows a bar.
     """
     with backend.open() as generator:
@@ -231,8 +231,8 @@ def _generate(backend: Backend, asked: Mapping[str, tuple[Pending, Task]], proce
         with tqdm(total=len(asked), unit=" replies", disable=None if processes.is_first else True) as bar:
             while asked:
                 following: dict[str, tuple[Pending, Task]] = {}
-                for reply in generate(generator, [pending.request for pending, _ in asked.values()]):
-                    pending, task = asked[reply.id]
+                for reply in generate(generator, (pending.request for pending, _ in asked.values())):
+                    pending, task = asked.pop(reply.id)
                     for new in task.take(pending, reply, backend):
                         following[new.request.id] = new, task
                     new_tokens += reply.usage.new_tokens
