@@ -33,6 +33,7 @@ from mmrole.data.review_data import (
     split_rows,
 )
 from mmrole.data.splits import find_test_files, read_test_samples
+from mmrole.scoring.judges import find_judge
 
 TRAIN_FILE = "train/RM-train.json"
 VALIDATION_FILE = "validation/RM-validation.json"
@@ -106,10 +107,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     output_dir = Path(arguments.output_dir)
     refuse_existing(output_dir, (TRAIN_FILE, VALIDATION_FILE, INFO_FILE), vars(arguments))
-    answers = read_answers(find_test_files(arguments.reviews))
+    files = find_test_files(arguments.reviews)
+    judge = find_judge(files)
+    answers = read_answers(files)
     tests = read_test_samples(find_test_files(arguments.test_from or []))
     rows = make_rows(answers)
-    _report_rows(answers, rows)
+    _report_rows(answers, rows, judge.name)
     usable = _without_tests(rows, tests) if arguments.leave_out_test else rows.usable
     if not usable:
         raise UserError("no review is left to learn from; give others")
@@ -122,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _report_leaks(leaks)
     stale = [] if VALIDATION_FILE in parts else [VALIDATION_FILE]
     with filling(output_dir, vars(arguments), last=INFO_FILE, stale=stale) as folder:
-        _write(folder, parts, arguments, rows, leaks)
+        _write(folder, parts, arguments, rows, leaks, judge.name)
     print(f"written to {output_dir}")
 
 
@@ -170,6 +173,7 @@ def _write(
     arguments: argparse.Namespace,
     rows: ScoredReviews,
     leaks: dict[str, Shared],
+    judge: str,
 ) -> None:
     """Writes all files."""
     files: JsonObject = {}
@@ -179,6 +183,7 @@ def _write(
         files[name] = {"records": count, "sha256": sha256(folder / name)}
     options = ("reviews", "test_from", "leave_out_test", "split_by", "validation", "max_per_pair", "seed")
     info = {name: getattr(arguments, name) for name in options} | {
+        "judge": judge,
         "files": files,
         "left_out": dict(rows.left_out),
         "shared": {name: found.counts | {"prompt_ids": found.prompt_ids} for name, found in leaks.items()},
@@ -186,9 +191,9 @@ def _write(
     write_json(folder / INFO_FILE, info)
 
 
-def _report_rows(answers: list[ReviewedAnswer], rows: ScoredReviews) -> None:
+def _report_rows(answers: list[ReviewedAnswer], rows: ScoredReviews, judge: str) -> None:
     models = len({answer.model for answer in answers})
-    print(f"{len(rows.usable):,} usable reviews of {len(answers):,} answers by {models} models")
+    print(f"{len(rows.usable):,} usable reviews by {judge} of {len(answers):,} answers by {models} models")
     for reason, count in rows.left_out.items():
         print(f"  left out: {count:,} {reason}")
 

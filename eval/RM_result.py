@@ -16,6 +16,7 @@ try:
     from mmrole.base.errors import Problems, UserError, run
     from mmrole.base.files import replacing
     from mmrole.data.dialogues import TYPES
+    from mmrole.scoring.judges import PUBLISHED, find_judge, judge_folder
     from mmrole.scoring.results import Result, compute_result
     from mmrole.scoring.reviews import ReviewFile, answers_beside, read_review_file
 except ModuleNotFoundError as error:
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Reads everything, then writes a table for each file; returns the exit status."""
     arguments = parse_arguments(argv)
     files, absent = read_files(arguments)
+    check_judge(arguments.output_dir, files)
     complete = not absent
     for path in absent:
         print(f"{path} is not there: nothing of it is reviewed", file=sys.stderr)
@@ -103,6 +105,21 @@ def read_files(arguments: argparse.Namespace) -> tuple[list[ReviewFile], list[Pa
     files = [read_review_file(path, answers_of[path], problems) for path in present]
     problems.raise_if_any("the reviews have faulty records", "correct the files and run the same command again")
     return files, [path for path, answers in answers_of.items() if path not in present and _has_answers(answers)]
+
+
+def check_judge(output_dir: Path, files: Sequence[ReviewFile]) -> None:
+    """Makes sure that no table is put beside those of another judge.
+
+    Raises:
+        UserError: the reviews are by several judges, or the folder of the tables is another one's.
+    """
+    judge = find_judge(file.path for file in files)
+    folder = judge_folder(os.path.abspath(output_dir))
+    if folder is not None and (folder.judge or PUBLISHED) != (PUBLISHED if judge.is_published else judge.name):
+        raise UserError(
+            f"--output_dir {output_dir} is for results by {folder.judge or PUBLISHED}, and these are by {judge.name}; "
+            f"give {folder.name}{'' if judge.is_published else f'@{judge.name}'}/<model>, or a folder elsewhere"
+        )
 
 
 def _has_answers(path: Path | None) -> bool:

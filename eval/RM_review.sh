@@ -4,6 +4,8 @@
 # By environment (paths are relative to the repository root):
 #   MODEL        whose answers: eval/{in,out}-test_answers/$MODEL, reviewed into eval/{in,out}-test_reviews/$MODEL
 #                (default: mmrole-agent)
+#   JUDGE        another judge than the published reward model, whose reviews go into eval/{in,out}-test_reviews@$JUDGE;
+#                it is said what judges: by MODEL_PATH, or by --replies
 #   MODEL_PATH   checkpoint directory of the reward model (default: model_weights/MMRole-Eval_RM)
 #   IMAGE_DIR    folder of the images (default: images)
 #   NPROC        number of processes (default: one for each GPU; one without a GPU)
@@ -16,6 +18,11 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 MODEL=${MODEL:-mmrole-agent}
 IMAGE_DIR=${IMAGE_DIR:-images}
+by=${JUDGE:+@$JUDGE}
+[[ -z $by || $by == @*[![:space:]]* && $by != *[/\\[:cntrl:]]* ]] || {
+    echo "error: JUDGE=${JUDGE@Q} cannot be part of a folder's name; give one without / and \\" >&2
+    exit 2
+}
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python
     [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python
@@ -32,6 +39,11 @@ for flag in "$@"; do
     [[ -n "${MODEL_PATH:-}" || $flag != --replies?(=*) ]] || model=()
 done
 
+[[ -z "${JUDGE:-}" || -n "${MODEL_PATH:-}" || ${#model[@]} -eq 0 ]] || {
+    echo "error: JUDGE=$JUDGE is a name only; say what judges: MODEL_PATH=DIR or --replies FILE" >&2
+    exit 2
+}
+
 launch=("$PYTHON")
 [ "$NPROC" -eq 1 ] || launch+=(-m mmrole.base.launch --standalone --nproc_per_node "$NPROC")
 
@@ -44,7 +56,7 @@ review() {
     fi
     local code=0
     "${launch[@]}" eval/RM_review.py "${model[@]}" --image_dir "$IMAGE_DIR" \
-        --input_dir "eval/$1_answers/$MODEL" --output_dir "eval/$1_reviews/$MODEL" "${@:3}" || code=$?
+        --input_dir "eval/$1_answers/$MODEL" --output_dir "eval/$1_reviews$by/$MODEL" "${@:3}" || code=$?
     [ "$code" -eq 0 ] || [ "$code" -eq 3 ] || exit "$code"
     [ "$code" -eq 0 ] || status=3
 }

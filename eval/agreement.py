@@ -1,6 +1,6 @@
-"""How far two sets of reviews of the same answers agree: errors and correlations, per metric and overall.
+"""How far two judges of the same answers agree, and who is harsher: errors, correlations, per metric and overall.
 
-    python eval/agreement.py --reviews eval/in-test_reviews --reference gpt-4_reviews
+    python eval/agreement.py --reviews eval/in-test_reviews --reference eval/in-test_reviews@gpt-4o
     python eval/agreement.py --rm_data RM_data/validation/RM-validation.json --replies replies --model_path my-rm
 
 The first form compares reviews in the published form, by model, sample id and metric. The second compares the reviews
@@ -20,17 +20,13 @@ try:
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, run
     from mmrole.base.files import replacing
+    from mmrole.data.splits import find_test_files
     from mmrole.jobs import job
     from mmrole.jobs.options import RETRY_REFUSED, JobOptions
     from mmrole.models.loading import ModelOptions
-    from mmrole.scoring.agreement import (
-        agreement_csv,
-        agreement_text,
-        match,
-        measure_agreement,
-        read_conversations,
-        read_reviews,
-    )
+    from mmrole.scoring.agreement import match, measure_agreement, read_conversations, read_reviews
+    from mmrole.scoring.agreement_tables import agreement_csv, agreement_text, harsher_text
+    from mmrole.scoring.judges import find_judge
     from mmrole.scoring.review_replies import REPLIES
     from mmrole.scoring.statistics import DRAWS
 except ModuleNotFoundError as error:
@@ -110,8 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_arguments(argv)
     if options.output is not None and options.output.is_dir():
         raise UserError(f"{options.output} is a folder; give the name of a file")
+    judges = ["the first set", "the second set"]
     if options.rm_data is None:
-        first, second = read_reviews(options.reviews), read_reviews(options.reference)
+        files = [find_test_files(places) for places in (options.reviews, options.reference)]
+        found = [find_judge(own).name for own in files]
+        if found[0] != found[1]:
+            judges = found
+        first, second = map(read_reviews, files)
     else:
         if options.model_path is not None and (status := generate_replies(options)):
             return status
@@ -128,8 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             "same answers: the same models and sample ids, or the same prompts"
         )
     rows = measure_agreement(matched, draws=options.draws, seed=options.seed)
-    print(f"{len(matched.keys):,} reviews compared, first minus second; below each number its 95 % interval by image")
+    print(f"{len(matched.keys):,} reviews compared: {judges[0]} (first) and {judges[1]} (second)")
+    print("Differences are first minus second; below each number is its 95 % interval by image")
     print(agreement_text(rows))
+    print(harsher_text(rows, *judges))
     left_out = [f"{count:,} {reason}" for reason, count in matched.left_out.items() if count]
     if left_out:
         print(f"Not compared: {', '.join(left_out)}")

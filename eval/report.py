@@ -20,6 +20,7 @@ try:
     from mmrole.base.output_folder import filling, refuse_existing
     from mmrole.data.profiles import CATEGORIES
     from mmrole.scoring.coverage import describe_gaps
+    from mmrole.scoring.judges import find_judge, judge_name
     from mmrole.scoring.measures import OVERALL
     from mmrole.scoring.paper import PAPER_ROWS
     from mmrole.scoring.provenance import describe_differences
@@ -49,6 +50,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="folders with <model>/<type>_test.json in or below them, or single files; a folder above each file must "
         f"be named in-test_… or out-test_… (default: {' and '.join(map(str, FOLDERS))}, those that exist)",
+    )
+    add(
+        "--judge",
+        type=judge_name,
+        metavar="NAME",
+        help="only reviews by this judge, eval/{in,out}-test_reviews@NAME or what of --reviews is in a folder that is "
+        "named so; without the paper's rows, which are by the published reward model (default: the only judge that "
+        "there is in --reviews)",
     )
     add("--models", nargs="+", metavar="NAME", help="only these models (default: all that there are)")
     add(
@@ -90,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = arguments.output_dir
     refuse_existing(folder, ("index.html", "leaderboard.csv"), vars(arguments))
     models = read_reviews(arguments)
-    report = make_report(models, () if arguments.no_paper else PAPER_ROWS, draws=arguments.draws, seed=arguments.seed)
+    judge = find_judge(file.path for model in models for file in model.files)
+    paper = PAPER_ROWS if judge.is_published and not arguments.no_paper else ()
+    report = make_report(models, paper, draws=arguments.draws, seed=arguments.seed, judge=judge.name)
     with filling(folder, vars(arguments), last="index.html") as partial:
         write_report(partial, report, models, arguments.image_dir)
     print_report(report)
@@ -111,13 +122,15 @@ def read_reviews(arguments: argparse.Namespace) -> list[ModelReviews]:
     Raises:
         UserError: there are none, or some are faulty.
     """
-    folders = arguments.reviews or [folder for folder in FOLDERS if folder.is_dir()]
+    judge = arguments.judge
+    usual = [folder if judge is None else folder.with_name(f"{folder.name}@{judge}") for folder in FOLDERS]
+    folders = arguments.reviews or [folder for folder in usual if folder.is_dir()]
     if not folders:
         raise UserError(
-            f"neither {' nor '.join(map(str, FOLDERS))} exists; review answers first (eval/RM_review.py), "
+            f"neither {' nor '.join(map(str, usual))} exists; review answers first (eval/RM_review.py), "
             "or give --reviews"
         )
-    models = read_models(folders, dict(arguments.category))
+    models = read_models(folders, dict(arguments.category), judge)
     if arguments.models:
         found = [model.model for model in models]
         for name in arguments.models:
@@ -151,7 +164,8 @@ def write_report(folder: Path, report: Report, models: Sequence[ModelReviews], i
 
 
 def print_report(report: Report) -> None:
-    """Prints the overall means and the comparisons."""
+    """Prints the judge, the overall means and the comparisons."""
+    print(f"reviews by {report.judge}")
     names = {model.model: listed([model.model], 1) for model in report.models}
     width = max(map(len, names.values())) + 2
     for key in shown_splits(report):

@@ -119,6 +119,7 @@ ELSEWHERE = {
         "vision": "./test_forward.py",
     },
     "mmrole/scoring": {
+        "agreement_tables": "./test_agreement.py",
         "coverage": "./test_results.py",
         "figures_samples": "./test_figures.py",
         "measures": "./test_report.py",

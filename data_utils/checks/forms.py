@@ -14,6 +14,7 @@ from mmrole.data.dialogues import DISTRIBUTIONS
 from mmrole.data.pictures import begins_with_picture
 from mmrole.data.profiles import DETAILED_FIELDS, META_FIELDS
 from mmrole.data.prompts import is_review_prompt
+from mmrole.scoring.judges import judge_folder
 
 TURN_NAMES = {
     "user": "user",
@@ -70,7 +71,7 @@ _LAYOUT = {
     "dialogues": r".+\.json",
     "profiles": r".+\.json|(.*/)?raw_info_[^/]*/[^/]+\.txt",
     "RM_data": r".+\.json",
-    "eval": r"(in|out)-test_(answers|reviews)/.+\.json|(in|out)-test_results/.+\.csv",
+    "eval": r"(in|out)-test_(answers|reviews(@[^/]+)?)/.+\.json|(in|out)-test_results(@[^/]+)?/.+\.csv",
 }
 """What is checked below each folder of the layout."""
 _SHORTEST_PROFILE = 20  # characters; what is shorter is no description but a setting
@@ -123,12 +124,18 @@ def recognise(path: Path, value: Json) -> Recognised:
 
 def form_of_path(path: Path) -> Form | None:
     """The form that a file's name and folders ask for in the published layout; None if they say nothing."""
-    folders = path.absolute().parent.parts[-3:]  # no published file lies deeper
+    folders = [_without_judge(folder) for folder in path.absolute().parent.parts[-3:]]  # no published file lies deeper
     for number in range(len(folders), 0, -1):
         form = _FOLDERS.get(folders[number - 1]) or _FOLDERS.get("/".join(folders[max(number - 2, 0) : number]))
         if form:
             return form
     return Form.RESULTS if path.suffix == ".csv" else _NAMES.get(path.name)
+
+
+def _without_judge(folder: str) -> str:
+    """`in-test_reviews@JUDGE` is a folder like `in-test_reviews`."""
+    found = judge_folder(folder)
+    return folder if found is None else found.name
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:

@@ -1,12 +1,10 @@
 """Agreement of two sets of reviews of the same answers: a reward model against GPT-4, people, or another version."""
 
-import csv
-import io
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from mmrole.data.records import Review, TrainingRecord
 from mmrole.data.requests import ChatReply
 from mmrole.data.scores import parse_review
 from mmrole.data.splits import find_test_files
+from mmrole.scoring.measures import MIN_IMAGES
 from mmrole.scoring.review_replies import row_id
 from mmrole.scoring.reviews import pair_ratios, read_review_file
 from mmrole.scoring.statistics import (
@@ -91,17 +90,11 @@ class Agreement(NamedTuple):
     score_pearson: Estimate
     """Of the evaluated answer's scores."""
     score_spearman: Estimate
-
-
-_TITLES = {
-    "score_mae": "score MAE",
-    "ratio_mae": "ratio MAE",
-    "ratio_difference": "ratio difference",
-    "ratio_pearson": "ratio Pearson",
-    "ratio_spearman": "ratio Spearman",
-    "score_pearson": "score Pearson",
-    "score_spearman": "score Spearman",
-}
+    score_difference: Estimate
+    """Mean of first minus second score, of the evaluated answer and of the reference alike."""
+    harsher: Literal["first", "second", ""]
+    """The set that finds the answers worse, measured by the references: whose ratios are lower, by an interval without
+    0 over at least `MIN_IMAGES` images. Empty where that is not decided."""
 
 
 def read_reviews(places: Iterable[str | os.PathLike]) -> Judgements:
@@ -214,46 +207,28 @@ def measure_agreement(matched: Matched, *, draws: int = DRAWS, seed: int = 1234)
     return rows
 
 
-def agreement_text(rows: list[Agreement]) -> str:
-    """The agreement as an aligned table; below each number its interval."""
-    lines = [["", "n", *_TITLES.values()]]
-    for row in rows:
-        estimates = [getattr(row, name) for name in _TITLES]
-        lines.append([row.name, f"{row.n:,}", *(_shown(estimate.value) for estimate in estimates)])
-        lines.append(["", "", *(_interval(estimate) for estimate in estimates)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for line in lines
-    )
-
-
-def agreement_csv(rows: list[Agreement]) -> str:
-    """The agreement as CSV: each number, then the ends of its interval; an empty field where there is none."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["reviews", "n", *(f"{name}{end}" for name in _TITLES for end in ("", "_low", "_high"))])
-    for row in rows:
-        numbers = [number for name in _TITLES for number in getattr(row, name)[:3]]
-        writer.writerow([row.name, row.n, *("" if np.isnan(number) else round(number, 6) for number in numbers)])
-    return file.getvalue()
-
-
 def _measure(
     name: str, scores: np.ndarray, ratios: np.ndarray, clusters: np.ndarray, bootstrap: Bootstrap
 ) -> Agreement:
     """`scores`: [n, set, (evaluated answer, reference)]; `ratios`: [n, set]."""
     score_errors = abs(scores[:, 0] - scores[:, 1]).mean(axis=1)
+    score_differences = (scores[:, 0] - scores[:, 1]).mean(axis=1)
     differences = ratios[:, 0] - ratios[:, 1]
-    means = mean_estimates(np.column_stack([score_errors, abs(differences), differences]), clusters, bootstrap)
+    columns = np.column_stack([score_errors, abs(differences), differences, score_differences])
+    *means, score_difference = mean_estimates(columns, clusters, bootstrap)
     correlations = [
         measure(values[:, 0], values[:, 1], clusters, bootstrap)
         for values in (ratios, scores[:, :, 0])
         for measure in (pearson, spearman)
     ]
-    return Agreement(name, len(clusters), *means, *correlations)
+    harsher = _harsher(means[2], len(np.unique(clusters)))
+    return Agreement(name, len(clusters), *means, *correlations, score_difference=score_difference, harsher=harsher)
+
+
+def _harsher(ratio_difference: Estimate, n_images: int) -> Literal["first", "second", ""]:
+    if n_images < MIN_IMAGES or ratio_difference.low <= 0 <= ratio_difference.high:
+        return ""
+    return "first" if ratio_difference.value < 0 else "second"
 
 
 def _whole_answers(keys: list[Key]) -> np.ndarray:
@@ -278,11 +253,3 @@ def _add(judgements: Judgements, answer: tuple[str, str], record: Review, proble
 
 def _without_model(judgements: Mapping[Key, Judgement]) -> Judgements:
     return {key._replace(answer=("", key.answer[1])): judgement for key, judgement in judgements.items()}
-
-
-def _shown(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.3f}"
-
-
-def _interval(estimate: Estimate) -> str:
-    return "" if np.isnan(estimate.low) else f"[{estimate.low:.3f}, {estimate.high:.3f}]"

@@ -27,6 +27,7 @@ def report_data(report: Report, reviews: Sequence[ModelReviews]) -> JsonObject:
     columns = [model.columns for model in reviews]
     views = _views(report)
     return {
+        "judge": report.judge,
         "metrics": METRICS,
         "dimensions": DIMENSIONS,
         "facets": ["type", *(facet for facet in FACETS if facet != "character")],

@@ -22,6 +22,7 @@ function start() {
     search();
   });
   byId("summary").textContent = [
+    `reviews by ${REPORT.judge}`,
     count(REPORT.models.length, "model"),
     count(REPORT.n_samples, "sample"),
     count(REPORT.n_images, "image"),

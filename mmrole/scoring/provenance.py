@@ -1,9 +1,10 @@
-"""Provenance of reviews: scores by different reward models, or under different settings, cannot be compared."""
+"""Provenance of reviews: scores that the same judge gave under different settings may not be comparable."""
 
 from collections.abc import Iterable
 
 from mmrole.base.errors import shown
 from mmrole.base.files import read_json
+from mmrole.scoring.judges import IDENTITY
 from mmrole.scoring.reviews import ReviewFile
 
 _OF_THE_INPUT = ("input", "images", "failed")
@@ -12,6 +13,8 @@ _UNTOLD = {"pixels": "not noted"}  # as reviews have it that were made before it
 
 def describe_differences(files: Iterable[ReviewFile]) -> list[str]:
     """One line for each setting in which files of reviews differ: its values, each with the models that have it.
+
+    That they are by one judge is for `mmrole.scoring.judges.find_judge` to say.
 
     Settings are those of `<file>.settings`, which `eval/RM_review.py` writes beside its output. Reviews from elsewhere,
     the published ones among them, have none and are passed over.
@@ -23,7 +26,7 @@ def describe_differences(files: Iterable[ReviewFile]) -> list[str]:
     for file in files:
         path = file.path.with_name(f"{file.path.name}.settings")
         for name, value in (_UNTOLD | read_json(path, dict)).items() if path.exists() else ():
-            if name not in _OF_THE_INPUT:
+            if name not in (*_OF_THE_INPUT, *IDENTITY):
                 models.setdefault(name, {}).setdefault(shown(value), {})[file.model] = None
     return [
         f"the reviews differ in {name}, and their scores may not be comparable: "

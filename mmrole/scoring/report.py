@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmrole.scoring.coverage import Coverage, measure_coverage
+from mmrole.scoring.judges import PUBLISHED
 from mmrole.scoring.measures import (
     OVERALL,
     WEIGHTED,
@@ -74,6 +75,7 @@ class Report:
         n_images: distinct images, the clusters of the bootstrap.
         draws: of the bootstrap.
         seed: of the draws.
+        judge: what the judge is called.
     """
 
     models: tuple[ModelReport, ...]
@@ -83,10 +85,16 @@ class Report:
     n_images: int
     draws: int
     seed: int
+    judge: str
 
 
 def make_report(
-    models: Sequence[ModelReviews], paper: Sequence[PaperRow] = (), *, draws: int = DRAWS, seed: int = 1234
+    models: Sequence[ModelReviews],
+    paper: Sequence[PaperRow] = (),
+    *,
+    draws: int = DRAWS,
+    seed: int = 1234,
+    judge: str = PUBLISHED,
 ) -> Report:
     """Computes everything.
 
@@ -95,6 +103,7 @@ def make_report(
         paper: rows to show as a reference.
         draws: of the bootstrap, and flips of the tests (or `pairs.FLIPS_PER_PAIR` for each pair, if that is more).
         seed: of the draws.
+        judge: what the judge is called.
     """
     clusters, n_images = number_clusters([image for model in models for image in model.columns["image"]])
     bootstrap = Bootstrap.make(n_images, draws, seed)
@@ -105,9 +114,8 @@ def make_report(
     reports.sort(key=lambda report: _rank(report, ranked_by))
     order = {report.model: place for place, report in enumerate(reports)}
     ranked = sorted(models, key=lambda model: order[model.model])
-    return Report(
-        tuple(reports), ranked_by, compare_pairs(ranked, of_model, bootstrap, seed), tuple(paper), n_images, draws, seed
-    )
+    pairs = compare_pairs(ranked, of_model, bootstrap, seed)
+    return Report(tuple(reports), ranked_by, pairs, tuple(paper), n_images, draws, seed, judge)
 
 
 def _model_report(model: ModelReviews, clusters: np.ndarray, bootstrap: Bootstrap, seed: int) -> ModelReport:

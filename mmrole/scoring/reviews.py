@@ -16,6 +16,7 @@ from mmrole.data.profiles import category
 from mmrole.data.prompts import METRICS, language
 from mmrole.data.records import MetricReview, Review, Sample
 from mmrole.data.splits import find_test_files
+from mmrole.scoring.judges import judge_folder, judge_of_folders
 
 IN_TEST, OUT_TEST = "In-Test", "Out-Test"
 SPLITS = (IN_TEST, OUT_TEST)
@@ -199,15 +200,15 @@ def is_unanswered(record: Review) -> bool:
 def answers_beside(path: Path) -> Path | None:
     """Where the published layout has the answers of a file of reviews.
 
-    `…/in-test_reviews/<model>/<type>_test.json` is about `…/in-test_answers/<model>/<type>_test.json`. None if no
-    folder above the file is named `…_reviews`.
+    `…/in-test_reviews/<model>/<type>_test.json` is about `…/in-test_answers/<model>/<type>_test.json`, and so is
+    `…/in-test_reviews@JUDGE/<model>/<type>_test.json`. None if no folder above the file is named so.
     """
     for place in (path, Path(os.path.abspath(path))):
-        parts = list(place.parts)
-        for index in reversed(range(len(parts) - 1)):
-            if parts[index].endswith("_reviews"):
-                parts[index] = parts[index].removesuffix("_reviews") + "_answers"
-                return Path(*parts)
+        folder = judge_folder(place.parent)
+        if folder is not None and folder.name.endswith("_reviews"):
+            parts = list(place.parts)
+            parts[folder.place] = folder.name.removesuffix("_reviews") + "_answers"
+            return Path(*parts)
     return None
 
 
@@ -231,34 +232,56 @@ def read_review_file(path: Path, answers_path: Path | None = None, problems: Pro
     return ReviewFile(path, records, answers_path, answers)
 
 
-def read_models(places: Sequence[str | os.PathLike], categories: Mapping[str, str]) -> list[ModelReviews]:
+def read_models(
+    places: Sequence[str | os.PathLike], categories: Mapping[str, str], judge: str | None = None
+) -> list[ModelReviews]:
     """Reads the reviews of all models in or below some folders, by name.
 
     Args:
         places: folders with `<model>/<type>_test.json` in or below them, or single files; folders of answers,
             `…_answers`, are passed over.
         categories: categories of series whose names tell them otherwise.
+        judge: passes over what is not in a folder `…_reviews@JUDGE`; by default all folders must be of one judge.
 
     Raises:
-        UserError: there are none, a file cannot be read, records are faulty (all of them are named), a file does not
-            tell its split, or two files are of the same model, split and type.
+        UserError: there are none, they are in folders of several judges, a file cannot be read, records are faulty (all
+            of them are named), a file does not tell its split, or two files are of the same model, split and type.
     """
     problems = Problems()
     files: dict[tuple[str, str, str], ReviewFile] = {}
-    for path in find_test_files(places):
-        if Path(os.path.abspath(path)).parent.parent.name.endswith("_answers"):
-            continue  # beside the reviews, where the folder of both is given
+    for path in _find_review_files(places, judge):
         file = read_review_file(path, problems=problems)
         key = (file.model, file.split, file.type)
         if files.setdefault(key, file) is not file:
             problems.add(f"{path} and {files[key].path} are both the {key[2]} reviews of {key[0]}, {key[1]}")
     if not files:
-        problems.add(f"there are no reviews in {', '.join(map(str, places))}, only answers")
+        where = ", ".join(map(str, places))
+        problems.add(
+            f"there are no reviews in {where}, only answers"
+            if judge is None
+            else f"there are no reviews by {judge} in {where}, which would be in a folder …_reviews@{judge}"
+        )
     problems.raise_if_any("the reviews cannot be used", "correct them, or give other files")
     by_model: dict[str, list[ReviewFile]] = {}
     for (model, _, _), file in sorted(files.items()):
         by_model.setdefault(model, []).append(file)
     return [ModelReviews(model, tuple(own), categories) for model, own in by_model.items()]
+
+
+def _find_review_files(places: Sequence[str | os.PathLike], judge: str | None) -> list[Path]:
+    """The files of reviews in or below some folders: of a judge, or of the only one.
+
+    Raises:
+        UserError: there are no test files, or they are in folders of several judges.
+    """
+    folders = ((path, Path(os.path.abspath(path)).parent) for path in find_test_files(places))
+    # Answers are beside the reviews, where the folder of both is given.
+    paths = {path: folder for path, folder in folders if not folder.parent.name.endswith("_answers")}
+    if judge is None:
+        judge_of_folders(paths)
+        return list(paths)
+    named = {path: judge_folder(folder) for path, folder in paths.items()}
+    return [path for path, folder in named.items() if folder is not None and folder.judge == judge]
 
 
 class _PartlyReviewed(Review):

@@ -101,6 +101,7 @@ def escape_markdown(text: str) -> str:
 def _notes(report: Report) -> str:
     ranked = f"Models are ranked by {OVERALL} on {report.ranked_by}." if report.ranked_by else ""
     return (
+        f"Reviews by {escape_markdown(report.judge)}. "
         "A score is the mean of the evaluated answer's score over the reference's; 1 is as good as the reference. "
         f"Brackets hold {LEVEL:.0%} bootstrap intervals: {report.draws:,} resamples of the {report.n_images} images, "
         f"seed {report.seed}. {ranked} How each number is computed: docs/evaluation.md."

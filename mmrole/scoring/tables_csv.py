@@ -1,4 +1,7 @@
-"""The report's tables for spreadsheets and programs: leaderboard, scores, distributions and pairs, as CSV."""
+"""The report's tables for spreadsheets and programs: leaderboard, scores, distributions and pairs, as CSV.
+
+The last column of each names the judge.
+"""
 
 import csv
 import io
@@ -7,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from mmrole.base.tables import spreadsheet_text
 from mmrole.data.prompts import METRICS
+from mmrole.scoring.judges import PUBLISHED
 from mmrole.scoring.measures import MEASURES, OVERALL
 from mmrole.scoring.report import ModelReport, Report
 from mmrole.scoring.reviews import SPLITS
@@ -26,10 +30,12 @@ def leaderboard_csv(report: Report) -> str:
     header += COUNTS
     header += [f"n {metric}" for metric in METRICS]
     rows = [_csv_row(model, key) for key in SPLIT_KEYS for model in report.models if key in model.scores]
+    judges = [report.judge] * len(rows) + [PUBLISHED] * len(report.paper)
     for row in report.paper:
         scores = [number for name in MEASURES for number in (row.scores.get(name), None, None)]
         rows.append(["paper", row.model, row.split, None, *scores])
-    return _csv(header, ([*row, *[None] * (len(header) - len(row))] for row in rows))
+    filled = ([*row, *[None] * (len(header) - len(row)), judge] for row, judge in zip(rows, judges, strict=True))
+    return _csv([*header, "judge"], filled)
 
 
 def scores_csv(report: Report) -> str:
@@ -44,8 +50,8 @@ def scores_csv(report: Report) -> str:
         for facet, groups in {"split": model.scores, "type": types, **model.groups}.items():
             for group, scores in groups.items():
                 for measure, (*numbers, n) in scores.items():
-                    rows.append([model.model, facet, group, measure, n, *map(_plain, numbers)])
-    return _csv(["model", "by", "group", "measure", "n", "mean", "low", "high"], rows)
+                    rows.append([model.model, facet, group, measure, n, *map(_plain, numbers), report.judge])
+    return _csv(["model", "by", "group", "measure", "n", "mean", "low", "high", "judge"], rows)
 
 
 def distributions_csv(report: Report) -> str:
@@ -54,21 +60,25 @@ def distributions_csv(report: Report) -> str:
     The columns `answer` and `reference` count the scores of the evaluated answers and of the references.
     """
     rows = [
-        [model.model, metric, score, *pair]
+        [model.model, metric, score, *pair, report.judge]
         for model in report.models
         for metric, counts in zip(METRICS, model.histogram.tolist(), strict=True)
         for score, pair in enumerate(counts)
     ]
-    return _csv(["model", "metric", "score", "answer", "reference"], rows)
+    return _csv(["model", "metric", "score", "answer", "reference", "judge"], rows)
 
 
 def pairs_csv(report: Report) -> str:
     """Every two models, with the difference of their means, its interval, and the p-values of `pairs.Pair`."""
     rows = [
-        [pair.first, pair.second, pair.difference.n, *map(_plain, (*pair.difference[:3], *pair[3:])), pair.verdict]
+        [
+            *(pair.first, pair.second, pair.difference.n),
+            *map(_plain, (*pair.difference[:3], *pair[3:])),
+            *(pair.verdict, report.judge),
+        ]
         for pair in report.pairs
     ]
-    header = ["first", "second", "n", "difference", "low", "high", "p", "p (Holm)", "verdict"]
+    header = ["first", "second", "n", "difference", "low", "high", "p", "p (Holm)", "verdict", "judge"]
     return _csv(header, rows)
 
 

@@ -59,11 +59,12 @@ def _table(report: Report, key: str) -> str:
     body += [" & ".join(line) + r" \\" for line in paper]
     heads = ["Model", *(_abbreviated(name) for name in columns)]
     legend = ", ".join(f"{_abbreviated(metric)}: {metric}" for metric in METRICS)
+    caption = f"MMRole-Eval, reviews by {report.judge}: {TITLES[key]}. {legend}."
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{MMRole-Eval: {escape_tex(TITLES[key])}. {escape_tex(legend)}.}}",
+            rf"\caption{{{escape_tex(caption)}}}",
             r"\resizebox{\linewidth}{!}{%",
             r"\begin{tabular}{l" + "r" * len(columns) + "}",
             r"\toprule",

@@ -235,6 +235,17 @@ def test_a_split_is_a_partition_by_whole_units(prompts: list, by: str, fraction:
         assert not validation
 
 
+def test_one_judge_is_learned_from(reviews_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    by_other = tmp_path / "in-test_reviews@gpt-4o"
+    (reviews_dir / "two").rename(by_other)
+    build("--reviews", by_other, "--output_dir", tmp_path / "out")
+    assert read_json(tmp_path / "out/build_info.json", dict)["judge"] == "gpt-4o"
+    assert "64 usable reviews by gpt-4o of 8 answers by 1 models" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"by different judges are not comparable: the published .*, gpt-4o"):
+        build("--reviews", reviews_dir, by_other, "--output_dir", tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
 def test_nothing_is_overwritten_unasked(reviews_dir: Path, tmp_path: Path):
     build("--reviews", reviews_dir, "--output_dir", tmp_path / "out")
     with pytest.raises(UserError, match="exists already"):

@@ -45,9 +45,9 @@ def record(number: int, score: object = (9, 10)) -> dict:
 class Folders:
     """Answers, reviews and results in the published layout."""
 
-    def __init__(self, root: Path, split: str = "in-test", model: str = "my-model") -> None:
+    def __init__(self, root: Path, split: str = "in-test", model: str = "my-model", by: str = "") -> None:
         self.answers, self.reviews, self.results = (
-            root / f"{split}_{kind}" / model for kind in ("answers", "reviews", "results")
+            root / f"{split}_{kind}" / model for kind in ("answers", f"reviews{by}", f"results{by}")
         )
 
     def write(self, kind: str, records: list[dict], answers: list[dict] | None = None) -> None:
@@ -219,6 +219,37 @@ def test_the_shell_script_computes_both_test_sets(repository: Path, tmp_path: Pa
     done = run_shell(repository, tmp_path, MODEL="mine")
     assert (done.returncode, done.stderr) == (0, "")
     assert "eval/in-test_reviews/mine is not there: nothing is done about it" in done.stdout
+
+
+def test_the_shell_script_keeps_judges_apart(repository: Path, tmp_path: Path) -> None:
+    folders = Folders(tmp_path / "eval", model="mine", by="@gpt 4")
+    for kind in TYPES:
+        folders.write(kind, [record(0), record(1)])
+    done = run_shell(repository, tmp_path, MODEL="mine", JUDGE="gpt 4")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(folders.tables()) == 3
+    assert [path.name for path in (tmp_path / "eval").glob("*_results*")] == ["in-test_results@gpt 4"]
+    for name in ("gpt/4", " ", "a\nb"):
+        done = run_shell(repository, tmp_path, MODEL="mine", JUDGE=name)
+        assert done.returncode == 2
+        assert done.stderr.endswith("cannot be part of a folder's name; give one without / and \\\n")
+        assert done.stderr.count("\n") == 1
+
+
+def test_tables_of_two_judges_are_not_put_together(script: Callable, folders: Folders, tmp_path: Path) -> None:
+    for number, kind in enumerate(TYPES[:2]):
+        settings = folders.reviews / f"{kind}_test.json.settings"
+        settings.write_text(json.dumps({"model": f"checkpoint {number}"}), "utf-8")
+    with pytest.raises(UserError, match=r"not comparable: the model checkpoint 0 .*, the model checkpoint 1 "):
+        script(folders.flags)
+    other = Folders(tmp_path, by="@gpt")
+    other.write("comment", [record(0)])
+    one_file = ["--input_dir", str(other.reviews), "--input_file", "comment_test.json", "--output_dir"]
+    with pytest.raises(UserError, match=r"is for results by the published .* give in-test_results@gpt/<model>, or"):
+        script([*one_file, str(folders.results)])
+    assert not folders.results.exists()
+    assert script([*one_file, str(other.results)]) == 0
+    assert script([*one_file, str(tmp_path / "elsewhere")]) == 0
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_on(script: Callable, folders: Folders) -> None:

@@ -337,3 +337,35 @@ def test_shell_script(reviews, repository, tmp_path):
         for name in TEST_FILES:
             (record,) = json.loads((root / f"eval/{split}_reviews/my-agent" / name).read_bytes())
             assert list(record["rm_review"]) == list(METRICS)
+
+
+def test_shell_script_with_another_judge(reviews, repository, tmp_path):
+    """Replies in place of a judge that is named, and mistakes about one, before anything is done."""
+    root = tmp_path / "repository"
+    for name in TEST_FILES:
+        reviews.write([answered(reviews, 0, id=name)], name)
+    (root / "eval/in-test_answers").mkdir(parents=True)
+    reviews.input_dir.rename(root / "eval/in-test_answers/my-agent")
+    for script in ("RM_review.py", "RM_review.sh"):
+        (root / "eval" / script).write_bytes((repository / "eval" / script).read_bytes())
+    lines = [{"id": f"{name}/{metric}", "text": "Well. [Scores]: (6, 8)"} for name in TEST_FILES for metric in METRICS]
+    (root / "replies.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def review(judge: str, *flags: str) -> subprocess.CompletedProcess:
+        variables = {"MODEL": "my-agent", "JUDGE": judge, "IMAGE_DIR": str(reviews.image_dir), "PYTHON": sys.executable}
+        command = ["bash", str(root / "eval/RM_review.sh"), *flags]
+        environment = {**ENVIRONMENT, **variables, "NPROC": "1"}
+        return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+
+    done = review("gpt-4o")
+    message = "error: JUDGE=gpt-4o is a name only; say what judges: MODEL_PATH=DIR or --replies FILE\n"
+    assert (done.returncode, done.stderr) == (2, message)
+    assert review("open/gpt", "--replies", "replies.jsonl").stderr.startswith(
+        "error: JUDGE='open/gpt' cannot be part of"
+    )
+    done = review("gpt-4o", "--replies", "replies.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in TEST_FILES:
+        (record,) = json.loads((root / "eval/in-test_reviews@gpt-4o/my-agent" / name).read_bytes())
+        assert [review["score"] for review in record["rm_review"].values()] == [[6, 8]] * 8
+    assert [path.name for path in (root / "eval").glob("*_reviews*")] == ["in-test_reviews@gpt-4o"]

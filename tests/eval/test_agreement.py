@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmrole.data.prompts import METRICS
 from mmrole.data.records import Review
 from mmrole.data.review_data import ReviewedAnswer, make_rows
 
+HARSHER = "Who is harsher: whose ratios of evaluated answer to reference are lower, and by how much"
 EVALUATED = [(9.0, 8.0), (7.0, 9.0), (8.0, 8.0)]
 
 
@@ -53,7 +55,7 @@ def test_prints_the_table_and_writes_it(repository, places, tmp_path):
     output = tmp_path / "new" / "agreement.csv"
     done = call(repository, "--reviews", places[0], "--reference", places[1], "--output", output, "--draws", 200)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("16 reviews compared")
+    assert done.stdout.startswith("16 reviews compared: the first set (first) and the second set (second)\n")
     assert "Not compared: 8 without scores" in done.stdout
     with output.open() as file:
         rows = {row["reviews"]: row for row in csv.DictReader(file)}
@@ -61,6 +63,30 @@ def test_prints_the_table_and_writes_it(repository, places, tmp_path):
     assert float(rows["Fluency"]["score_mae"]) == 0.5
     assert float(rows["Fluency"]["ratio_mae"]) == pytest.approx((1 / 8 + 1 / 9) / 2, abs=1e-6)
     assert f"{(1 / 8 + 1 / 9) / 2:.3f}" in done.stdout
+
+
+def test_who_is_harsher(repository, tmp_path):
+    """Told by the names of the judges where an interval without 0 over enough images tells it."""
+    pairs = {"reviews": [(9, 10)] * 6, "reviews@gpt": [(8, 10), (7, 10)] * 3}
+    for name, scores in pairs.items():
+        judged = records(scores)
+        for record in judged[:5]:
+            record["rm_review"]["Fluency"]["score"] = [5, 10]
+        del judged[5]["rm_review"]["Fluency"]
+        path = tmp_path / f"in-test_{name}" / "captain" / "comment_test.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(judged), "utf-8")
+    places = [tmp_path / f"in-test_{name}" for name in pairs]
+    done = call(repository, "--reviews", places[0], "--reference", places[1], "--draws", 200)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == "47 reviews compared: the published reward model (first) and gpt (second)"
+    told = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in said[said.index(HARSHER) + 1 :])
+    assert told["Coherency"].startswith("gpt, by 0.150 [0.1")
+    assert told["Fluency"] == "not decided: first minus second 0.000 [0.000, 0.000]"
+    done = call(repository, "--reviews", *places, "--reference", places[0])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: reviews by different judges are not comparable: ")
 
 
 @pytest.mark.parametrize(

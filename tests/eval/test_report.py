@@ -1,5 +1,6 @@
 """eval/report.py: the files that it writes, what it says, and its errors."""
 
+import csv
 import importlib.util
 import json
 import subprocess
@@ -24,8 +25,8 @@ def script(repository: Path) -> Callable[[list[str]], int]:
     return module.main
 
 
-def write(root: Path, model: str, score: object = (9, 10), n_answers: int = 6) -> Path:
-    """Writes answers, and reviews of six of them; returns the folder of all reviews."""
+def write(root: Path, model: str, score: object = (9, 10), n_answers: int = 6, judge: str = "") -> Path:
+    """Writes answers, and reviews of six of them; returns the folder of all reviews by the judge."""
     records = [
         {
             "id": f"Captain_comment_{number}",
@@ -42,11 +43,12 @@ def write(root: Path, model: str, score: object = (9, 10), n_answers: int = 6) -
         }
         for number in range(n_answers)
     ]
-    for kind, content in (("answers", records), ("reviews", records[:6])):
-        path = root / f"in-test_{kind}" / model / "comment_test.json"
-        path.parent.mkdir(parents=True)
+    folders = root / "in-test_answers", root / (f"in-test_reviews@{judge}" if judge else "in-test_reviews")
+    for folder, content in zip(folders, (records, records[:6]), strict=True):
+        path = folder / model / "comment_test.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content), "utf-8")
-    return root / "in-test_reviews"
+    return folders[1]
 
 
 def test_the_report_on_the_published_models(
@@ -92,9 +94,7 @@ def test_what_is_not_covered_is_named_and_everything_is_written(
     assert (tmp_path / "out/index.html").exists()
 
 
-def test_reviews_made_in_different_ways_are_a_warning(
-    script: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_one_judge_and_settings_that_differ(script: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for model, judge in (("one", "abc"), ("two", "abc"), ("three", "def"), ("published", None)):
         reviews = write(tmp_path, model)
         settings = reviews / model / "comment_test.json.settings"
@@ -102,15 +102,49 @@ def test_reviews_made_in_different_ways_are_a_warning(
             settings.write_text(json.dumps({"model": judge, "swap": False, "input": model}), "utf-8")
     flags = ["--reviews", str(reviews), "--output_dir", str(tmp_path / "out"), "--draws", "100", "--models"]
     assert script([*flags, "one", "two", "published"]) == 0
-    assert capsys.readouterr().err == ""
-    assert script([*flags, "one", "two", "three", "--overwrite"]) == 0
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith("warning: the reviews differ in model, and their scores may not be comparable: ")
-    assert said.endswith(": 'abc' ('one', 'two'); 'def' ('three')")
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "reviews by the model abc, taken for the published reward model\n" in said.out
+    with pytest.raises(UserError, match=r"by different judges are not comparable: the model abc \(.*\), the model def"):
+        script([*flags, "one", "two", "three", "--overwrite"])
     settings = tmp_path / "in-test_reviews" / "two" / "comment_test.json.settings"
     settings.write_text(json.dumps({"model": "abc", "swap": False, "input": "two", "pixels": "2"}), "utf-8")
     assert script([*flags, "one", "two", "--overwrite"]) == 0
-    assert "the reviews differ in pixels, and" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.err.startswith("warning: the reviews differ in pixels, and their scores may not be comparable: ")
+    assert said.err.endswith(": 'not noted' ('one'); '2' ('two')\n")
+    assert "reviews by the model abc\n" in said.out
+
+
+def test_the_reviews_of_another_judge(
+    script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Its reviews are found by its name, the answers beside all reviews, and no page holds two judges or the paper."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "eval", "one")
+    write(tmp_path / "eval", "one", (5, 10), judge="GPT & co")
+    flags = ["--output_dir", "out", "--draws", "100"]
+    assert script([*flags, "--judge", "GPT & co"]) == 0
+    assert capsys.readouterr().out.startswith("reviews by GPT & co\n")
+    (row,) = csv.DictReader((tmp_path / "out/leaderboard.csv").open(encoding="utf-8"))
+    assert (row["model"], row["Overall"], row["judge"]) == ("one", "0.5", "GPT & co")
+    names = {"leaderboard.md": "Reviews by GPT &amp; co. ", "leaderboard.tex": r"reviews by GPT \& co: In-Test"}
+    for table, name in (names | {"index.html": '"judge":"GPT & co"'}).items():
+        assert name in (tmp_path / "out" / table).read_text("utf-8")
+    assert script([*flags, "--overwrite"]) == 0  # without a name, the published reward model's
+    rows = list(csv.DictReader((tmp_path / "out/leaderboard.csv").open(encoding="utf-8")))
+    assert {row["judge"] for row in rows} == {"the published reward model"}
+    assert (rows[0]["Overall"], len(rows)) == ("0.9", 14)
+    with pytest.raises(
+        UserError, match=r"not comparable: the published reward model \(eval/.*\), GPT & co \(eval/.*one judge"
+    ):
+        script([*flags, "--overwrite", "--reviews", "eval"])
+    with pytest.raises(
+        UserError, match=r"there are no reviews by people in eval, which would be in a folder …_reviews@pe"
+    ):
+        script([*flags, "--overwrite", "--reviews", "eval", "--judge", "people"])
+    with pytest.raises(UserError, match=r"neither eval/in-test_reviews@people nor eval/out-test_reviews@people exists"):
+        script([*flags, "--overwrite", "--judge", "people"])
 
 
 @pytest.mark.parametrize(
@@ -121,6 +155,7 @@ def test_reviews_made_in_different_ways_are_a_warning(
         (["--category", "Ships=pirates"], "argument --category: must be SERIES=CATEGORY with one of"),
         (["--draws", "9"], "argument --draws: 9 is not a number from 100 on"),
         (["--draws", "many"], "argument --draws: invalid number value: 'many'"),
+        (["--judge", "open/gpt"], "argument --judge: 'open/gpt' cannot be part of a folder's name; give one without /"),
         (["--seed", "-1"], "argument --seed: -1 is not a number from 0 on"),
     ],
 )

@@ -29,6 +29,16 @@ def test_forms_are_told_from_content_alone(clean_root, tmp_path, suffix):
     assert forms == set(Form) - {Form.RESULTS, Form.RAW_INFO}
 
 
+def test_reviews_by_another_judge_are_checked_as_well(root, capsys):
+    for kind in ("reviews", "results"):
+        shutil.copytree(root / f"eval/in-test_{kind}", root / f"eval/in-test_{kind}@gpt_results@1")
+    (root / "eval/in-test_reviews@gpt_results@1/some-model/comment_test.json").unlink()
+    assert check.main([str(root)]) == 1
+    said = capsys.readouterr().out
+    assert "1 error, 0 warnings in 53 files" in said
+    assert "in-test_reviews@gpt_results@1/some-model: there is no comment_test.json for the" in said
+
+
 @pytest.mark.parametrize("empty", ["", " \n"])
 def test_an_empty_answer_needs_no_reviews(root, empty):
     (file, *_) = sorted((root / "eval/in-test_reviews").rglob("*.json"))

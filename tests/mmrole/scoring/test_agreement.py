@@ -21,13 +21,12 @@ from mmrole.scoring.agreement import (
     ALL_REVIEWS,
     Key,
     Matched,
-    agreement_csv,
-    agreement_text,
     match,
     measure_agreement,
     read_conversations,
     read_reviews,
 )
+from mmrole.scoring.agreement_tables import agreement_csv, agreement_text, harsher_text
 from mmrole.scoring.review_replies import REPLIES, ReviewRow
 
 
@@ -99,6 +98,17 @@ def test_overall_scores_are_means_over_the_eight_metrics_of_an_answer():
     assert row.n == 2  # the third answer has one review
     assert row.score_mae.value == 0
     assert row.ratio_mae.value == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n_images", "harsher"), [(4, ""), (5, "first")])
+def test_who_is_harsher_takes_enough_images(n_images, harsher):
+    """Sixteen reviews an image: the ratios of the first set are lower, its scores of both answers higher."""
+    first, second = ([pair] * 16 * n_images for pair in ([6.0, 10.0], [5.0, 8.0]))
+    rows = measure_agreement(matched(first, second), draws=100)
+    assert {row.harsher for row in rows} == {harsher}
+    assert all(row.score_difference.value == 1.5 for row in rows)
+    assert [row.harsher for row in measure_agreement(matched(second, first), draws=100)][:1] == [harsher and "second"]
+    assert "judge A, by 0.025 [0.025, 0.025]" in harsher_text(rows, "judge A", "judge B") or not harsher
 
 
 def test_equal_sets_agree_fully(published, tmp_path):

@@ -70,6 +70,7 @@ def test_records_without_reviews_are_read(review_record: Callable, write_reviews
     [
         ("eval/in-test_reviews/m/comment_test.json", "eval/in-test_answers/m/comment_test.json"),
         ("a_reviews/out-test_reviews/m/x.json", "a_reviews/out-test_answers/m/x.json"),
+        ("eval/in-test_reviews@gpt-4o/m/x.json", "eval/in-test_answers/m/x.json"),
         ("in-test/m/comment_test.json", None),
     ],
 )
@@ -99,6 +100,26 @@ def test_the_same_file_twice_is_an_error(review_record: Callable, write_reviews:
     copy.write_bytes(path.read_bytes())
     with pytest.raises(UserError, match="are both the comment reviews of my-model, In-Test"):
         read_models([tmp_path / "in-test_reviews", tmp_path / "again"], {})
+
+
+def test_reviews_of_one_judge_among_those_of_others(
+    review_record: Callable, write_reviews: Callable, tmp_path: Path
+) -> None:
+    for split, pair in (("in-test", (9, 10)), ("out-test", (8, 10))):
+        path = write_reviews([review_record(0, pair)], split=split)
+        by_other = path.parents[1].with_name(f"{split}_reviews@gpt_reviews") / "my-model" / path.name
+        by_other.parent.mkdir(parents=True)
+        by_other.write_text(json.dumps([review_record(0, (5, 10))]), "utf-8")
+    with pytest.raises(
+        UserError, match=r"by different judges are not comparable: the published reward model .*, gpt_rev"
+    ):
+        read_models([tmp_path], {})
+    (model,) = read_models([tmp_path], {}, "gpt_reviews")
+    assert [file.split for file in model.files] == ["In-Test", "Out-Test"]
+    assert all(file.answers for file in model.files)
+    assert model.overall.tolist() == [0.5, 0.5]
+    with pytest.raises(UserError, match=r"there are no reviews by gpt in .*, which would be in a folder …_reviews@gpt"):
+        read_models([tmp_path], {}, "gpt")
 
 
 def test_answers_beside_reviews_are_no_reviews(
