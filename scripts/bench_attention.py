@@ -1,8 +1,9 @@
-"""Checks and times the leaves' attention to a paged KV cache: python scripts/bench_attention.py [--help]
+"""Checks and times attention of decoding steps and of prefills on a GPU: python scripts/bench_attention.py [--help]
 
-First the Triton kernel against the reference in PyTorch on ragged trees, then milliseconds and bytes a second of one
-layer, beside the rate at which this GPU reads memory. A variant is slots of a tile, warps, stages, programs for each
-multiprocessor, page size, and whether a page holds its slots' heads side by side ("slot") or each head's slots
+First the Triton kernel of a step against the reference in PyTorch on ragged trees; then the kernel of a prefill, whose
+blocks of queries and keys have several sizes, against SDPA; then milliseconds and bytes a second of a step's kernel in
+one layer, beside the rate at which this GPU reads memory. A variant of it is slots of a tile, warps, stages, programs
+for each multiprocessor, page size, and whether a page holds its slots' heads side by side ("slot") or each head's slots
 ("head"). Without a GPU, TRITON_INTERPRET=1 and --device cpu --dtype float16 check a small shape (the interpreter
 multiplies bfloat16 as if it were integers).
 """
@@ -12,14 +13,20 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from bench_machine import measure
+from bench_machine import measure, timed
 from torch import Tensor
 
 from mmrole.engine.paged_attention import paged_tree_attention
 from mmrole.engine.paged_attention_kernel import PagedInputs, Tiling, launch, tiling_for
+from mmrole.prompt_tree import TokenSequence, build_tree
+from mmrole.prompt_tree.attention import BlockwiseAttention, TreeAttention
+from mmrole.prompt_tree.forest_attention import ForestAttention
+from mmrole.prompt_tree.mask import dense_mask
 
 ROTATED_BYTES = 600 * 2**20  # of keys and values in one timed graph: many times what caches hold
 REPEATS = 10
@@ -185,6 +192,51 @@ def seconds(shape: Shape, variant: Variant, dtype: torch.dtype, device: torch.de
     return statistics.median(times[2:]), nbytes
 
 
+def prefills(dtype: torch.dtype, device: torch.device, rate: float) -> bool:
+    """Prints milliseconds and operations a second of a layer's attention over whole trees, kernel and SDPA in blocks.
+
+    Returns:
+        Whether both agree.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    ok = True
+    for heads, kv_heads, d, sizes in (
+        (32, 32, 128, ((64, 64), (128, 128), (64, 128), (128, 64))),
+        (28, 4, 128, ((128, 64),)),
+        (16, 16, 80, ((128, 64),)),
+        (8, 4, 256, ((64, 32),)),
+    ):
+        paths = [[tree] * 2000 + [10 + leaf] * (50 + 3 * leaf) for tree in range(3) for leaf in range(8)]
+        last = torch.from_numpy(build_tree([TokenSequence(np.array(path)) for path in paths]).last)
+        scores = int(dense_mask(last).sum())
+        shape = (1, heads, len(last), d)
+        query, key, value = (
+            torch.randn((1, n, *shape[2:]), generator=generator, device=device, dtype=dtype)
+            for n in (heads, kv_heads, kv_heads)
+        )
+        wanted = BlockwiseAttention(last, device=device).attend(0, query.float(), key.float(), value.float(), d**-0.5)
+        ways: list[tuple[str, TreeAttention]] = [("SDPA in blocks", BlockwiseAttention(last, device=device))]
+        ways += [(f"kernel {size}", ForestAttention(last, device, *size)) for size in sizes]
+        for name, attention in ways:
+            found = attention.attend(0, query, key, value, d**-0.5)
+            error = float((found.double() - wanted.double()).norm() / wanted.double().norm())
+            ok &= error < TOLERANCE[dtype]
+            run = partial(_repeated, attention, query, key, value, d**-0.5)
+            took = statistics.median(timed(run, device) for _ in range(7)) / REPEATS
+            flops = 4 * heads * d * scores
+            print(
+                f"prefill of {len(last)} nodes, {heads}/{kv_heads} x {d} | {name}: {took * 1e3:.3f} ms, "
+                f"{flops / took / 1e12:.0f} TFLOP/s, {flops / took / rate:.0%}; error {error:.1e}",
+                flush=True,
+            )
+    return ok
+
+
+def _repeated(attention: TreeAttention, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> None:
+    for _ in range(REPEATS):
+        attention.attend(0, query, key, value, scaling)
+
+
 def parse_arguments() -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -208,7 +260,10 @@ def main() -> None:
     print(f"{sum(checked)} of {len(checked)} checks passed, {time.monotonic() - started:.0f} s", flush=True)
     if device.type == "cuda":
         machine = measure(device, dtype)
-        print(f"{machine.name}: reads {machine.bytes / 1e9:.0f} GB/s; torch {torch.__version__}", flush=True)
+        rates = f"{machine.flops / 1e12:.0f} TFLOP/s, reads {machine.bytes / 1e9:.0f} GB/s"
+        print(f"{machine.name}: {rates}; torch {torch.__version__}", flush=True)
+        if dtype is not torch.float32:
+            checked.append(prefills(dtype, device, machine.flops))
         chosen = Variant(tiling_for(128, dtype))
         variants = [_variant(text) for text in args.variant] if args.variant else [chosen, *VARIANTS]
         real = Shape(args.trees, args.leaves, args.slots)

@@ -103,6 +103,9 @@ ELSEWHERE = {
         "loading": "./test_model_files.py",
         "qwen_vl": "mmrole/engine/test_engine.py",
     },
+    "mmrole/prompt_tree": {
+        "forest_kernel": "./test_forest_attention.py",
+    },
     "mmrole/qwen_vl": {
         "attention": "./test_masks.py",
         "blocks": "./test_sensitivity.py",

@@ -1,21 +1,15 @@
 """The leaves' attention to a paged KV cache against dense attention; Triton's interpreter runs the kernel."""
 
 import os
-import subprocess
-import sys
-from importlib.metadata import distributions
 
 import pytest
 import torch
+from fixtures.interpreter import INTERPRETED, run_interpreted
 from fixtures.paged import CASES, PagedCase, dense_attention, paged_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packaging.version import Version
 
 from mmrole.engine.paged_attention import paged_tree_attention
-
-# The interpreter has to be chosen before Triton is imported: the laws are held for the kernel in another process.
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def attend(case: PagedCase, programs_per_sm: int) -> torch.Tensor:
@@ -54,13 +48,9 @@ def test_law_a_leaf_that_sees_nothing_gets_zeros():
     assert output[row + 1].ne(0).all()
 
 
+@pytest.mark.skipif(INTERPRETED, reason="is what runs them")
 def test_the_kernel_keeps_the_laws():
-    triton = next((found for found in distributions(name="triton")), None)
-    if triton is None or Version(triton.version) < Version("3.9"):
-        pytest.skip("needs the interpreter of Triton 3.9")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "law", __file__]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_interpreted(os.path.abspath(__file__))
 
 
 @pytest.mark.parametrize("window", [0, 30])
