@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from data_utils.description.statistics import SPLITS, DialogueGroups, Group, has_tokens, has_trees
-from mmrole.base.figure_style import FIGURE_STYLE
-from mmrole.base.files import replacing
+from mmrole.base.figure_style import FIGURE_STYLE, save_figure
 from mmrole.base.tables import Table
 from mmrole.data.dialogues import TYPES
 
@@ -33,10 +32,10 @@ def draw_data_figures(output_dir: Path, groups: DialogueGroups, characters: Tabl
         The files written.
     """
     with matplotlib.rc_context(FIGURE_STYLE):
-        written = _save(output_dir / "composition", _composition(groups, characters))
-        written += _save(output_dir / "lengths", _lengths(groups, max_len))
+        written = save_figure(output_dir / "composition", _composition(groups, characters))
+        written += save_figure(output_dir / "lengths", _lengths(groups, max_len))
         if has_trees(groups):
-            written += _save(output_dir / "trees", _trees(groups, max_len))
+            written += save_figure(output_dir / "trees", _trees(groups, max_len))
     return written
 
 
@@ -159,17 +158,6 @@ def _densities(axes: Axes, lengths: Mapping[str, Sequence[int]]) -> None:
 def _panels(number: int, width: float = 11, height: float = 3) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, number, squeeze=False)[0])
-
-
-def _save(path: Path, figure: Figure) -> list[Path]:
-    """Writes `path`.png and `path`.svg, without the time of day, so that equal figures are equal files."""
-    metadata: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}}
-    written = []
-    for suffix, data in metadata.items():
-        with replacing(path.with_suffix(suffix)) as file:
-            figure.savefig(file, format=suffix[1:], metadata=data)
-        written.append(path.with_suffix(suffix))
-    return written
 
 
 def _short(number: float) -> str:

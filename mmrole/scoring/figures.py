@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmrole.base.figure_style import FIGURE_STYLE
-from mmrole.base.files import replacing
+from mmrole.base.figure_style import FIGURE_STYLE, save_figure
 from mmrole.data.prompts import DIMENSIONS, METRICS
 from mmrole.scoring.figures_samples import GREY, draw_characters, draw_distributions, draw_length, short_name
 from mmrole.scoring.measures import OVERALL, WEIGHTED
@@ -71,7 +70,7 @@ def draw_figures(folder: Path, report: Report, models: Sequence[ModelReviews]) -
         if len(shown.models) < len(report.models):
             for figure in (own for name, own in figures.items() if name != "radar"):
                 figure.suptitle(f"The best {len(shown.models)} of {len(report.models)} models", size=9)
-        return [path for name, figure in figures.items() for path in _save(folder / name, figure)]
+        return [path for name, figure in figures.items() for path in save_figure(folder / name, figure)]
 
 
 def _overall(report: Report) -> Figure:
@@ -253,15 +252,3 @@ def _fonts() -> "dict[RcKeyType, Any]":
             chinese = font_manager.FontProperties(fname=fonts[name]).get_name()
             return {"font.family": ["DejaVu Sans", chinese]}
     return {"svg.fonttype": "none"}
-
-
-def _save(path: Path, figure: Figure) -> list[Path]:
-    """Writes `path`.png and `path`.svg, without the time of day, so that equal figures are equal files."""
-    metadata: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}}
-    written = []
-    for suffix, data in metadata.items():
-        with replacing(path.with_suffix(suffix)) as file:
-            figure.savefig(file, format=suffix[1:], metadata=data)
-        written.append(path.with_suffix(suffix))
-        figure.set_layout_engine("none")  # laid out once
-    return written
