@@ -86,12 +86,9 @@ TIMED = [
     Shape(12, 8, 2600, window=512),
 ]
 VARIANTS = [
-    *(Variant(Tiling(*sizes)) for sizes in ((32, 4, 4, 12), (32, 4, 3, 12), (64, 4, 2, 12), (64, 8, 3, 12))),
-    *(Variant(Tiling(64, 4, 3, programs)) for programs in (4, 8, 16, 24, 48)),
-    Variant(Tiling(64, 4, 3, 12), layout="head"),
-    Variant(Tiling(32, 4, 4, 12), layout="head"),
-    Variant(Tiling(64, 4, 3, 12), page_size=128),
-    Variant(Tiling(128, 8, 2, 12), page_size=128),
+    *(Variant(Tiling(64, 4, 3, programs)) for programs in (1, 2, 3, 6, 12)),
+    *(Variant(Tiling(32, 4, 3, programs)) for programs in (2, 4)),
+    Variant(Tiling(64, 4, 3, 4), layout="head"),
 ]
 
 

@@ -232,8 +232,8 @@ def _multiprocessors(device: torch.device) -> int:
 def tiling_for(d: int, dtype: torch.dtype) -> Tiling:
     """The tiling for a head size and a dtype."""
     if dtype == torch.float32:  # without tensor cores operands lie in registers
-        return Tiling(slots=16, warps=4, stages=1, programs_per_sm=8)
-    return Tiling(slots=64 if d <= 128 else 32, warps=4, stages=3, programs_per_sm=12)
+        return Tiling(slots=16, warps=4, stages=1, programs_per_sm=4)
+    return Tiling(slots=64 if d <= 128 else 32, warps=4, stages=3, programs_per_sm=4)
 
 
 def launch(

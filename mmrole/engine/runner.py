@@ -142,7 +142,7 @@ class Runner:
             return None
         for number in numbers:
             if number not in self._features:
-                self._features[number] = self.model.image_features(self._pixels.pop(number).result())
+                self._features[number] = self.model.image_features(self._pixels.pop(number).result())[0]
                 self.encoded += 1
         rows = torch.from_numpy(feature_rows(keys, {number: len(self._features[number]) for number in numbers}))
         places = (rows >= 0).nonzero()[:, 0]

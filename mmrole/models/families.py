@@ -182,8 +182,8 @@ class TreeModel(Protocol):
         """How its attention computes: "sdpa" or "eager"."""
         ...
 
-    def image_features(self, pixels: Tensor) -> Tensor:
-        """One image of `Family.preprocess` → the rows of its features, [rows, hidden_size]."""
+    def image_features(self, pixels: Tensor) -> list[Tensor]:
+        """Images of `Family.preprocess` → the rows of features of each, [rows, hidden_size]."""
         ...
 
     def hidden_states(

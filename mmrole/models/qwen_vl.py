@@ -23,7 +23,7 @@ from mmrole.qwen_vl.chat_format import decode_answer
 from mmrole.qwen_vl.image_processing import preprocess
 from mmrole.qwen_vl.lm_head import LossPositions
 from mmrole.qwen_vl.rotary import ntk_alpha
-from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
+from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE, PositionTables
 
 LORA_TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")
 """Ends of the names of the matrices that get adapters, as published: those of the language model."""
@@ -139,6 +139,7 @@ class QwenVLTreeModel:
 
     def __init__(self, module: QWenLMHeadModel, family: QwenVL) -> None:
         self.module, self.family = module.eval(), family
+        self._position_tables: dict[int, PositionTables] = {}
         config = module.config
         weights = [cast(QWenBlock, block).attn.c_attn.weight for block in module.transformer.h]
         self.kv_shapes = [
@@ -155,9 +156,13 @@ class QwenVLTreeModel:
         """Eager if the model's attention is that; every other one cannot take trees' masks, or is SDPA's equal."""
         return "eager" if self.module.config._attn_implementation == "eager" else "sdpa"
 
-    def image_features(self, pixels: Tensor) -> Tensor:
-        """[1, 3, size, size] → [256, hidden_size]."""
-        return self.module.get_image_features(pixels.to(self.device))[0]
+    def image_features(self, pixels: Tensor) -> list[Tensor]:
+        """[images, 3, size, size] → [256, hidden_size] each."""
+        visual = self.module.transformer.visual
+        patches = (pixels.shape[-1] // visual.conv1.kernel_size[0]) ** 2
+        if patches not in self._position_tables:
+            self._position_tables[patches] = visual.position_tables(patches)
+        return list(visual(pixels.to(self.device), self._position_tables[patches]))
 
     def hidden_states(
         self,

@@ -1,5 +1,7 @@
 """Vision tower of Qwen-VL: a ViT without class token and a resampler to 256 features (spec §3.2)."""
 
+from typing import NamedTuple
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -13,6 +15,18 @@ from mmrole.qwen_vl.rotary import at_least_float32
 LAYER_NORM_EPSILON = 1e-6
 QUERIES_PER_SIDE = 16
 FEATURES_PER_IMAGE = QUERIES_PER_SIDE**2
+
+
+class PositionTables(NamedTuple):
+    """The tower's tables of positions at the size of an image.
+
+    Attributes:
+        patches: [patches, width], added to the patches.
+        keys: [patches, output_dim], added to the resampler's keys.
+    """
+
+    patches: Tensor
+    keys: Tensor
 
 
 class VisionAttention(nn.Module):
@@ -119,10 +133,10 @@ class Resampler(nn.Module):
         self.ln_q = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
         self.ln_kv = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """[images, patches, vision width] → [images, 256, output_dim]."""
+    def forward(self, patches: Tensor, positions: Tensor | None = None) -> Tensor:
+        """[images, patches, vision width] → [images, 256, output_dim]. Without `PositionTables.keys`, they are made."""
         values = self.ln_kv(self.kv_proj(patches))
-        keys = values + resize_positions(self.pos_embed, patches.shape[1])
+        keys = values + (resize_positions(self.pos_embed, patches.shape[1]) if positions is None else positions)
         queries = self.ln_q(self.query) + self.pos_embed
         return self.attn(queries.expand(patches.shape[0], -1, -1), keys, values)
 
@@ -141,11 +155,19 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(output_dim, eps=LAYER_NORM_EPSILON)
         self.proj = nn.Parameter(torch.empty(output_dim, output_dim))
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Encodes images; `pixel_values` is cast to the dtype of the weights."""
+    def position_tables(self, patches: int) -> PositionTables:
+        """The tables for images of so many patches. With fixed weights they can be made once for many images."""
+        tables = self.positional_embedding, self.attn_pool.pos_embed
+        return PositionTables(*(resize_positions(table, patches) for table in tables))
+
+    def forward(self, pixel_values: Tensor, tables: PositionTables | None = None) -> Tensor:
+        """Encodes images; `pixel_values` is cast to the dtype of the weights. Without tables, they are made."""
         patches = rearrange(self.conv1(pixel_values.to(self.conv1.weight.dtype)), "n d row column -> n (row column) d")
-        patches = self.ln_pre(patches + resize_positions(self.positional_embedding, patches.shape[1]))
-        features = self.attn_pool(self.transformer(patches))
+        if tables is None:
+            patches = patches + resize_positions(self.positional_embedding, patches.shape[1])
+            features = self.attn_pool(self.transformer(self.ln_pre(patches)))
+        else:
+            features = self.attn_pool(self.transformer(self.ln_pre(patches + tables.patches)), tables.keys)
         return self.ln_post(features) @ self.proj
 
 

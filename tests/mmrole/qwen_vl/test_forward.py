@@ -110,6 +110,14 @@ def test_other_image_features(goldens, models, name, attention):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_tables_made_before_change_no_bit(goldens, models, name):
+    golden, tower = goldens(name), models(name).transformer.visual
+    for pixels in (golden.read("rgb_300x500.jpg"), torch.zeros(1, 3, 224, 224)):
+        tables = tower.position_tables((pixels.shape[-1] // 14) ** 2)
+        assert torch.equal(tower(pixels, tables), tower(pixels))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_position_tables(goldens, models, name):
     golden, tower = goldens(name), models(name).transformer.visual
     tables = {
