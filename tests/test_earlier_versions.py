@@ -1,13 +1,12 @@
 """What earlier versions left on the disk (earlier_versions/README.md): the same commands go on with it."""
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from fixtures.scripts import load_script
 
 QUESTIONS = ("--input_dir", "questions", "--input_file", "comment_test.json", "--max_new_tokens", "10")
 ANSWERED = ("--input_dir", "answered", "--input_file", "comment_test.json", "--max_new_tokens", "4")
@@ -41,14 +40,7 @@ def left(repository: Path, mini_vocabulary: Path, tmp_path: Path, monkeypatch: p
 @pytest.fixture
 def call(repository: Path) -> Callable[[Sequence[str]], int]:
     """Calls the `main` of a script, whose path comes first."""
-
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(Path(name).stem, repository / name)
-        script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
-        return script
-
-    return lambda command: load(command[0]).main(list(command[1:]))
+    return lambda command: load_script(repository / command[0]).main(list(command[1:]))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

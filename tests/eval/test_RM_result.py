@@ -1,6 +1,5 @@
 """eval/RM_result.py and .sh: what they write, say and return."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.scripts import load_script
 
 from mmrole.base.errors import UserError
 from mmrole.data.prompts import METRICS
@@ -20,10 +20,7 @@ TYPES = ("comment", "human-role", "inter-role")
 @pytest.fixture(scope="module")
 def script(repository: Path) -> Callable[[list[str]], int]:
     """The script's `main`."""
-    spec = importlib.util.spec_from_file_location("RM_result", repository / "eval/RM_result.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_script(repository / "eval/RM_result.py").main
 
 
 def record(number: int, score: object = (9, 10)) -> dict:

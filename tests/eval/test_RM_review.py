@@ -1,9 +1,7 @@
 """eval/RM_review.py: flags, output, retries and warnings, with a model built to give scores half of the time."""
 
 import dataclasses
-import importlib.util
 import json
-import os
 import random
 import subprocess
 import sys
@@ -11,9 +9,10 @@ import time
 from pathlib import Path
 from types import ModuleType
 
-import psutil
 import pytest
 import torch
+from fixtures.jobs import ADDED_DEFAULTS, ENVIRONMENT
+from fixtures.scripts import help_of, kill, load_script
 
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_records
@@ -29,8 +28,6 @@ from mmrole.scoring.review_program import plan_reviews
 
 SCORED = "[Scores]:(7,8)"
 GREEDY_TEXT = "x"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 DEFAULTS = {
     "use_lora": False,
     "no_random": False,
@@ -39,16 +36,7 @@ DEFAULTS = {
     "input_dir": Path("eval/in-test_answers/mmrole-agent"),
     "input_file": None,
     "output_dir": Path("eval/in-test_reviews/mmrole-agent"),
-    "max_batch_tokens": None,
-    "max_new_tokens": None,
-    "seed": 1234,
-    "overwrite": False,
-    "limit": None,
-    "dtype": "auto",
-    "device": "auto",
-    "skip_missing_images": False,
-    "replies": None,
-    "retry_refused": False,
+    **ADDED_DEFAULTS,
     "retries": 3,
     "swap": False,
 }
@@ -91,10 +79,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rm_review(repository: Path) -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("RM_review", repository / "eval/RM_review.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(repository / "eval/RM_review.py")
 
 
 @pytest.fixture
@@ -127,15 +112,9 @@ def test_flags_and_defaults_are_the_published_ones(rm_review):
 
 
 def test_help_explains_every_flag_without_torch(repository):
-    code = (
-        "import sys; sys.path.insert(0, 'eval'); import RM_review\n"
-        "try: RM_review.main(['--help'])\n"
-        "finally: assert not {'torch', 'transformers', 'peft'} & sys.modules.keys()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    said = help_of(repository / "eval/RM_review.py")
     for flag in DEFAULTS:
-        assert f"--{flag} " in done.stdout.replace("\n", " "), flag
+        assert f"--{flag} " in said, flag
 
 
 def test_reviews_retries_and_empty_answers(reviews, capsys):
@@ -254,21 +233,6 @@ def expected(reviews) -> bytes:
     return output
 
 
-def start(job, repository: Path, processes: int) -> subprocess.Popen:
-    launch = TORCHRUN if processes == 2 else ()
-    command = [sys.executable, *launch, "eval/RM_review.py", *job.flags("--max_batch_tokens", 1)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=repository, env=ENVIRONMENT, start_new_session=True, **pipes)
-
-
-def kill(process: subprocess.Popen) -> None:
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        member.kill()
-    psutil.wait_procs(family)
-    process.communicate()
-
-
 def count(job) -> int:
     try:
         return sum(file.read_bytes().count(b'"payload"') for file in job.journal.glob("*.jsonl"))
@@ -279,10 +243,11 @@ def count(job) -> int:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_and_resumed_among_retries(reviews, expected, repository, processes):
     """Kills at any point of the chains: nothing is asked twice, and the output is the same to the last byte."""
+    script = repository / "eval/RM_review.py"
     wanted = random.Random(processes)
     before: dict[str, dict] = {}
     for kept in (wanted.randrange(10, 40), wanted.randrange(50, 75)):
-        process = start(reviews, repository, processes)
+        process = reviews.start(script, "--max_batch_tokens", 1, processes=processes)
         while process.poll() is None and count(reviews) < kept:
             time.sleep(0.001)
         if process.poll() is not None:
@@ -293,7 +258,8 @@ def test_killed_and_resumed_among_retries(reviews, expected, repository, process
             after = journaled(reviews)
             assert before.items() <= after.items()
             before = after
-    out, err = start(reviews, repository, 3 - processes).communicate()  # and with another number of processes
+    last = reviews.start(script, "--max_batch_tokens", 1, processes=3 - processes)  # and with another number of them
+    out, err = last.communicate()
     assert reviews.output.read_bytes() == expected, err
     assert not reviews.journal.exists()
     assert before

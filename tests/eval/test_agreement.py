@@ -1,7 +1,6 @@
 """eval/agreement.py: what it prints and writes, and its errors."""
 
 import csv
-import importlib.util
 import json
 import re
 import subprocess
@@ -9,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixtures.scripts import help_of, load_script
 
 from mmrole.base.errors import UserError
 from mmrole.data.prompts import METRICS
@@ -46,8 +46,8 @@ def places(tmp_path) -> tuple[Path, Path]:
     return tmp_path / "reward", tmp_path / "people"
 
 
-def call(repository, *arguments, code: str | None = None) -> subprocess.CompletedProcess:
-    command = ["-c", code] if code else ["eval/agreement.py", *map(str, arguments)]
+def call(repository, *arguments) -> subprocess.CompletedProcess:
+    command = ["eval/agreement.py", *map(str, arguments)]
     return subprocess.run([sys.executable, *command], cwd=repository, capture_output=True, text=True)
 
 
@@ -132,22 +132,14 @@ def test_flags_of_a_model_without_one_are_refused(repository, flags):
 
 
 def test_help_explains_every_flag_without_torch(repository):
-    code = (
-        "import sys; sys.path.insert(0, 'eval'); import agreement\n"
-        "try: agreement.main(['--help'])\n"
-        "finally: assert not {'torch', 'transformers'} & sys.modules.keys()"
-    )
-    done = call(repository, code=code)
-    assert done.returncode == 0, done.stderr
+    said = help_of(repository / "eval/agreement.py")
     for flag in ("reviews", "reference", "replies", "rm_data", "model_path", "output", "draws"):
-        assert f"--{flag} " in done.stdout
+        assert f"--{flag} " in said
 
 
 def test_replies_are_made_to_a_validation_file(repository, job, tmp_path, monkeypatch, capsys):
     """Greedy replies to rows that share an id, beside the reviews; then the numbers, here without usable scores."""
-    spec = importlib.util.spec_from_file_location("agreement", repository / "eval/agreement.py")
-    agreement = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(agreement)
+    agreement = load_script(repository / "eval/agreement.py")
     reviews = records(EVALUATED[:1])
     reviews[0]["image"] = "Ships/01.png"
     for review in reviews[0]["rm_review"].values():

@@ -1,7 +1,6 @@
 """eval/report.py: the files that it writes, what it says, and its errors."""
 
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.scripts import load_script
 
 from mmrole.base.errors import UserError
 from mmrole.data.prompts import METRICS
@@ -19,10 +19,7 @@ TABLES = ["distributions.csv", "leaderboard.csv", "leaderboard.md", "leaderboard
 @pytest.fixture(scope="module")
 def script(repository: Path) -> Callable[[list[str]], int]:
     """The script's `main`."""
-    spec = importlib.util.spec_from_file_location("report", repository / "eval/report.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_script(repository / "eval/report.py").main
 
 
 def write(root: Path, model: str, score: object = (9, 10), n_answers: int = 6, judge: str = "") -> Path:

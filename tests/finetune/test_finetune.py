@@ -1,6 +1,5 @@
 """finetune.py in one process: flags, mistakes, what it trains, and that other scripts load the result."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures.scripts import load_script
 from safetensors.torch import load_file
 
 from mmrole.base.errors import UserError
@@ -35,13 +35,6 @@ def train(make_run, tmp_path):
         return run
 
     return call
-
-
-def load_script(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_an_interrupted_run_says_where_it_goes_on(make_run, tmp_path):

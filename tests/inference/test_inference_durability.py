@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import os
 import random
 import signal
 import subprocess
@@ -13,18 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
+from fixtures.jobs import ENVIRONMENT
+from fixtures.scripts import kill
 from PIL import Image
 
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
 
 RECORDS = 12
-# One thread each: two processes, or other work on the machine, would have threads wait for each other.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 SEED = 20
 
 
@@ -91,11 +88,8 @@ def expected(steady, make_steady, request) -> bytes:
 
 
 def start(job, repository: Path, *, processes: int = 1) -> subprocess.Popen:
-    """The job as a user starts it, one record after the other so that there is time to kill it."""
-    launch = TORCHRUN if processes == 2 else ()
-    command = [sys.executable, *launch, "inference.py", *job.flags("--no_random", "--max_batch_tokens", 1)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=repository, env=ENVIRONMENT, start_new_session=True, **pipes)
+    """One record after the other, so that there is time to kill it."""
+    return job.start(repository / "inference.py", "--no_random", "--max_batch_tokens", 1, processes=processes)
 
 
 def records(journal: bytes) -> list[bytes]:
@@ -118,15 +112,6 @@ def wait_for(job, process: subprocess.Popen, count: int) -> None:
     """Returns when so many records are in the journal, or the process has ended."""
     while process.poll() is None and done(job) < count:
         time.sleep(0.002)
-
-
-def kill(process: subprocess.Popen) -> None:
-    """SIGKILL for the process and all that it has started."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        member.kill()
-    psutil.wait_procs(family)
-    process.communicate()
 
 
 def check_journals(before: dict[str, bytes], after: dict[str, bytes]) -> None:

@@ -1,14 +1,12 @@
 """scripts/verify_release.py: from weights and published outputs to the page of differences."""
 
-import importlib.util
 import itertools
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
+from fixtures.scripts import help_of, load_script
 
 from mmrole.base.errors import UserError
 from mmrole.data.prompts import METRICS
@@ -24,10 +22,7 @@ REVIEW = "[Scores]:(9,8)"  # no character twice: the model below goes from each 
 
 @pytest.fixture(scope="module")
 def script(repository):
-    spec = importlib.util.spec_from_file_location("verify_release", repository / "scripts/verify_release.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(repository / "scripts/verify_release.py")
 
 
 @pytest.fixture(scope="module")
@@ -134,15 +129,9 @@ def test_a_failing_script_ends_it(script, published, tmp_path, job, capfd):
 
 
 def test_help_explains_every_flag_without_torch(repository):
-    code = (
-        "import sys; sys.path.insert(0, 'scripts'); import verify_release\n"
-        "try: verify_release.main(['--help'])\n"
-        "finally: assert not {'torch', 'transformers'} & sys.modules.keys()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    said = help_of(repository / "scripts/verify_release.py")
     for flag in ("reward_model_path", "agent_path", "only", "published_dir", "models", "agent", "output_dir", "limit"):
-        assert f"--{flag} " in done.stdout
+        assert f"--{flag} " in said
 
 
 def test_published_outputs_against_themselves_do_not_differ(shared):
