@@ -11,6 +11,7 @@ from mmrole.base.json_values import JsonObject
 from mmrole.data.messages import Message
 from mmrole.models.encoding import encode_chat, text_encoder
 from mmrole.prompt_tree import TokenSequence
+from mmrole.prompt_tree.image_keys import ImagePlace, image_keys
 from mmrole.qwen_vl.errors import CheckpointError
 from mmrole.qwen_vl.tokenization import QWenTokenizer
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
@@ -34,18 +35,17 @@ class SampleTokens:
         self._tokenizer, self._encode_text = tokenizer, text_encoder(tokenizer)
 
     def encode(self, sample: JsonObject) -> tuple[TokenSequence, TokenCounts]:
-        """A test sample's sequence, image positions keyed by their row, and its lengths.
+        """A test sample's sequence and its lengths.
 
-        Sequences of one dialogue share its image; those of different dialogues must not be merged by these keys.
+        Sequences of one dialogue share its image; those of different dialogues must not be merged by its keys.
         """
         question, answer = (turn["value"] for turn in sample["conversations"])
         messages = [Message("user", (Path(), question)), Message("assistant", (answer,))]
         chat = encode_chat(self._tokenizer, messages, answer=False, encode_text=self._encode_text)
         (start, *_), (*_, (reply, _), (end, _)) = *chat.images, chat.learned
         ids = np.array(chat.input_ids, dtype=np.int32)
-        image_keys = np.full(ids.size, -1)
-        image_keys[start : start + FEATURES_PER_IMAGE] = np.arange(FEATURES_PER_IMAGE)
-        return TokenSequence(ids, image_keys), TokenCounts(ids.size - reply - end, reply, ids.size)
+        keys = image_keys(ids.size, [ImagePlace(start, FEATURES_PER_IMAGE, 0)])
+        return TokenSequence(ids, keys), TokenCounts(ids.size - reply - end, reply, ids.size)
 
 
 def load_tokenizer(place: str | os.PathLike) -> QWenTokenizer:

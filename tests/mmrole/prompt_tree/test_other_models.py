@@ -15,6 +15,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 
 from mmrole.prompt_tree import PromptTree, TokenSequence, build_tree
 from mmrole.prompt_tree.attention import BlockwiseAttention
+from mmrole.prompt_tree.image_keys import ImagePlace, feature_rows, image_keys
 
 VOCABULARY = 50
 # Two branches from the root, one that forks again, a sequence that ends inside another, and two equal ones.
@@ -105,3 +106,51 @@ def test_without_the_tree_they_would_differ(model):
     nodes = hidden_states(model, tree.input_ids, tree.depths)
     last = nodes[torch.from_numpy(tree.path(1))[-1]]
     assert (last - alone(model, SEQUENCES[1])[-1]).abs().max() > 1e-2
+
+
+GRIDS = ((2, 3), (3, 2))
+"""Rows and columns of the features of two images, six each."""
+# Text, the number of an image, text: the first three share the image, which the last one exchanges.
+SHOWN = [([1, 2, 3], 0, [4, 5]), ([1, 2, 3], 0, [4, 6, 7]), ([1, 2, 3], 0, [8]), ([1, 2, 3], 1, [4, 5])]
+
+
+def with_image(before: list[int], image: int, after: list[int]) -> TokenSequence:
+    """The ids of a sequence that shows an image, and the keys of its positions."""
+    rows = int(np.prod(GRIDS[image]))
+    ids = np.array([*before, *[0] * rows, *after])
+    return TokenSequence(ids, image_keys(ids.size, [ImagePlace(len(before), rows, image)]))
+
+
+def multimodal_positions(before: list[int], image: int, after: list[int]) -> np.ndarray:
+    """[3, length] as M-RoPE has them: an image's features differ in row and column only, and text goes on behind."""
+    rows, columns = np.indices(GRIDS[image]).reshape(2, -1)
+    start, end = len(before), len(before) + max(GRIDS[image])
+    text = np.arange(start), np.arange(end, end + len(after))
+    parts = [np.concatenate([text[0], start + own, text[1]]) for own in (np.zeros_like(rows), rows, columns)]
+    return np.stack(parts)
+
+
+def test_images_whose_positions_have_three_parts(model):
+    sequences = [with_image(*shown) for shown in SHOWN]
+    tree = build_tree(sequences)
+    assert len(tree) < sum(len(sequence) for sequence in sequences) - 15
+    features = torch.randn(2 * 6, 32, dtype=model.dtype)
+    positions = np.zeros((3, len(tree)), int)
+    for number, shown in enumerate(SHOWN):
+        positions[:, tree.path(number)] = multimodal_positions(*shown)
+
+    def states(ids: np.ndarray, keys: np.ndarray, rows: np.ndarray, **given: object) -> Tensor:
+        embeddings = model.get_input_embeddings()(torch.from_numpy(ids))
+        places = feature_rows(keys, {0: 6, 1: 6})
+        embeddings[torch.from_numpy(places >= 0)] = features[places[places >= 0]]
+        return model(inputs_embeds=embeddings[None], position_ids=torch.from_numpy(rows)[:, None], **given)[0][0]
+
+    with torch.no_grad():
+        model.set_attn_implementation("tree")
+        attention = BlockwiseAttention(torch.from_numpy(tree.last), block_size=8)
+        nodes = states(tree.input_ids, tree.image_keys, positions, tree=attention)
+        model.set_attn_implementation("sdpa")
+        for number, (shown, sequence) in enumerate(zip(SHOWN, sequences, strict=True)):
+            own = states(sequence.input_ids, sequence.image_keys, multimodal_positions(*shown))
+            of_logits, _ = TOLERANCES[model.dtype]
+            torch.testing.assert_close(nodes[torch.from_numpy(tree.path(number))], own, atol=of_logits, rtol=0)
