@@ -19,12 +19,16 @@ ImageSource: TypeAlias = "Path | ImageFile | Image.Image"
 
 @dataclass(frozen=True, slots=True)
 class Quotation:
-    """Text that somebody else wrote. Whatever it says, the token ids of the rest of its message are the same.
+    """Text that somebody else wrote. It stands after a line break.
 
-    It stands after a line break. If the prompt is too long, it is cut here.
+    Attributes:
+        text: what it says.
+        apart: whatever it says, the token ids of the rest of its message are the same; and a prompt that is too long is
+            cut here. Otherwise it is encoded with the text around it, and never cut.
     """
 
     text: str
+    apart: bool = True
 
 
 class LabelledImage(NamedTuple):

@@ -6,6 +6,7 @@ The published agent and reward model were trained on exactly these strings: they
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 ROLE_PLAY_SYSTEM = (
@@ -58,7 +59,14 @@ _PICTURE = re.compile(r"Picture \d+: <img>(.*?)</img>\n")
 _HISTORY = re.compile(r"\n\n\nThe conversation history between .+? and .+? is as follows:\n")
 _REQUEST = re.compile(r"\n\n\nPlease respond to the following words of .+? about the image in .+? using the [^\n]+?:\n")
 _INITIATIVE = re.compile(r"\n\n\nPlease initiate the conversation with [^\n]+\Z")
+_HEADING = re.compile(r"^## \*\*\[(.*)\]\*\*$", re.MULTILINE)
 _QUESTION = "## **[Question Start]**"
+
+REVIEW_HEADINGS = (
+    *("Question Start", "Question End", "Model A's Response Start", "Model A's Response End"),
+    *("Model B's Response Start", "Model B's Response End", "Instruction"),
+)
+"""What stands in the headings of a review prompt, `## **[…]**`, in order."""
 
 
 class PromptDialogue(NamedTuple):
@@ -213,6 +221,23 @@ def read_role_play_prompt(prompt: str, role: str, other_role: str) -> PromptDial
     speakers = "|".join(re.escape(name) for name in {role: None, partner: None})
     _, *parts = re.split(rf"(?:^|\n)\[({speakers})\]: ", before[start.end() :])
     return PromptDialogue(list(zip(parts[::2], parts[1::2], strict=True)), last)
+
+
+def read_review_prompt(text: str) -> ReviewPrompt | None:
+    """Undoes `review_prompt`: its parts.
+
+    None where it is no such prompt, or where lines in the question or in an answer are headings like its own, so that
+    it could be read in several ways.
+    """
+    headings = [match for match in _HEADING.finditer(text) if match[1] in REVIEW_HEADINGS]
+    if [match[1] for match in headings] != list(REVIEW_HEADINGS):
+        return None
+    ends = []
+    for start, end in (headings[2:4], headings[4:6]):
+        ends += [start.end() + len("\n\n"), end.start() - len("\n\n")]
+    if sorted(ends) != ends:
+        return None
+    return ReviewPrompt(*(text[start:end] for start, end in pairwise([0, *ends, len(text)])))
 
 
 def is_review_prompt(text: str) -> bool:

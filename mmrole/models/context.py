@@ -88,9 +88,9 @@ class Context:
 
 
 def longest_quotation(requests: Sequence[ChatRequest]) -> Quotation | None:
-    """The longest of their quotations, if there is any."""
+    """The longest of their quotations that can be cut, if there is any."""
     parts = (part for request in requests for message in request.messages for part in message.content)
-    quotations = (part for part in parts if isinstance(part, Quotation))
+    quotations = (part for part in parts if isinstance(part, Quotation) and part.apart)
     return max(quotations, key=lambda quotation: len(quotation.text), default=None)
 
 

@@ -72,7 +72,8 @@ def set_quotations_apart(content: Sequence[Part]) -> list[Part]:
     breaks that follow it.
     """
     parts: list[Part] = []
-    for part in content:
+    for given in content:
+        part = given.text if isinstance(given, Quotation) and not given.apart else given
         last = parts[-1] if parts else None
         if isinstance(part, Quotation):
             parts += [part, ""] if isinstance(last, str) else ["", part, ""]

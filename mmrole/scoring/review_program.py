@@ -96,7 +96,8 @@ class PlannedReview:
 def plan_reviews(answer: Answer, swap: bool = False) -> list[PlannedReview]:
     """The reviews of an answer under the eight metrics; none if it is empty.
 
-    What they quote is the answer: what it says changes no token id outside of it.
+    What the answer says changes no token id outside of it. The reference is quoted as well, for backends that cannot
+    tell the token ids of a prompt apart and neutralise what is quoted.
 
     Args:
         answer: the record.
@@ -121,11 +122,8 @@ def _request(answer: Answer, metric: str, swapped: bool) -> ChatRequest:
         other_role=answer.other_role,
         metric=metric,
     )
-    content = (
-        (prompt.before + first + prompt.between, Quotation(second), prompt.after)
-        if swapped
-        else (prompt.before, Quotation(first), prompt.between + second + prompt.after)
-    )
+    quoted = Quotation(first, apart=not swapped), Quotation(second, apart=swapped)
+    content = prompt.before, quoted[0], prompt.between, quoted[1], prompt.after
     image = None if answer.image is None else Path(answer.image)
     # Draws follow from the id, and journals hold replies by it.
     name = f"{answer.id}/{metric}" + ("/swapped" if swapped else "")
