@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING
 import torch
 from bench_gpu_generation import release
 from bench_machine import Costs, random_model
-from bench_training import as_trained, compare, make_trees, micro_batches
+from bench_training import as_trained, compare, make_trees, measured, micro_batches
 
 if TYPE_CHECKING:
     from bench_gpu_part import Setting
     from bench_training import Row
+
+    from mmrole.qwen_vl import QWenLMHeadModel
+    from mmrole.training.encoding import EncodedSample
+
+MAX_BATCH_TOKENS = 8192
+"""The default of finetune.py."""
 
 
 def training(setting: Setting) -> None:
@@ -29,10 +35,9 @@ def training(setting: Setting) -> None:
 def rows_of_shape(setting: Setting) -> None:
     """Prompt trees, single samples and the published way at the shape."""
     model = as_trained(setting.random_model())
-    machine = setting.machine
     trees, single, published = (1, 2, 1) if setting.tiny else (8, 16, 3)
     arguments = argparse.Namespace(
-        data="agent", attention=None, published=published, single=single, max_batch_tokens=8192
+        data="agent", attention=None, published=published, single=single, max_batch_tokens=MAX_BATCH_TOKENS
     )
     compiled, began = compilations(), time.monotonic()
     rows: list[Row] = []
@@ -44,15 +49,36 @@ def rows_of_shape(setting: Setting) -> None:
             if not rows and setting.device.type == "cuda":
                 setting.add("trees, first run with compilation and second run", time.monotonic() - began, "s")
                 setting.add("graphs compiled for the trees", compilations() - compiled)
-            rate = row.flops / row.seconds
-            setting.add(f"{row.name}, samples", len(row.samples))
-            setting.add(f"{row.name}, rate", len(row.samples) / row.seconds, "samples/s")
-            setting.add(f"{row.name}, of the matrix product (three forward passes)", 100 * rate / machine.flops, "%")
-            setting.add(f"{row.name}, peak memory", row.peak / 2**30, "GiB")
+            add_row(setting, row)
             rows.append(row)
+        with setting.alone("prompt trees, half of the blocks recomputed"):
+            half_recomputed(setting, model, [sample for tree in samples for sample in tree])
     rates = [len(row.samples) / row.seconds for row in rows]
     setting.add("prompt trees, times single samples", rates[0] / rates[1])
     setting.add("prompt trees, times the published way", rates[0] / rates[2])
+
+
+def add_row(setting: Setting, row: Row) -> None:
+    """The figures of a way of training."""
+    rate = row.flops / row.seconds
+    setting.add(f"{row.name}, samples", len(row.samples))
+    setting.add(f"{row.name}, rate", len(row.samples) / row.seconds, "samples/s")
+    setting.add(f"{row.name}, of the matrix product (three forward passes)", 100 * rate / setting.machine.flops, "%")
+    setting.add(f"{row.name}, peak memory", row.peak / 2**30, "GiB")
+
+
+def half_recomputed(setting: Setting, model: QWenLMHeadModel, samples: list[EncodedSample]) -> None:
+    """Prompt trees with --checkpoint_layers; then, in the log alone, where the time of the GPU goes."""
+    on_gpu = setting.device.type == "cuda"
+    model.set_attn_implementation("flex_attention" if on_gpu else "sdpa")
+    layers = model.config.num_hidden_layers // 2
+    as_trained(model, layers)
+    run, flops = micro_batches(model, samples, True, MAX_BATCH_TOKENS, Costs.of(model))
+    add_row(setting, measured(f"(c) prompt trees, --checkpoint_layers {layers}", samples, model, run, flops))
+    if on_gpu:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            run()
+        print(profile.key_averages().table(sort_by="device_time_total", row_limit=25, max_name_column_width=70))
 
 
 def agreement(setting: Setting) -> None:

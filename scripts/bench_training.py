@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--published", type=int, default=3, help="samples to train on in the published way")
     parser.add_argument("--single", type=int, default=16, help="samples to train on without trees")
     parser.add_argument("--max_batch_tokens", type=int, default=8192, help="most positions of a micro-batch")
+    parser.add_argument("--checkpoint_layers", type=int, help="blocks that are recomputed; None is all")
     arguments = parser.parse_args(argv)
 
     import torch
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     dtype = getattr(torch, arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     machine = measure(device, dtype)
     print(f"{machine.name}: {machine.flops / 1e9:,.0f} GFLOP/s, {dtype}, lengths of {arguments.data}")
-    model = as_trained(random_model(arguments.shape, device, dtype))
+    model = as_trained(random_model(arguments.shape, device, dtype), arguments.checkpoint_layers)
     with tempfile.TemporaryDirectory() as folder:
         trees = make_trees(arguments.data, arguments.trees, model.config, Path(folder))
         rows = list(compare(model, trees, arguments, Costs.of(model)))
@@ -72,12 +73,22 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def as_trained(model: QWenLMHeadModel) -> QWenLMHeadModel:
-    """A model as the recipe trains it: the image encoder frozen but for its resampler, with gradient checkpointing."""
-    model.train()
-    model.transformer.visual.requires_grad_(False)
-    model.transformer.visual.attn_pool.requires_grad_(True)
+def as_trained(model: QWenLMHeadModel, checkpoint_layers: int | None = None) -> QWenLMHeadModel:
+    """A model as the recipe trains it: the image encoder frozen but for its resampler, with gradient checkpointing.
+
+    Args:
+        model: to train.
+        checkpoint_layers: blocks that are computed again in the backward pass; None for all.
+    """
+    from bench_answers import byte_tokenizer
+
+    from mmrole.models.qwen_vl import QwenVL
+    from mmrole.training.recomputation import limit_recomputation
+
+    family = QwenVL(byte_tokenizer(), model.config)
+    family.freeze_vision(model.train())
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    limit_recomputation(model, family, checkpoint_layers)
     return model
 
 
@@ -144,6 +155,7 @@ def micro_batches(
     from bench_answers import byte_tokenizer
 
     from mmrole.models.qwen_vl import QwenVL
+    from mmrole.training.ahead import one_ahead
     from mmrole.training.batches import collate
     from mmrole.training.loss import tree_loss
     from mmrole.training.packing import group_samples, pack_epoch
@@ -156,11 +168,16 @@ def micro_batches(
     family = QwenVL(byte_tokenizer(), model.config)
 
     def batches() -> Iterator[TreeBatch]:
-        return (collate([samples[i] for i in bin_], family, prompt_tree=prompt_tree) for bin_ in bins)
+        options = {"prompt_tree": prompt_tree, "most_nodes": max_batch_tokens}
+        return (collate([samples[i] for i in bin_], family, **options) for bin_ in bins)
 
     def run() -> None:
-        for batch in batches():
-            tree_loss(model, batch.to(model.device), family).sum.backward()
+        if model.device.type == "cpu":
+            for batch in batches():
+                tree_loss(model, batch, family).sum.backward()
+        else:  # as the trainer
+            for batch in one_ahead((batch.pin_memory() for batch in batches()), model.device):
+                tree_loss(model, batch.to(model.device, non_blocking=True), family).sum.backward()
 
     flops = 0.0
     for batch in batches():

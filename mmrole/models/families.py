@@ -74,6 +74,12 @@ class Family(Protocol):
     """Tokens that end a reply."""
     position_rows: int
     """Numbers that say where a position is: P, 1 for most."""
+    layers: int
+    """Blocks of the language model."""
+    head_size: int
+    """Of its attention."""
+    drops_attention: bool
+    """Whether its attention drops weights in training."""
     not_quantized: Sequence[str]
     """Names of modules that stay as they are where the language model's matrices are quantized."""
 
@@ -127,6 +133,10 @@ class Family(Protocol):
 
     def freeze_vision(self, module: nn.Module) -> None:
         """What `--fix_vit` freezes."""
+
+    def blocks(self, module: nn.Module) -> list[nn.Module]:
+        """The language model's blocks in their order; each can be computed again in the backward pass."""
+        ...
 
     def language_matrices(self, module: nn.Module) -> list[str]:
         """The ends of the names of the language model's matrices, which can have adapters."""

@@ -38,6 +38,8 @@ class QwenVL:
     def __init__(self, tokenizer: QWenTokenizer, config: QWenConfig) -> None:
         self.tokenizer, self.config = tokenizer, config
         self.max_positions, self.hidden_size = config.max_position_embeddings, config.hidden_size
+        self.layers, self.head_size = config.num_hidden_layers, config.kv_channels
+        self.drops_attention = config.attn_dropout_prob > 0
         self.stop_ids = frozenset((tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id))
         self._encode_text = text_encoder(tokenizer)
 
@@ -100,6 +102,10 @@ class QwenVL:
         visual = cast(QWenLMHeadModel, module).transformer.visual
         visual.requires_grad_(False)
         visual.attn_pool.requires_grad_(True)
+
+    def blocks(self, module: nn.Module) -> list[nn.Module]:
+        """See `Family.blocks`; they are found inside of wrappers, too."""
+        return [each for each in module.modules() if isinstance(each, QWenBlock)]
 
     def language_matrices(self, module: nn.Module) -> list[str]:
         """As `attn.c_attn`: the parts of their names behind the layer's number."""

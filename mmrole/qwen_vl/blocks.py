@@ -13,8 +13,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mmrole.qwen_vl.attention import eager_attention_forward
+from mmrole.qwen_vl.compiled import gated, rotated
 from mmrole.qwen_vl.configuration import QWenConfig
-from mmrole.qwen_vl.rotary import at_least_float32, rotate
+from mmrole.qwen_vl.rotary import at_least_float32
 
 
 class RMSNorm(nn.Module):
@@ -84,7 +85,7 @@ class QWenAttention(nn.Module):
         query, key, value = rearrange(
             self.c_attn(hidden_states), "b p (three head d) -> three b head p d", three=3, d=self.head_dim
         )
-        query, key = rotate(query, *rotary), rotate(key, *rotary)
+        query, key = rotated(query, *rotary), rotated(key, *rotary)
         if logn is not None:
             query = query * logn[:, None, :, None]
         if tree_attention is not None:
@@ -121,7 +122,7 @@ class QWenMLP(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[batch, positions, hidden_size] → the same."""
-        return self.c_proj(self.w1(hidden_states) * nn.functional.silu(self.w2(hidden_states)))
+        return self.c_proj(gated(self.w1(hidden_states), self.w2(hidden_states)))
 
 
 class QWenBlock(GradientCheckpointingLayer):

@@ -12,6 +12,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from mmrole.base.errors import UserError
 from mmrole.models.families import Family
+from mmrole.prompt_tree.flex import flex_is_usable
 from mmrole.training.arguments import LoraArguments, TrainingArguments
 
 
@@ -21,7 +22,8 @@ def load_model(
     """Loads a checkpoint for training and decides which of its parameters are trained.
 
     In bfloat16 (float16) where DeepSpeed keeps float32 copies of the trained weights, or where only adapters are
-    trained; else in float32, with which `--bf16` computes in mixed precision.
+    trained; else in float32, with which `--bf16` computes in mixed precision. On a GPU attention is FlexAttention's, if
+    it can be compiled there.
 
     Raises:
         CheckpointError: the checkpoint is damaged or incomplete.
@@ -33,6 +35,8 @@ def load_model(
     model = family.load_module(directory, dtype=dtype, quantization_config=quantization, device_map=device_map)
     if training.fix_vit:
         family.freeze_vision(model)
+    if training.device.type == "cuda" and not family.drops_attention and flex_is_usable(family.head_size):
+        model.set_attn_implementation("flex_attention")
     if training.use_lora:
         return add_adapters(model, lora, bool(training.gradient_checkpointing))
     return model

@@ -116,6 +116,14 @@ class TrainingArguments(transformers.TrainingArguments):
         },
     )
 
+    checkpoint_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "With --gradient_checkpointing True: only the first N blocks of the language model are computed "
+            "again in the backward pass, by default all: memory against speed."
+        },
+    )
+
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Not supported: a loss that is not finite ends the run."}
     )
@@ -229,6 +237,7 @@ def check_together(arguments: Arguments) -> None:
     """Raises UserError for flags that contradict each other, or have no effect beside the others."""
     _check_adapter_flags(arguments.training, arguments.lora)
     _check_when(arguments.training, arguments.data)
+    _check_recomputation(arguments.training)
 
 
 def _check_adapter_flags(training: TrainingArguments, lora: LoraArguments) -> None:
@@ -269,6 +278,17 @@ def _check_when(training: TrainingArguments, data: DataArguments) -> None:
     logging = values.word(training.logging_strategy)
     if logging != "steps" and "logging_steps" in changed:  # the recipes give it
         training.notes.append(f"note: --logging_steps is ignored: --logging_strategy is {logging}")
+
+
+def _check_recomputation(training: TrainingArguments) -> None:
+    recomputes = training.gradient_checkpointing or getattr(training, "activation_checkpointing", None)
+    if training.checkpoint_layers is not None and not recomputes:
+        raise UserError("--checkpoint_layers has no effect; add --gradient_checkpointing True")
+    if training.checkpoint_layers is not None and training.checkpoint_layers < 1:
+        raise UserError(
+            f"--checkpoint_layers {training.checkpoint_layers}: give 1 or more; with --gradient_checkpointing False no "
+            "block is computed again"
+        )
 
 
 def zero_stage(training: TrainingArguments) -> int:

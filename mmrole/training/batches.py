@@ -13,8 +13,9 @@ from torch import Tensor
 from mmrole.models.families import Family
 from mmrole.prompt_tree import TokenSequence, build_tree, concatenate, group_by_prefix
 from mmrole.prompt_tree.attention import BlockwiseAttention
+from mmrole.prompt_tree.flex import FlexForestAttention
 from mmrole.prompt_tree.image_keys import feature_rows
-from mmrole.prompt_tree.mask import block_mask, dense_mask
+from mmrole.prompt_tree.mask import dense_mask
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.packing import MIN_SHARED
 
@@ -36,6 +37,7 @@ class TreeBatch:
         n_targets: loss positions of all samples one by one, the sum of `weights`.
         n_tokens: positions of all samples one by one.
         n_samples: samples.
+        most_nodes: nodes that a micro-batch of the run may have, to which a compiled attention is padded.
     """
 
     input_ids: Tensor
@@ -49,6 +51,7 @@ class TreeBatch:
     n_targets: int
     n_tokens: int
     n_samples: int
+    most_nodes: int
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The batch with its tensors, but for `last`, on a device."""
@@ -67,8 +70,8 @@ class TreeBatch:
 
         Args:
             family: of the model.
-            attn_implementation: of the model: "eager" gets the dense mask, "flex_attention" a BlockMask, "sdpa" blocks
-                of queries with the keys that they see.
+            attn_implementation: of the model: "eager" gets the dense mask, "flex_attention" its compiled kernel,
+                "sdpa" blocks of queries with the keys that they see.
 
         Raises:
             ValueError: the implementation takes no masks (FlashAttention).
@@ -82,7 +85,7 @@ class TreeBatch:
         if attn_implementation == "sdpa":
             attention = {"tree_attention": BlockwiseAttention(self.last, device=device)}
         elif attn_implementation == "flex_attention":
-            attention = {"attention_mask": block_mask(self.last[None].to(device, non_blocking=True))}
+            attention = {"tree_attention": FlexForestAttention(self.last, self.most_nodes, device)}
         else:
             attention = {"attention_mask": dense_mask(self.last.to(device, non_blocking=True))[None, None]}
         return family.loss_arguments(
@@ -97,13 +100,16 @@ class TreeBatch:
         )
 
 
-def collate(samples: Sequence[EncodedSample], family: Family, *, prompt_tree: bool = True) -> TreeBatch:
+def collate(
+    samples: Sequence[EncodedSample], family: Family, *, prompt_tree: bool = True, most_nodes: int | None = None
+) -> TreeBatch:
     """The micro-batch of a bin of samples. Without samples it is one node without loss.
 
     Args:
         samples: any number.
         family: of the model.
         prompt_tree: merge shared prefixes; otherwise samples lie side by side.
+        most_nodes: of any micro-batch of the run; None where this one is alone.
 
     Raises:
         OSError: an image that was there has gone or cannot be read.
@@ -128,4 +134,5 @@ def collate(samples: Sequence[EncodedSample], family: Family, *, prompt_tree: bo
         n_targets=int(tree.target_counts.sum()),
         n_tokens=sum(len(sample) for sample in samples),
         n_samples=len(samples),
+        most_nodes=len(tree) if most_nodes is None else most_nodes,
     )

@@ -14,6 +14,7 @@ from mmrole.models.families import Family
 from mmrole.training.adapters import check_adapters
 from mmrole.training.arguments import Arguments, TrainingArguments
 from mmrole.training.deepspeed_config import check_config
+from mmrole.training.recomputation import check_checkpoint_layers
 from mmrole.training.values import in_a_line, word
 
 
@@ -35,6 +36,7 @@ def check_settings(arguments: Arguments, family: Family, total_steps: int) -> No
     check_optimizer(
         training, total_steps, own_optimizer="optimizer" not in sections, own_schedule="scheduler" not in sections
     )
+    check_checkpoint_layers(training.checkpoint_layers, family)
     if training.use_lora:
         check_adapters(family, arguments.lora)
 

@@ -111,7 +111,12 @@ class TrainingSteps(Dataset):
                     f"{file} is not what it was when the run began: put that back, and run the same command again"
                 )
         try:
-            return collate(samples, self.family, prompt_tree=self.packing.prompt_tree)
+            return collate(
+                samples,
+                self.family,
+                prompt_tree=self.packing.prompt_tree,
+                most_nodes=self.packing.max_batch_tokens,
+            )
         except OSError as error:
             raise UserError(
                 f"{error}; it could be read when the run began: put it back, and run the same command again"

@@ -21,12 +21,14 @@ from transformers import PrinterCallback, ProgressCallback, Trainer
 from mmrole.base.errors import UserError
 from mmrole.models.families import Family
 from mmrole.training import run_checkpoints
+from mmrole.training.ahead import one_ahead
 from mmrole.training.arguments import TrainingArguments
 from mmrole.training.batches import TreeBatch
 from mmrole.training.late_check import LateCheck, StepLosses
 from mmrole.training.loss import LossSum, tree_loss
 from mmrole.training.packing import Bin
 from mmrole.training.progress import RunProgress
+from mmrole.training.recomputation import limit_recomputation
 from mmrole.training.reporters import say_faults_in_a_line
 from mmrole.training.resuming import AskedSteps, CommandSettings, innermost, load_weights
 from mmrole.training.run_fingerprint import RunFingerprint
@@ -78,13 +80,19 @@ class TreeTrainer(Trainer):
         self._late = LateCheck(steps, checks_norm=not args.fp16)  # with float16, such steps are left out
         self._losses: list[Tensor] = []  # of the micro-batches of the step that is computed
         self._bins: list[Bin] = []
+        self._source: Iterator[StepBatches | UserError] = iter(())
+        self._ahead: Iterator[StepBatches | UserError] = self._source
 
     def get_train_dataloader(self) -> DataLoader:
         """The steps of the current epoch; not prepared by accelerate, since each process packs its own share."""
         return make_loader(self._steps, self.args, lambda: self.state.global_step)
 
     def get_batch_samples(self, epoch_iterator: Iterator[StepBatches | UserError], *args: Any, **kwargs: Any) -> Any:
-        """As transformers' own, and raises what a worker found wrong."""
+        """As transformers' own, and raises what a worker found wrong; beside a GPU the next step is made meanwhile."""
+        if self.args.device.type == "cuda":
+            if self._source is not epoch_iterator:
+                self._source, self._ahead = epoch_iterator, one_ahead(epoch_iterator, self.args.device)
+            epoch_iterator = self._ahead
         return super().get_batch_samples(map(checked, epoch_iterator), *args, **kwargs)
 
     def num_examples(self, dataloader: DataLoader) -> int:
@@ -233,11 +241,12 @@ class TreeTrainer(Trainer):
         return scheduler
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: Any) -> Any:
-        """As transformers' own, in which DeepSpeed loads the states of a checkpoint.
+        """As transformers' own, which DeepSpeed lets load the states of a checkpoint; gradient checkpointing is on now.
 
         Raises:
             UserError: they do not fit.
         """
+        limit_recomputation(cast("nn.Module", self.model), self.family, self.args.checkpoint_layers)
         folder = resume_from_checkpoint if self.is_deepspeed_enabled else None
         with contextlib.nullcontext() if folder is None else reading(folder):
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)

@@ -257,3 +257,15 @@ def test_parameters_that_deepspeed_does_not_take_are_named(section, words):
     pytest.importorskip("deepspeed")
     with pytest.raises((TypeError, ValueError), match=words):
         check_parameters(section)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--checkpoint_layers", 4), "--checkpoint_layers has no effect; add --gradient_checkpointing True"),
+        (("--gradient_checkpointing", True, "--checkpoint_layers", 0), "--checkpoint_layers 0: give 1 or more"),
+    ],
+)
+def test_blocks_that_are_computed_again(flags, said):
+    assert said in refused(*flags)
+    assert parse("--gradient_checkpointing", True, "--checkpoint_layers", 4).training.checkpoint_layers == 4

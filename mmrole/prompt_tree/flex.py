@@ -1,0 +1,78 @@
+"""Attention in flattened trees by FlexAttention, with gradients: one compiled kernel for rows of every length."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
+
+from mmrole.prompt_tree.mask import block_mask
+
+BLOCK = 128  # of queries and keys: what FlexAttention's kernels are tuned for
+LEAST_HEAD_SIZE = 16
+
+
+class FlexForestAttention:
+    """Attention of a forest of trees that lie end to end in one row.
+
+    Equal to attention with the trees' dense mask. FlexAttention is compiled for the length of its inputs, some ten
+    seconds each time. So queries, keys and values are padded to one length, whatever the row has: behind it each
+    position sees itself, which costs next to nothing, since blocks are skipped in which nobody sees anybody.
+    """
+
+    def __init__(self, last: Tensor, most: int, device: torch.device | str | None = None) -> None:
+        """Lists which blocks of keys a block of queries meets, without a wait for the device.
+
+        Args:
+            last: [N] int64, `PromptTree.last`; in pinned memory, if the device is a GPU.
+            most: nodes that a row may have in the run, at least N: what is padded to.
+            device: of the queries and keys; by default that of `last`.
+
+        Raises:
+            ValueError: the row is longer.
+        """
+        if len(last) > most:
+            raise ValueError(f"a row of {len(last)} nodes is longer than the {most} that it is padded to")
+        self.length = -(-most // BLOCK) * BLOCK
+        padded = torch.arange(self.length, device=last.device if device is None else device)
+        padded[: len(last)] = last.to(padded.device, non_blocking=True)
+        self._mask = block_mask(padded, BLOCK)
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+    ) -> Tensor:
+        """[1, heads, N, d] each → [1, N, heads, d]; keys and values may have fewer heads. The same for every layer.
+
+        Raises:
+            ValueError: weights are to be dropped, which FlexAttention cannot do.
+        """
+        if dropout:
+            raise ValueError("FlexAttention drops no weights; use sdpa")
+        nodes, heads = query.shape[2], query.shape[1]
+        if heads != key.shape[1] and heads & (heads - 1):  # its kernels take groups of a power of two of heads only
+            groups = heads // key.shape[1]
+            key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+        padding = (0, 0, 0, self.length - nodes)
+        padded = (F.pad(states, padding) for states in (query, key, value))
+        grouped = heads != key.shape[1]
+        output = _compiled()(*padded, block_mask=self._mask, scale=scaling, enable_gqa=grouped)
+        return output[:, :, :nodes].transpose(1, 2)
+
+
+def flex_is_usable(head_size: int) -> bool:
+    """Whether FlexAttention can be compiled for a GPU here: it takes Triton, which takes a C compiler."""
+    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
+    has_compiler = any(shutil.which(name) for name in compilers if name)
+    return head_size >= LEAST_HEAD_SIZE and importlib.util.find_spec("triton") is not None and has_compiler
+
+
+@cache
+def _compiled() -> Any:
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)

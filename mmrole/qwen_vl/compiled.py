@@ -1,0 +1,63 @@
+"""Chains of small operations that become one kernel where a GPU computes gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmrole.qwen_vl.rotary import rotate
+
+
+def compiled_in_training(*dims: int) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Compiles a function of tensors once, for all numbers of positions, when it is called on a GPU with gradients.
+
+    Elsewhere it runs as it stands. Without gradients (evaluation, generation) nobody should wait for a compiler.
+
+    Args:
+        dims: of each argument the dimension whose size is the number of positions.
+    """
+
+    def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        compiled = compiled_once(function, dims)
+
+        @wraps(function)
+        def call(*tensors: Tensor) -> Tensor:
+            if tensors[0].is_cuda and torch.is_grad_enabled():
+                return compiled(*tensors)
+            return function(*tensors)
+
+        return call
+
+    return decorate
+
+
+def compiled_once(function: Callable[..., Tensor], dims: tuple[int, ...]) -> Callable[..., Tensor]:
+    """The compiled function of `compiled_in_training`, for any device."""
+
+    @cache
+    def compiled() -> Any:
+        return torch.compile(function, fullgraph=True)
+
+    def call(*tensors: Tensor) -> Tensor:
+        for tensor, dim in zip(tensors, dims, strict=True):
+            torch._dynamo.maybe_mark_dynamic(tensor, dim)
+        return compiled()(*tensors)
+
+    return call
+
+
+@compiled_in_training(2, 1, 1)
+def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """See `rotate`."""
+    return rotate(states, cos, sin)
+
+
+@compiled_in_training(1, 1)
+def gated(states: Tensor, gate: Tensor) -> Tensor:
+    """states * silu(gate), [batch, positions, width] each."""
+    return states * F.silu(gate)
