@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol, cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import Cache
@@ -15,7 +14,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from mmrole.qwen_vl.attention import eager_attention_forward
 from mmrole.qwen_vl.compiled import gated, rotated
 from mmrole.qwen_vl.configuration import QWenConfig
-from mmrole.qwen_vl.rotary import at_least_float32
 
 
 class RMSNorm(nn.Module):
@@ -28,10 +26,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., size] → the same."""
-        wide = hidden_states.to(at_least_float32(hidden_states.dtype))
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)  # reads once what a mean of squares reads twice
-        wide = wide * torch.rsqrt(norm.square() / wide.shape[-1] + self.eps)
-        return wide.to(hidden_states.dtype) * self.weight
+        # Given the weight as well, rms_norm would multiply before it casts back.
+        return nn.functional.rms_norm(hidden_states, hidden_states.shape[-1:], eps=self.eps) * self.weight
 
 
 class LayerAttention(Protocol):
@@ -82,15 +78,15 @@ class QWenAttention(nn.Module):
             logn: factors of the queries [batch, positions], or None.
             tree_attention: takes the place of cache, mask and attention implementation.
         """
-        query, key, value = rearrange(
-            self.c_attn(hidden_states), "b p (three head d) -> three b head p d", three=3, d=self.head_dim
-        )
-        query, key = rotated(query, *rotary), rotated(key, *rotary)
+        states = self.c_attn(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        heads = states.shape[1] // 3
+        query, key = rotated(states[:, : 2 * heads], *rotary).split(heads, dim=1)
+        value = states[:, 2 * heads :]
         if logn is not None:
             query = query * logn[:, None, :, None]
         if tree_attention is not None:
             output = tree_attention.attend(self.layer_idx, query, key, value, self.scaling, self.attention_dropout)
-            return self.c_proj(rearrange(output, "b p head d -> b p (head d)")), None
+            return self.c_proj(output.flatten(2)), None
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         implementation = cast(str, self.config._attn_implementation)  # set when the model was made
@@ -105,7 +101,7 @@ class QWenAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.c_proj(rearrange(output, "b p head d -> b p (head d)")), weights
+        return self.c_proj(output.flatten(2)), weights
 
 
 class QWenMLP(nn.Module):

@@ -72,10 +72,11 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     channels = cos.shape[-1]
     cos, sin = cos[:, None], sin[:, None]
-    rotated = states[..., :channels].to(cos.dtype)
-    swapped = torch.cat(rotated.chunk(2, dim=-1)[::-1], dim=-1)
+    whole = channels == states.shape[-1]
+    rotated = (states if whole else states[..., :channels]).to(cos.dtype)
+    swapped = rotated.roll(channels // 2, dims=-1)
     rotated = (rotated * cos).addcmul_(swapped, sin).to(states.dtype)
-    if channels == states.shape[-1]:
+    if whole:
         return rotated
     return torch.cat((rotated, states[..., channels:]), dim=-1)
 
