@@ -38,6 +38,15 @@ def correct(setting: Setting) -> None:
             found = {reply.id: list(reply.token_ids) for reply in engine.generate(requests)}
             same = sum(found[name] == tokens for name, tokens in expected.items())
             setting.add(f"{what} with the tokens of generate()", f"{same} of {len(requests)}")
+            if setting.device.type != "cuda":
+                continue
+            graphs = engine.runner.decoder.graphs
+            recorded, graphs.wanted = graphs.recorded, False
+            eager = {reply.id: list(reply.token_ids) for reply in engine.generate(requests)}
+            graphs.wanted = True
+            same = sum(found[name] == tokens for name, tokens in eager.items())
+            setting.add(f"{what} with the tokens of steps without a graph", f"{same} of {len(requests)}")
+            setting.add(f"{what}: graphs recorded so far", recorded)
 
 
 def golden_tokens(setting: Setting) -> None:

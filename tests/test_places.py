@@ -77,14 +77,16 @@ ELSEWHERE = {
     },
     "mmrole/engine": {
         "batch": "./test_engine.py",
+        "decoder": "./test_decoding.py",
         "images": "./test_engine.py",
         "kv_budget": "./test_engine.py",
         "kv_cache": "./test_engine.py",
+        "page_tables": "./test_paged_kv_cache.py",
         "paged_attention_kernel": "./test_paged_attention.py",
         "planning": "./test_engine.py",
         "reply_text": "./test_engine.py",
         "runner": "./test_engine.py",
-        "sampling": "./test_engine.py",
+        "step_graphs": "./test_decoding.py",
     },
     "mmrole/jobs": {
         "answers": "./test_job.py",

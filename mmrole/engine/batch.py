@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mmrole.engine.decoding import LeafState
 from mmrole.engine.planning import PlannedTree, Prompt
 from mmrole.engine.runner import Runner
-from mmrole.engine.sampling import Choice
+from mmrole.engine.sampling import NOT_A_NUMBER, Choice, Draws
 
 # Rebuilding the KV cache copies it once, about the cost of a step: worth it when so many leaves have finished.
 REBUILD_SHARE = 0.25
@@ -21,7 +22,7 @@ class Leaf:
     """A reply in the making: the tokens chosen so far, without the stop token."""
 
     prompt: Prompt
-    stream: np.random.Generator
+    draws: Draws
     first_position: int
     """Of the first token of the reply."""
     tokens: list[int] = field(default_factory=list)
@@ -49,8 +50,13 @@ class Leaf:
 
     @property
     def choice(self) -> Choice:
-        """How its next token is chosen."""
-        return Choice(self.prompt.request.id, self.prompt.settings, self.stream, self.seen)
+        """How its next tokens are chosen."""
+        return Choice(self.prompt.settings, self.draws, len(self.tokens), self.seen)
+
+    def state(self, share_key: int) -> LeafState:
+        """Where it stands before a step, as a leaf of a tree with this key."""
+        token = 0 if self.finished else self.tokens[-1]
+        return LeafState(token, self.first_position + len(self.tokens) - 1, share_key, self.choice)
 
     def take(self, token: int, stop_ids: frozenset[int]) -> None:
         """Goes on with a token, or ends."""
@@ -75,7 +81,7 @@ class Row:
         lasts = planned.positions[:, planned.tree.leaf].max(axis=0).tolist()
         leaves = []
         for prompt, last in zip(planned.prompts, lasts, strict=True):
-            leaf = Leaf(prompt, prompt.request.random_stream(), last + 1)
+            leaf = Leaf(prompt, Draws(prompt.request.random_stream()), last + 1)
             if leaf.looks_back:
                 leaf.seen = np.unique(prompt.sequence.input_ids).tolist()
             leaves.append(leaf)
@@ -85,6 +91,11 @@ class Row:
     def open_leaves(self) -> list[int]:
         """Columns of the leaves that go on."""
         return [column for column, leaf in enumerate(self.leaves) if not leaf.finished]
+
+    @property
+    def remaining(self) -> int:
+        """Most tokens that one of its leaves is still to generate."""
+        return max(leaf.remaining for leaf in self.leaves)
 
     @property
     def slots(self) -> int:
@@ -104,6 +115,7 @@ class Batch:
         self.runner, self.stop_ids = runner, stop_ids
         self.rows: list[Row] = []
         self.finished: list[Leaf] = []
+        self._begun = False
 
     @property
     def needs_rebuild(self) -> bool:
@@ -115,7 +127,10 @@ class Batch:
 
     def has_room(self, planned: PlannedTree, max_tokens: int) -> bool:
         """Whether the batch may take this tree as well, if all rows may come to hold so many slots."""
-        return not self.rows or sum(row.slots for row in self.rows) + planned.slots <= max_tokens
+        if not self.rows:
+            return True
+        slots = sum(row.slots for row in self.rows) + planned.slots
+        return slots <= max_tokens and self.runner.has_room(planned)
 
     def rebuild(self, waiting: deque[PlannedTree], max_tokens: int) -> list[PlannedTree]:
         """Frees what finished leaves held and makes room for waiting trees, which are to be prefilled in this order.
@@ -124,39 +139,49 @@ class Batch:
             waiting: trees in the order in which they are to be taken; taken ones are removed.
             max_tokens: slots that all rows may come to hold. A single tree is always taken.
         """
-        keep = [(place, row.open_leaves) for place, row in enumerate(self.rows) if row.open_leaves]
-        self.rows = [Row(self.rows[place].planned, [self.rows[place].leaves[i] for i in kept]) for place, kept in keep]
+        for tokens in self.runner.drain():
+            self._take_open(tokens)
+        keep = [(place, row.open_leaves, row.remaining) for place, row in enumerate(self.rows) if row.open_leaves]
+        self.rows = [
+            Row(self.rows[place].planned, [self.rows[place].leaves[i] for i in kept]) for place, kept, _ in keep
+        ]
+        self.runner.keep(keep)
         entering = []
         while waiting and self.has_room(waiting[0], max_tokens):
             entering.append(waiting.popleft())
             self.rows.append(Row.of(entering[-1]))
-        steps = max((leaf.remaining for row in self.rows for leaf in row.leaves), default=0)
-        order = self.runner.rebuild(keep, entering, steps)
+            self.runner.add(entering[-1])
+        order = self.runner.lay_out()
         self.rows = [self.rows[index] for index in order]
+        self._begun = False
         return entering
 
     def prefill(self, planned: PlannedTree) -> None:
-        """Reads a tree of the batch and chooses the first token of each of its leaves."""
+        """Reads a tree of the batch and chooses the first token of each of its leaves.
+
+        Raises:
+            OSError: an image cannot be read.
+            FloatingPointError: the model computes NaN.
+        """
         place = next(place for place, row in enumerate(self.rows) if row.planned is planned)
         leaves = self.rows[place].leaves
         self._take(leaves, self.runner.prefill(place, planned, [leaf.choice for leaf in leaves]))
 
     def step(self) -> None:
-        """Generates one token for each open leaf."""
+        """Generates one token for each open leaf.
+
+        Raises:
+            FloatingPointError: the model computes NaN.
+        """
         leaves = [(row, leaf) for row in self.rows for leaf in row.leaves]
         open_places = [place for place, (_, leaf) in enumerate(leaves) if not leaf.finished]
         if not open_places:  # all of them have ended with their first token
             return
-        chosen = [leaves[place][1] for place in open_places]
+        if not self._begun:
+            self.runner.begin([leaf.state(row.planned.share_key) for row, leaf in leaves])
+            self._begun = True
         # A finished leaf keeps its place until the next rebuild; what is computed there is thrown away.
-        tokens = self.runner.step(
-            tokens=[0 if leaf.finished else leaf.tokens[-1] for _, leaf in leaves],
-            positions=[leaf.first_position + len(leaf.tokens) - 1 for _, leaf in leaves],
-            share_keys=[row.planned.share_key for row, _ in leaves],
-            open_leaves=open_places,
-            choices=[leaf.choice for leaf in chosen],
-        )
-        self._take(chosen, tokens)
+        self._take_open(self.runner.step(open_places, max(row.remaining for row in self.rows)))
 
     def clear(self) -> list[list[Prompt]]:
         """Drops all trees; returns the prompts of each that were not finished."""
@@ -165,7 +190,19 @@ class Batch:
         self.runner.clear()
         return [of_tree for of_tree in prompts if of_tree]
 
+    def _take_open(self, tokens: Sequence[int]) -> None:
+        """Takes the tokens of all leaves, row by row, where they count."""
+        leaves = [leaf for row in self.rows for leaf in row.leaves]
+        chosen = [(leaf, token) for leaf, token in zip(leaves, tokens, strict=True) if not leaf.finished]
+        self._take([leaf for leaf, _ in chosen], [token for _, token in chosen])
+
     def _take(self, leaves: Sequence[Leaf], tokens: Sequence[int]) -> None:
+        for leaf, token in zip(leaves, tokens, strict=True):
+            if token == NOT_A_NUMBER:
+                raise FloatingPointError(
+                    f"request {leaf.prompt.request.id!r}: the model computes NaN; try another dtype than "
+                    f"{self.runner.dtype}"
+                )
         for leaf, token in zip(leaves, tokens, strict=True):
             leaf.take(token, self.stop_ids)
             if leaf.finished:

@@ -36,12 +36,15 @@ class Engine:
             default. A single tree may exceed it.
         window: requests that are looked at together to find common prefixes and like lengths. So many are taken from
             what was added before the first reply, and again whenever all of them are at work.
+        paged: whether keys and values lie in pages (`mmrole/engine/paged_kv_cache.py`); by default on a GPU.
     """
 
-    def __init__(self, model: TreeModel, max_batch_tokens: int | None = None, window: int = 1024) -> None:
+    def __init__(
+        self, model: TreeModel, max_batch_tokens: int | None = None, window: int = 1024, paged: bool | None = None
+    ) -> None:
         self.family = model.family
-        self.runner = Runner(model)
-        self.max_batch_tokens = self.runner.free_positions() if max_batch_tokens is None else max_batch_tokens
+        self.runner = Runner(model, max_batch_tokens, paged)
+        self.max_batch_tokens = self.runner.positions
         self.window = window
         self.images = ImageTable()
         self._added: deque[ChatRequest] = deque()
@@ -69,7 +72,7 @@ class Engine:
                     self._added.extend(islice(requests, self.window))
                 if self.is_idle:
                     return
-                yield from self._advance()
+                yield from map(self._reply, self._advance())
         finally:
             self.close()
 
@@ -105,12 +108,13 @@ class Engine:
             torch.OutOfMemoryError: a request alone does not fit into the GPU's memory.
             FloatingPointError: the model computes NaN.
         """
-        replies = self._advance()
-        leaves = [leaf for row in self._batch.rows for leaf in row.leaves if not leaf.cancelled]
+        finished = self._advance()
+        at_work = [leaf for row in self._batch.rows for leaf in row.leaves if not leaf.finished]
+        leaves = finished + at_work
         pieces = [Piece(leaf.prompt.request.id, leaf.prompt.text.grow(leaf.tokens, leaf.finished)) for leaf in leaves]
         if self.is_idle:
             self._batch.clear()
-        return [*(piece for piece in pieces if piece.text), *replies]
+        return [*(piece for piece in pieces if piece.text), *map(self._reply, finished)]
 
     def close(self) -> None:
         """Lets all requests leave, and frees what was kept for them."""
@@ -123,8 +127,8 @@ class Engine:
         self.runner.forget_images(self.images.clear())
         self.runner.close()
 
-    def _advance(self) -> list[ChatReply]:
-        """Takes a step; returns the replies that it finishes. What went wrong besides is raised by the next call."""
+    def _advance(self) -> list[Leaf]:
+        """Takes a step; returns the leaves that it finishes. What went wrong besides is raised by the next call."""
         failure = None
         if self._error is None:
             try:
@@ -136,15 +140,15 @@ class Engine:
                 failure = str(error)
             except BaseException as error:  # an unreadable image, Ctrl-C
                 self._error = error
-        replies = [self._reply(leaf) for leaf in self._batch.finished]
+        finished = list(self._batch.finished)
         self._batch.finished.clear()
         if failure is not None:
             self._error = self._shrink(failure)
-        if self._error is not None and not replies:
+        if self._error is not None and not finished:
             error = self._error
             self.close()
             raise error
-        return replies
+        return finished
 
     def _admit(self) -> None:
         """Fills the room that others have left with requests that wait."""
@@ -184,10 +188,11 @@ class Engine:
         trees = self._batch.clear()
         if len(trees) == 1:
             (alone,) = trees
-            if len(alone) == 1:
+            if len(alone) == 1 and not self.runner.has_spare_memory(alone[0]):
                 return OutOfMemoryError(f"request {alone[0].request.id!r} alone does not fit into memory: {failure}")
             trees = [alone[: len(alone) // 2], alone[len(alone) // 2 :]]
         self.max_batch_tokens = max(1, self.max_batch_tokens // 2)
+        self.runner.shrink(self.max_batch_tokens)
         reason = failure.splitlines()[0][:120]
         warnings.warn(
             f"out of memory ({reason}); going on with batches of {self.max_batch_tokens:,} tokens", stacklevel=4

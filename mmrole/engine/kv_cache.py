@@ -94,15 +94,28 @@ class Lane:
 
 
 class TreeKVCache:
-    """KV cache of a batch of trees; the model's attention goes through it while it decodes."""
+    """KV cache of a batch of trees; the model's attention goes through it while it decodes.
+
+    Attributes:
+        lanes: of the rows.
+        steps_ahead: steps for which the last `lay_out` has made room.
+    """
 
     def __init__(self, model: TreeModel) -> None:
         self.model = model
         self.lanes: list[Lane] = []
+        self._kept: list[tuple[int, Sequence[int]]] = []
+        self._new: list[Tensor] = []
+        self._steps = self.steps_ahead = 0
+
+    @property
+    def leaves(self) -> list[int]:
+        """How many leaves decode, row by row."""
+        return [lane.visible.shape[1] for lane in self.lanes for _ in lane.visible]
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no room for another step before the next `rebuild`."""
+        """Whether there is no room for another step before the next `lay_out`."""
         return any(lane.is_full for lane in self.lanes)
 
     def begin_step(self) -> None:
@@ -125,8 +138,8 @@ class TreeKVCache:
         ]
         return torch.cat(outputs)[None]
 
-    def end_step(self) -> None:
-        """Counts the step's slots as used."""
+    def count_step(self) -> None:
+        """Counts the slots of a step as used."""
         for lane in self.lanes:
             lane.length += lane.visible.shape[1]
 
@@ -134,32 +147,48 @@ class TreeKVCache:
         """For the pass that reads a row's tree; `last` is `PromptTree.last` [nodes]."""
         return PrefillAttention(*self._find(row), BlockwiseAttention(last, self.model.attention))
 
-    def rebuild(self, keep: Sequence[tuple[int, Sequence[int]]], new: Sequence[Tensor], steps: int) -> list[int]:
-        """Lays the cache out anew; what only dropped leaves could see is freed.
+    def has_room(self, nodes: int, leaves: int, steps: int) -> bool:
+        """Whether there is memory for one more tree: it is taken as it is needed."""
+        return True
+
+    def keep(self, rows: Sequence[tuple[int, Sequence[int], int]]) -> None:
+        """Goes on with these rows; what only other leaves could see is freed by `lay_out`.
 
         Args:
-            keep: rows to keep, and the columns of their leaves that go on.
-            new: masks of trees to add, bool [leaves, nodes]; `prefill` then takes in their keys and values.
-            steps: how many steps there will be at most; room is made for them, up to `STEPS_AHEAD`.
+            rows: the row, the columns of its leaves that go on, and how many steps they take at most.
+        """
+        self._kept, self._new = [(row, columns) for row, columns, _ in rows], []
+        self._steps = max((steps for _, _, steps in rows), default=0)
+
+    def add(self, mask: Tensor, steps: int) -> None:
+        """Makes room for one more tree, whose leaves see nodes as in `mask`, bool [leaves, nodes].
+
+        `prefill` then takes in its keys and values.
+        """
+        self._new.append(mask)
+        self._steps = max(self._steps, steps)
+
+    def lay_out(self) -> list[int]:
+        """Lays the cache out anew, with room for the steps to come, up to `STEPS_AHEAD`.
 
         Returns:
             The order of the rows now: indices into the list of kept rows followed by new trees.
         """
         sources: list[tuple[Lane, int, Tensor] | None] = []
         masks = []
-        for row, columns in keep:
+        for row, columns in self._kept:
             lane, place = self._find(row)
             mask = lane.visible[place, list(columns), : lane.length]
             slots = mask.any(0).nonzero().flatten()
             sources.append((lane, place, slots))
             masks.append(mask[:, slots])
-        sources += [None] * len(new)
-        masks += new
+        sources += [None] * len(self._new)
+        masks += self._new
 
         order = sorted(range(len(masks)), key=lambda index: tuple(-size for size in masks[index].shape))
         lanes = _lanes(order, [tuple(mask.shape) for mask in masks])
-        old, steps = self.lanes, min(steps, STEPS_AHEAD)
-        self.lanes = [Lane([masks[index] for index in members], steps) for members in lanes]
+        old, self.steps_ahead = self.lanes, min(self._steps, STEPS_AHEAD)
+        self.lanes = [Lane([masks[index] for index in members], self.steps_ahead) for members in lanes]
         # Layer by layer, so that at most one of them exists twice.
         for shape in self.model.kv_shapes:
             for name in ("keys", "values"):
@@ -173,7 +202,19 @@ class TreeKVCache:
                     getattr(lane, name).append(memory)
                 for lane in old:
                     del getattr(lane, name)[0]
+        self._kept, self._new = [], []
         return order
+
+    def clear(self) -> None:
+        """Drops all rows and their memory."""
+        self.lanes, self._kept, self._new = [], [], []
+
+    def has_more_than(self, slots: int) -> bool:
+        """False: no memory is kept beyond what rows need."""
+        return False
+
+    def shrink(self, positions: int) -> None:
+        """Nothing, for the same reason."""
 
     def _find(self, row: int) -> tuple[Lane, int]:
         for lane in self.lanes:

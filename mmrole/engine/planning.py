@@ -54,6 +54,11 @@ class PlannedTree:
         """Slots that the tree takes in the end at the most: its nodes and all tokens that may be generated."""
         return len(self.tree) + sum(prompt.settings.max_new_tokens for prompt in self.prompts)
 
+    @property
+    def steps(self) -> int:
+        """Steps that its leaves take at the most: their first token comes without one."""
+        return max(prompt.settings.max_new_tokens for prompt in self.prompts) - 1
+
 
 def plan_trees(prompts: Sequence[Prompt], family: Family) -> list[PlannedTree]:
     """Merges prompts with a long common prefix that may share keys and values.

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from mmrole.data.image_file import ImageFile
 from mmrole.data.messages import ImageSource
+from mmrole.engine.decoder import Decoder
+from mmrole.engine.decoding import LeafState
 from mmrole.engine.kv_budget import free_positions
 from mmrole.engine.kv_cache import TreeKVCache
-from mmrole.engine.planning import PlannedTree
-from mmrole.engine.sampling import Choice, choose_tokens
+from mmrole.engine.paged_kv_cache import PagedKVCache
+from mmrole.engine.planning import PlannedTree, Prompt
+from mmrole.engine.sampling import Choice, Sampling, choose_tokens
 from mmrole.models.families import TreeModel
 from mmrole.prompt_tree.image_keys import feature_rows, images_shown
 from mmrole.prompt_tree.mask import ancestor_rows
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _on_device(method: Callable[Concatenate[Runner, P], T]) -> Callable[Concatenate[Runner, P], T]:
+    """Without gradients, and with the model's GPU as the current one: CUDA graphs and Triton know no other."""
+
+    @wraps(method)
+    def on_device(self: Runner, *args: P.args, **kwargs: P.kwargs) -> T:
+        device = self.model.device
+        with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return method(self, *args, **kwargs)
+
+    return on_device
 
 
 class Runner:
@@ -24,25 +45,37 @@ class Runner:
 
     Attributes:
         cache: keys and values of the trees of the batch.
+        decoder: takes the steps.
         encoded: images that the vision tower has read so far.
     """
 
-    def __init__(self, model: TreeModel) -> None:
+    def __init__(self, model: TreeModel, positions: int | None = None, paged: bool | None = None) -> None:
+        """A runner whose KV cache has so many positions, by default those that there is memory for.
+
+        Args:
+            model: what computes.
+            positions: of the KV cache.
+            paged: whether the KV cache is paged; by default on a GPU.
+        """
         self.model = model
         self.encoded = 0
-        self.cache = TreeKVCache(model)
+        self.positions = free_positions(model) if positions is None else positions
+        paged = model.device.type == "cuda" if paged is None else paged
+        self.cache = PagedKVCache(model, self.positions) if paged else TreeKVCache(model)
+        self.decoder = Decoder(model, self.cache)
         self._readers: ThreadPoolExecutor | None = None
         self._pixels: dict[int, Future[Tensor]] = {}
         self._features: dict[int, Tensor] = {}
 
     @property
     def is_full(self) -> bool:
-        """Whether the KV cache has no room for another step before the next `rebuild`."""
+        """Whether the KV cache has no room for another step before the next `lay_out`."""
         return self.cache.is_full
 
-    def free_positions(self) -> int:
-        """Positions for which there is memory."""
-        return free_positions(self.model)
+    @property
+    def dtype(self) -> torch.dtype:
+        """That in which the model computes."""
+        return self.model.kv_shapes[0].dtype
 
     def read_ahead(self, images: Mapping[int, ImageSource]) -> None:
         """Starts reading images, by number, that prefills will need soon."""
@@ -59,25 +92,36 @@ class Runner:
             if (pixels := self._pixels.pop(number, None)) is not None:
                 pixels.cancel()
 
-    @torch.inference_mode()
-    def rebuild(
-        self, keep: Sequence[tuple[int, Sequence[int]]], entering: Sequence[PlannedTree], steps: int
-    ) -> list[int]:
-        """Lays the KV cache out anew, see `TreeKVCache.rebuild`; the trees that enter are then to be prefilled."""
-        device = self.model.device
-        trees = (planned.tree for planned in entering)
-        masks = [
-            ancestor_rows(*(torch.from_numpy(nodes).to(device) for nodes in (tree.last, tree.leaf))) for tree in trees
-        ]
-        return self.cache.rebuild(keep, masks, steps)
+    def has_room(self, planned: PlannedTree) -> bool:
+        """Whether there is memory for one more tree."""
+        return self.cache.has_room(len(planned.tree), len(planned.prompts), planned.steps)
 
-    @torch.inference_mode()
+    @_on_device
+    def keep(self, rows: Sequence[tuple[int, Sequence[int], int]]) -> None:
+        """Goes on with these rows of the KV cache: the row, the columns of its leaves that do, and their most steps."""
+        self.cache.keep(rows)
+
+    @_on_device
+    def add(self, planned: PlannedTree) -> None:
+        """Makes room for one more tree, behind the rows that there are; it is to be prefilled after `lay_out`."""
+        tree = planned.tree
+        self.cache.add(ancestor_rows(torch.from_numpy(tree.last), torch.from_numpy(tree.leaf)), planned.steps)
+
+    @_on_device
+    def lay_out(self) -> list[int]:
+        """Lays the KV cache out anew.
+
+        Returns:
+            The order of the rows now: indices into the list of kept rows followed by added ones.
+        """
+        return self.cache.lay_out()
+
+    @_on_device
     def prefill(self, row: int, planned: PlannedTree, choices: Sequence[Choice]) -> list[int]:
-        """Reads a row's tree in one pass and chooses the first token of each of its leaves.
+        """Reads a row's tree in one pass and chooses the first token of each of its leaves, see `choose_tokens`.
 
         Raises:
             OSError: an image cannot be read.
-            FloatingPointError: the model computes NaN.
         """
         tree, device = planned.tree, self.model.device
         hidden_states = self.model.hidden_states(
@@ -87,44 +131,43 @@ class Runner:
             self.cache.prefill(row, torch.from_numpy(tree.last).to(device)),
             self._images(planned),
         )
-        return self._choose(hidden_states[torch.from_numpy(tree.leaf).to(device)], choices)
+        logits = self.model.logits(hidden_states[torch.from_numpy(tree.leaf).to(device)])
+        return choose_tokens(logits, Sampling.of(choices, self.model.vocabulary_size, 1, device)).tolist()
 
-    @torch.inference_mode()
-    def step(
-        self,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        share_keys: Sequence[int],
-        open_leaves: Sequence[int],
-        choices: Sequence[Choice],
-    ) -> list[int]:
-        """One more token of each open leaf.
+    @_on_device
+    def begin(self, leaves: Sequence[LeafState]) -> None:
+        """Says where all leaves stand, row by row: before the first step after `lay_out` and prefills."""
+        self.decoder.begin(leaves)
+
+    @_on_device
+    def step(self, open_leaves: Sequence[int], most: int) -> list[int]:
+        """One more token of each leaf, see `choose_tokens`.
 
         Args:
-            tokens: the last one of each leaf, row by row.
-            positions: of these tokens.
-            share_keys: of these tokens' trees.
-            open_leaves: indices of leaves; what is computed for the others is thrown away.
-            choices: how the next token of each open leaf is chosen.
-
-        Raises:
-            FloatingPointError: the model computes NaN.
+            open_leaves: indices of the leaves whose tokens count.
+            most: how many steps they may take, this one included. On a GPU the next one begins before the tokens of
+                this one are known.
         """
-        device = self.model.device
-        rows = torch.tensor([positions], device=device)
-        self.cache.begin_step()
-        hidden_states = self.model.hidden_states(
-            torch.tensor(tokens, device=device),
-            rows.expand(self.model.family.position_rows, -1),
-            torch.tensor(share_keys, device=device),
-            self.cache,
-        )
-        self.cache.end_step()
-        return self._choose(hidden_states[torch.tensor(open_leaves, device=device)], choices)
+        return self.decoder.step(open_leaves, most)
+
+    @_on_device
+    def drain(self) -> list[list[int]]:
+        """The tokens of the steps that have begun, which `step` has not returned yet."""
+        return self.decoder.drain()
 
     def clear(self) -> None:
-        """Drops the KV cache and gives its memory back."""
-        self.cache = TreeKVCache(self.model)
+        """Drops all rows of the KV cache."""
+        self.decoder.drain()
+        self.cache.clear()
+
+    def has_spare_memory(self, prompt: Prompt) -> bool:
+        """Whether the KV cache keeps more memory than this prompt alone needs."""
+        return self.cache.has_more_than(len(prompt.sequence) + prompt.settings.max_new_tokens)
+
+    def shrink(self, positions: int) -> None:
+        """Gives back what memory the cleared KV cache still has; from now on it has so many positions."""
+        self.decoder.clear()
+        self.cache.shrink(positions)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -148,14 +191,6 @@ class Runner:
         places = (rows >= 0).nonzero()[:, 0]
         features = torch.cat([self._features[number] for number in numbers])
         return places.to(self.model.device), features[rows[places].to(features.device)]
-
-    def _choose(self, hidden_states: Tensor, choices: Sequence[Choice]) -> list[int]:
-        logits = self.model.logits(hidden_states)
-        broken = logits.amax(-1).isnan().tolist()  # amax keeps NaN and reads once
-        if any(broken):
-            name = choices[broken.index(True)].name
-            raise FloatingPointError(f"request {name!r}: the model computes NaN; try another dtype than {logits.dtype}")
-        return choose_tokens(logits, choices)
 
     def _read(self, source: ImageSource) -> Tensor:
         return self.model.family.preprocess([source.open() if isinstance(source, ImageFile) else source])

@@ -183,6 +183,11 @@ class TreeModel(Protocol):
         ...
 
     @property
+    def vocabulary_size(self) -> int:
+        """Numbers in a row of logits."""
+        ...
+
+    @property
     def kv_shapes(self) -> Sequence[KVShape]:
         """Of each layer."""
         ...

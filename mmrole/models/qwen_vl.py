@@ -158,6 +158,11 @@ class QwenVLTreeModel:
         return self.module.device
 
     @property
+    def vocabulary_size(self) -> int:
+        """Numbers in a row of logits."""
+        return self.module.lm_head.out_features
+
+    @property
     def attention(self) -> str:
         """Eager if the model's attention is that; every other one cannot take trees' masks, or is SDPA's equal."""
         return "eager" if self.module.config._attn_implementation == "eager" else "sdpa"

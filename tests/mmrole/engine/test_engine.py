@@ -73,6 +73,7 @@ def exact(make_model: Callable) -> QWenLMHeadModel:
 def test_float64_replies_are_those_of_generate(exact, tokenizer, pictures, generate_alone, settings):
     requests = mixed(pictures, settings)
     replies = answers(exact, tokenizer, requests)
+    assert answers(exact, tokenizer, requests, paged=True) == replies
     for request in requests:
         alone, reply = generate_alone(exact, request), replies[request.id]
         assert list(reply.token_ids) == alone.tokens, request.id
@@ -93,28 +94,29 @@ def test_float32_replies_agree_up_to_the_first_close_call(
     model = make_model(torch.float32)
     model.set_attn_implementation(attention)
     requests = mixed(pictures, settings)
-    replies = answers(model, tokenizer, requests)
+    replies = [answers(model, tokenizer, requests, paged=paged) for paged in (False, True)]
     compared = 0
     for request in requests:
-        alone, reply = generate_alone(model, request), replies[request.id]
+        alone = generate_alone(model, request)
         sure = next((step for step, margin in enumerate(alone.margins) if margin < 1e-4), len(alone.margins))
-        assert list(reply.token_ids[:sure]) == alone.tokens[:sure], request.id
+        for form in replies:
+            assert list(form[request.id].token_ids[:sure]) == alone.tokens[:sure], request.id
         compared += sure
     assert compared > 32 * len(requests)
 
 
 @pytest.mark.parametrize("settings", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_a_reply_does_not_depend_on_what_runs_beside_it(exact, tokenizer, pictures, settings):
+def test_a_reply_does_not_depend_on_what_runs_beside_it(exact, tokenizer, pictures, settings, paged):
     requests = mixed(pictures, settings)
-    together = answers(exact, tokenizer, requests)
+    together = answers(exact, tokenizer, requests, paged=paged)
     shuffled = random.Random(0).sample(requests, len(requests))
-    assert answers(exact, tokenizer, shuffled, max_batch_tokens=6_000, window=7) == together
-    assert answers(exact, tokenizer, requests, max_batch_tokens=1) == together
-    alone = answers(exact, tokenizer, requests[5:6])
+    assert answers(exact, tokenizer, shuffled, max_batch_tokens=6_000, window=7, paged=paged) == together
+    assert answers(exact, tokenizer, requests, max_batch_tokens=1, paged=paged) == together
+    alone = answers(exact, tokenizer, requests[5:6], paged=paged)
     assert alone == {requests[5].id: together[requests[5].id]}
 
 
-def test_requests_of_different_settings_share_a_batch(exact, tokenizer, pictures):
+def test_requests_of_different_settings_share_a_batch(exact, tokenizer, pictures, paged):
     requests = [
         ChatRequest(f"{request.id} {number}", request.messages, settings)
         for number, settings in enumerate(
@@ -122,20 +124,22 @@ def test_requests_of_different_settings_share_a_batch(exact, tokenizer, pictures
         )
         for request in three_levels(pictures, settings)
     ]
-    together = answers(exact, tokenizer, requests)
+    together = answers(exact, tokenizer, requests, paged=paged)
     for number in range(4):
         of_kind = [request for request in requests if request.id.endswith(f" {number}")]
-        assert answers(exact, tokenizer, of_kind) == {request.id: together[request.id] for request in of_kind}
+        assert answers(exact, tokenizer, of_kind, paged=paged) == {
+            request.id: together[request.id] for request in of_kind
+        }
 
 
-def test_equal_requests_are_drawn_apart(exact, tokenizer, pictures):
+def test_equal_requests_are_drawn_apart(exact, tokenizer, pictures, paged):
     requests = [ChatRequest(f"twin {n}", one_turn(SYSTEM, pictures[0], words(300, 1)), SAMPLED) for n in range(4)]
-    replies = answers(exact, tokenizer, requests)
+    replies = answers(exact, tokenizer, requests, paged=paged)
     assert len({reply.token_ids for reply in replies.values()}) == 4
-    assert answers(exact, tokenizer, requests[2:3])["twin 2"] == replies["twin 2"]
+    assert answers(exact, tokenizer, requests[2:3], paged=paged)["twin 2"] == replies["twin 2"]
 
 
-def test_common_prefixes_are_read_once_and_images_encoded_once(exact, tokenizer, pictures):
+def test_common_prefixes_are_read_once_and_images_encoded_once(exact, tokenizer, pictures, paged):
     encoded, read = [], []
     hooks = [
         exact.transformer.visual.register_forward_hook(lambda module, args, output: encoded.append(len(args[0]))),
@@ -144,18 +148,18 @@ def test_common_prefixes_are_read_once_and_images_encoded_once(exact, tokenizer,
         ),
     ]
     try:
-        replies = answers(exact, tokenizer, mixed(pictures, GenerationSettings(2, do_sample=False)))
+        replies = answers(exact, tokenizer, mixed(pictures, GenerationSettings(2, do_sample=False)), paged=paged)
     finally:
         for hook in hooks:
             hook.remove()
     assert sum(encoded) == 3
     tree_of_eight = max(shape[1] for shape in read if shape[1] < 2_000)
     assert tree_of_eight < 1.25 * replies["0-0"].usage.prompt_tokens + 8 * 40
-    prefilled = sum(length for rows, length in read if length > 8)
+    prefilled = sum(length for rows, length in read if length > 64)
     assert prefilled < sum(reply.usage.prompt_tokens for reply in replies.values()) - 6 * 400
 
 
-def test_requests_are_taken_in_as_a_stream(exact, tokenizer):
+def test_requests_are_taken_in_as_a_stream(exact, tokenizer, paged):
     taken = []
 
     def stream():
@@ -163,26 +167,26 @@ def test_requests_are_taken_in_as_a_stream(exact, tokenizer):
             taken.append(number)
             yield ChatRequest(str(number), one_turn(SYSTEM, words(50, number)), GenerationSettings(4, do_sample=False))
 
-    replies = make_engine(exact, tokenizer, max_batch_tokens=500, window=5).generate(stream())
+    replies = make_engine(exact, tokenizer, max_batch_tokens=500, window=5, paged=paged).generate(stream())
     next(replies)
     assert len(taken) <= 10
     assert len(list(replies)) == 39
 
 
-def test_no_request_no_reply(exact, tokenizer):
-    assert list(make_engine(exact, tokenizer).generate([])) == []
+def test_no_request_no_reply(exact, tokenizer, paged):
+    assert list(make_engine(exact, tokenizer, paged=paged).generate([])) == []
 
 
-def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pictures):
+def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pictures, paged):
     requests = mixed(pictures, GREEDY)
-    expected = answers(exact, tokenizer, requests)
+    expected = answers(exact, tokenizer, requests, paged=paged)
     passes = iter(range(10_000))
 
     def fail(module, args, kwargs):
         if next(passes) in (3, 30, 31, 77):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    engine = make_engine(exact, tokenizer, max_batch_tokens=50_000)
+    engine = make_engine(exact, tokenizer, max_batch_tokens=50_000, paged=paged)
     hook = exact.transformer.register_forward_pre_hook(fail, with_kwargs=True)
     try:
         with pytest.warns(UserWarning, match="going on with batches of"):
@@ -195,14 +199,14 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pic
     assert len(engine.images) == 0
 
 
-def test_out_of_memory_of_a_single_request_is_an_error_that_names_it(exact, tokenizer, pictures):
+def test_out_of_memory_of_a_single_request_is_an_error_that_names_it(exact, tokenizer, pictures, paged):
     def fail(module, args, kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     hook = exact.transformer.register_forward_pre_hook(fail, with_kwargs=True)
     try:
         with pytest.warns(UserWarning, match="out of memory"), pytest.raises(torch.OutOfMemoryError, match="request '"):
-            list(make_engine(exact, tokenizer).generate(three_levels(pictures, GREEDY)))
+            list(make_engine(exact, tokenizer, paged=paged).generate(three_levels(pictures, GREEDY)))
     finally:
         hook.remove()
 
@@ -239,49 +243,57 @@ def test_settings_out_of_range_are_refused():
             GenerationSettings(**wrong)
 
 
-def test_an_answer_with_broken_markup_is_still_a_reply(make_model, tokenizer):
+def test_an_answer_with_broken_markup_is_still_a_reply(make_model, tokenizer, paged):
     model = make_model(torch.float32)
     with torch.no_grad():
         model.lm_head.weight.zero_()
         model.lm_head.weight[tokenizer.img_start_id] = 0.01
         model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.config.vocab_size))
         model.lm_head.bias[tokenizer.img_start_id] = 5.0
-    (reply,) = make_engine(model, tokenizer).generate(
+    (reply,) = make_engine(model, tokenizer, paged=paged).generate(
         [ChatRequest("x", one_turn(SYSTEM, "hello"), GenerationSettings(4, do_sample=False))]
     )
     assert reply.token_ids == (tokenizer.img_start_id,) * 4
     assert reply.text == ""
 
 
-def test_replies_that_are_finished_come_before_an_error(exact, tokenizer, tmp_path):
+def test_replies_that_are_finished_come_before_an_error(exact, tokenizer, tmp_path, paged):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not an image")
     one = GenerationSettings(1, do_sample=False)
     requests = [ChatRequest(str(n), one_turn(SYSTEM, words(300 - n, n)), one) for n in range(9)]
-    replies = make_engine(exact, tokenizer).generate([*requests, ChatRequest("bad", one_turn(SYSTEM, bad, "x"), one)])
+    replies = make_engine(exact, tokenizer, paged=paged).generate(
+        [*requests, ChatRequest("bad", one_turn(SYSTEM, bad, "x"), one)]
+    )
     assert len([next(replies) for _ in requests]) == 9
     with pytest.raises(OSError, match=r"bad\.png"):
         next(replies)
 
 
-def test_a_request_may_come_twice(exact, tokenizer, pictures):
+def test_a_request_may_come_twice(exact, tokenizer, pictures, paged):
     request = ChatRequest("a", one_turn(SYSTEM, pictures[0], "hello"), GREEDY)
-    first, second = make_engine(exact, tokenizer).generate([request, request])
+    first, second = make_engine(exact, tokenizer, paged=paged).generate([request, request])
     assert first == second
 
 
-def test_not_a_number_is_an_error_that_names_the_request(make_model, tokenizer):
+def test_not_a_number_is_an_error_that_names_the_request(make_model, tokenizer, paged):
     model = make_model(torch.float32)
     with torch.no_grad():
         model.transformer.ln_f.weight.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="'sick'"):
-        list(make_engine(model, tokenizer).generate([ChatRequest("sick", one_turn(SYSTEM, "hello"), GREEDY)]))
+        list(
+            make_engine(model, tokenizer, paged=paged).generate(
+                [ChatRequest("sick", one_turn(SYSTEM, "hello"), GREEDY)]
+            )
+        )
 
 
 def test_rebuilding_holds_one_layer_twice_at_the_most(exact, tokenizer):
     memory = TreeKVCache(QwenVLTreeModel(exact, QwenVL(tokenizer, exact.config)))
     masks = [torch.ones(1, 500 + n, dtype=torch.bool) for n in range(12)]
-    memory.rebuild([], masks, 32)
+    for mask in masks:
+        memory.add(mask, 32)
+    memory.lay_out()
     layer = memory.lanes[0].keys[0].nbytes
     most = []
     taken = Lane.take_memory
@@ -293,5 +305,6 @@ def test_rebuilding_holds_one_layer_twice_at_the_most(exact, tokenizer):
     first = memory.lanes[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lane, "take_memory", note)
-        memory.rebuild([(row, [0]) for row in range(12)], [], 32)
+        memory.keep([(row, [0], 32) for row in range(12)])
+        memory.lay_out()
     assert max(most) + layer <= (2 * exact.config.num_hidden_layers + 2) * layer

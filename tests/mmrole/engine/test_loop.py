@@ -19,10 +19,11 @@ SAMPLED = GenerationSettings(max_new_tokens=9, temperature=1.3, top_p=0.9, seed=
 SHARED = "The lamp is lit, the boats are in, and nobody has seen the keeper since noon. " * 4
 
 
-@pytest.fixture(scope="module")
-def make(make_model, tokenizer) -> Callable[..., Engine]:
+@pytest.fixture(scope="module", params=[False, True], ids=["lanes", "pages"])
+def make(request, make_model, tokenizer) -> Callable[..., Engine]:
+    """Makes engines with both forms of the KV cache."""
     model = make_model(torch.float64)
-    return lambda **options: make_engine(model, tokenizer, **options)
+    return lambda **options: make_engine(model, tokenizer, paged=request.param, **options)
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +113,10 @@ def test_a_cancelled_request_frees_its_place_at_the_next_step(make, requests):
     for request in requests[:3]:
         engine.add(request)
     engine.step()
-    assert [lane.tokens for lane in engine.runner.cache.lanes] == [3]
+    assert engine.runner.cache.leaves == [3]
     engine.cancel("b")
     engine.step()
-    assert [lane.tokens for lane in engine.runner.cache.lanes] == [2]
+    assert engine.runner.cache.leaves == [2]
 
 
 def test_a_new_request_joins_those_at_work(make, requests, expected):
@@ -124,7 +125,7 @@ def test_a_new_request_joins_those_at_work(make, requests, expected):
     engine.step()
     engine.add(requests[3])
     engine.step()
-    assert [lane.tokens for lane in engine.runner.cache.lanes] == [1, 1]
+    assert engine.runner.cache.leaves == [1, 1]
     replies = [event for _ in range(20) for event in engine.step() if isinstance(event, ChatReply)]
     assert engine.is_idle
     assert {reply.id: reply for reply in replies} == {id_: expected[id_] for id_ in ("c", "alone")}
