@@ -67,7 +67,7 @@ def interleaved_rotary(model: QWenLMHeadModel, patch: Patch) -> None:
         turned = torch.stack((-states[..., 1::2], states[..., ::2]), dim=-1).flatten(-2)
         return states * cos + turned * sin
 
-    patch.setattr(blocks, "rotate", rotate)
+    patch.setattr(blocks, "rotated", rotate)
 
 
 def rotary_tables_in_float16(model: QWenLMHeadModel, patch: Patch) -> None:
