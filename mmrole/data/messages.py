@@ -38,6 +38,8 @@ class LabelledImage(NamedTuple):
     label: str
 
 
+_TEXTS = (str, Quotation)
+
 Part: TypeAlias = "str | Quotation | ImageSource | LabelledImage"
 
 
@@ -57,8 +59,8 @@ class Message(NamedTuple):
     @property
     def images(self) -> tuple[ImageSource, ...]:
         """Its images, in order."""
-        shown = (part for part in self.content if not isinstance(part, str | Quotation))
-        return tuple(part.image if isinstance(part, LabelledImage) else part for part in shown)
+        shown = [part for part in self.content if not isinstance(part, _TEXTS)]
+        return tuple([part.image if isinstance(part, LabelledImage) else part for part in shown])
 
 
 def one_turn(system: str, *content: Part | None) -> tuple[Message, Message]:

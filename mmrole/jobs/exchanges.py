@@ -11,6 +11,7 @@ from mmrole.backends.backend import Backend, Note
 from mmrole.data.image_file import ImageFile
 from mmrole.data.messages import LabelledImage, Message, Part
 from mmrole.data.requests import ChatReply, ChatRequest
+from mmrole.jobs.payloads import hash_of_images
 from mmrole.jobs.programs import AnyJobRecord, Program
 
 
@@ -22,7 +23,8 @@ class Exchange(Generic[AnyJobRecord]):
         program: what is done with the record.
         record: the record.
         images: the image files, by the path that records have for them.
-        asked: the program's requests by id, in the order in which it made them.
+        asked: the program's requests by id, in the order in which it made them; with files for the names of images once
+            they are ready for the backend.
         replies: those to them that stand, by id; what failed is none.
     """
 
@@ -37,7 +39,7 @@ class Exchange(Generic[AnyJobRecord]):
     def go_on(self) -> list[str]:
         """The ids of what the program asks now and has not asked before."""
         requests = self.program.ask(self.record, self.replies)
-        new = {request.id: self._with_files(request) for request in requests if request.id not in self.asked}
+        new = {request.id: request for request in requests if request.id not in self.asked}
         self.asked |= new
         return list(new)
 
@@ -45,8 +47,8 @@ class Exchange(Generic[AnyJobRecord]):
         """Asks everything that follows from earlier replies by id, but those that failed. Those to other records may be
         among them."""
         new = list(self.asked) or self.go_on()
-        while new:
-            self.replies |= {id_: replies[id_] for id_ in new if id_ in replies and id_ not in failed}
+        while known := {id_: replies[id_] for id_ in new if id_ in replies and id_ not in failed}:
+            self.replies |= known
             new = self.go_on()
 
     def forget_refusals(self) -> None:
@@ -64,13 +66,14 @@ class Exchange(Generic[AnyJobRecord]):
         Raises:
             UserError: the backend cannot answer it.
         """
-        new = list(self.asked.values())[self._n_fitted :]
+        new = [self._with_files(request) for request in list(self.asked.values())[self._n_fitted :]]
         if not new:
             return []
+        self.asked |= {request.id: request for request in new}
         # A retry is cut as the request was in whose place it is asked; what is new is cut together with the rest.
         before = list(self.asked)[: self._n_fitted]
         known = {self.asked[id_].messages: self.fitted(id_).messages for id_ in before}
-        if all(request.messages in known for request in new):
+        if known and all(request.messages in known for request in new):
             new = [replace(request, messages=known[request.messages]) for request in new]
         else:
             new = list(self.asked.values())
@@ -87,6 +90,10 @@ class Exchange(Generic[AnyJobRecord]):
         """A request as it goes to the backend, after `fit`."""
         return (self._cut or self.asked).get(id_, self.asked[id_])
 
+    def hash_of_images(self, id_: str) -> str:
+        """What `payloads.hash_of_images` says of a request, ready for the backend or not."""
+        return hash_of_images(self._with_files(self.asked[id_]))
+
     def _with_files(self, request: ChatRequest) -> ChatRequest:
         """The request with files for the names of images."""
         if not request.images:
@@ -94,7 +101,7 @@ class Exchange(Generic[AnyJobRecord]):
         messages = tuple(
             Message(role, tuple(self._with_file(part) for part in content)) for role, content in request.messages
         )
-        return replace(request, messages=messages)
+        return ChatRequest(request.id, messages, request.settings)
 
     def _with_file(self, part: Part) -> Part:
         if isinstance(part, LabelledImage):

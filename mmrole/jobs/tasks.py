@@ -16,7 +16,7 @@ from mmrole.data.image_file import ImageFile
 from mmrole.data.requests import ChatReply, ChatRequest
 from mmrole.jobs.exchanges import Exchange
 from mmrole.jobs.inputs import InputFile
-from mmrole.jobs.payloads import decode_reply, encode_reply, hash_of_images
+from mmrole.jobs.payloads import decode_reply, encode_reply
 from mmrole.jobs.programs import JobRecord, Program
 
 _LISTED = 10
@@ -162,11 +162,7 @@ class Task:
         lost, changed = set(replies), []
         for exchange in exchanges:
             lost.difference_update(exchange.asked)
-            changed += [
-                id_
-                for id_, request in exchange.asked.items()
-                if id_ in images and images[id_] != hash_of_images(request)
-            ]
+            changed += [id_ for id_ in exchange.asked if id_ in images and images[id_] != exchange.hash_of_images(id_)]
         if lost:
             raise UserError(
                 f"{self.file.output}: its journal has {len(lost)} replies to records that this run leaves out (first "
