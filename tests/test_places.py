@@ -78,6 +78,7 @@ ELSEWHERE = {
     "mmrole/engine": {
         "batch": "./test_engine.py",
         "decoder": "./test_decoding.py",
+        "image_features": "./test_engine.py",
         "images": "./test_engine.py",
         "kv_budget": "./test_engine.py",
         "kv_cache": "./test_engine.py",

@@ -156,16 +156,17 @@ class Batch:
         self._begun = False
         return entering
 
-    def prefill(self, planned: PlannedTree) -> None:
-        """Reads a tree of the batch and chooses the first token of each of its leaves.
+    def prefill(self, trees: Sequence[PlannedTree]) -> None:
+        """Reads trees of the batch in one pass and chooses the first token of each of their leaves.
 
         Raises:
             OSError: an image cannot be read.
             FloatingPointError: the model computes NaN.
         """
-        place = next(place for place, row in enumerate(self.rows) if row.planned is planned)
-        leaves = self.rows[place].leaves
-        self._take(leaves, self.runner.prefill(place, planned, [leaf.choice for leaf in leaves]))
+        places = {id(row.planned): place for place, row in enumerate(self.rows)}
+        rows = [places[id(planned)] for planned in trees]
+        leaves = [leaf for row in rows for leaf in self.rows[row].leaves]
+        self._take(leaves, self.runner.prefill(rows, trees, [leaf.choice for leaf in leaves]))
 
     def step(self) -> None:
         """Generates one token for each open leaf.

@@ -5,21 +5,21 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import islice, takewhile
 
 from torch import OutOfMemoryError
 
 from mmrole.data.requests import ChatReply, ChatRequest, Piece, Usage
 from mmrole.engine.batch import Batch, Leaf
 from mmrole.engine.images import ImageTable
-from mmrole.engine.planning import PlannedTree, Prompt, images_of, plan_trees
+from mmrole.engine.planning import PlannedTree, Prompt, images_of, in_passes, plan_trees
 from mmrole.engine.reply_text import ReplyText
 from mmrole.engine.runner import Runner
 from mmrole.models.families import TreeModel
 from mmrole.prompt_tree import TokenSequence
 from mmrole.prompt_tree.image_keys import ImagePlace, image_keys
 
-READ_AHEAD = 4  # trees whose images are read while another is computed
+READ_AHEAD = 4  # trees whose images are read while others are computed
 
 
 class Engine:
@@ -124,8 +124,8 @@ class Engine:
         self._batch.finished.clear()
         self._joined = self._left = False
         self._error = None
-        self.runner.forget_images(self.images.clear())
-        self.runner.close()
+        self.runner.images.forget(self.images.clear())
+        self.runner.images.close()
 
     def _advance(self) -> list[Leaf]:
         """Takes a step; returns the leaves that it finishes. What went wrong besides is raised by the next call."""
@@ -161,11 +161,16 @@ class Engine:
             return
         self._joined = self._left = False
         entering = self._batch.rebuild(self._waiting, self.max_batch_tokens)
-        for place, planned in enumerate(entering):
-            ahead = images_of(entering[place : place + READ_AHEAD])
-            self.runner.read_ahead({number: self.images.source(number) for number in ahead})
-            self._batch.prefill(planned)
-            self._release(planned.prompts)
+        read = 0
+        for together in in_passes(entering, self.runner.nodes_at_once):
+            ahead = images_of(entering[read : read + len(together) + READ_AHEAD])
+            self.runner.images.read_ahead({number: self.images.source(number) for number in ahead})
+            read += len(together)
+            # An image that cannot be read is an error that leaves the trees before it alone.
+            sound = list(takewhile(lambda planned: self.runner.images.are_readable(images_of([planned])), together))
+            for part in filter(None, (sound, together[len(sound) :])):
+                self._batch.prefill(part)
+                self._release(prompt for planned in part for prompt in planned.prompts)
 
     def _encode(self, request: ChatRequest) -> Prompt:
         return Prompt(request, request.complete_settings(), ReplyText(self.family), *self._token_ids(request))
@@ -180,7 +185,7 @@ class Engine:
     def _release(self, prompts: Iterable[Prompt]) -> None:
         """Lets go of images: keys and values are all that decoding needs."""
         for prompt in prompts:
-            self.runner.forget_images([number for number in prompt.images if self.images.release(number)])
+            self.runner.images.forget([number for number in prompt.images if self.images.release(number)])
             prompt.images = []
 
     def _shrink(self, failure: str) -> OutOfMemoryError | None:

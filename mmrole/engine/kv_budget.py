@@ -1,4 +1,4 @@
-"""How many positions a KV cache may have in the memory that is free."""
+"""How many positions a KV cache may have in the memory that is free, and how many nodes a prefill may read at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from mmrole.models.families import TreeModel
 # The rest is for activations, logits, and one layer's cache that exists twice while a batch is rebuilt.
 SHARE_OF_GPU, SHARE_OF_HOST = 0.7, 0.4
 MOST_POSITIONS = 262_144
+# Of a GPU besides weights, KV cache and a prefill's nodes: images in the vision tower, logits, libraries' workspaces.
+WORKSPACE_BYTES = 512 << 20
+# What a node takes while a layer is computed, in hidden states: queries, keys and values and their rotated copies, the
+# inner states of the MLP.
+HIDDEN_STATES_PER_NODE = 24
+# Matrix products reach their rate at about the upper number of a GPU; a CPU gains nothing beyond hundreds.
+FEWEST_NODES, MOST_NODES, NODES_ON_CPU = 512, 8192, 1024
 
 
 def bytes_per_position(model: TreeModel) -> int:
@@ -22,8 +29,31 @@ def bytes_per_position(model: TreeModel) -> int:
 def free_positions(model: TreeModel) -> int:
     """The token budget of a batch for the memory that is free on the model's device."""
     if model.device.type == "cuda":
-        free = SHARE_OF_GPU * torch.cuda.mem_get_info(model.device)[0]
+        free = SHARE_OF_GPU * free_gpu_bytes(model.device)
     else:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun: they share the host
         free = SHARE_OF_HOST * psutil.virtual_memory().available / processes
     return max(1, min(MOST_POSITIONS, int(free / bytes_per_position(model))))
+
+
+def nodes_at_once(model: TreeModel, positions: int) -> int:
+    """How many nodes of several trees a prefill reads in one pass, beside a KV cache of so many positions.
+
+    A single tree may have more.
+    """
+    if model.device.type != "cuda":
+        return NODES_ON_CPU
+    left = free_gpu_bytes(model.device) - positions * bytes_per_position(model) - WORKSPACE_BYTES
+    per_node = HIDDEN_STATES_PER_NODE * model.family.hidden_size * model.kv_shapes[0].dtype.itemsize
+    return max(FEWEST_NODES, min(MOST_NODES, left // per_node))
+
+
+def free_gpu_bytes(device: torch.device) -> int:
+    """Memory of a GPU that this process may still use: free, or reserved by torch and unused, and within its limit.
+
+    The limit is that of `torch.cuda.set_per_process_memory_fraction`.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    used = torch.cuda.memory_allocated(device)
+    limit = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return max(0, min(free + torch.cuda.memory_reserved(device) - used, limit - used))

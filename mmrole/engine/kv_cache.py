@@ -14,7 +14,8 @@ from einops import rearrange
 from torch import Tensor
 
 from mmrole.models.families import KVShape, TreeModel
-from mmrole.prompt_tree.attention import BlockwiseAttention, masked_attention
+from mmrole.prompt_tree.attention import TreeAttention, masked_attention
+from mmrole.prompt_tree.forest_attention import forward_attention
 
 # Most steps of decoding for which memory is taken at once: growing copies everything.
 STEPS_AHEAD = 128
@@ -143,9 +144,9 @@ class TreeKVCache:
         for lane in self.lanes:
             lane.length += lane.visible.shape[1]
 
-    def prefill(self, row: int, last: Tensor) -> PrefillAttention:
-        """For the pass that reads a row's tree; `last` is `PromptTree.last` [nodes]."""
-        return PrefillAttention(*self._find(row), BlockwiseAttention(last, self.model.attention))
+    def prefill(self, rows: Sequence[int], sizes: Sequence[int], last: Tensor) -> PrefillAttention:
+        """For the pass that reads the trees of some rows, which have so many nodes; `last` is that of their forest."""
+        return PrefillAttention([self._find(row) for row in rows], sizes, prefill_attention(self.model, last))
 
     def has_room(self, nodes: int, leaves: int, steps: int) -> bool:
         """Whether there is memory for one more tree: it is taken as it is needed."""
@@ -225,19 +226,26 @@ class TreeKVCache:
 
 
 class PrefillAttention:
-    """Attention of one forward pass over a tree, whose keys and values go straight into its row of a lane."""
+    """Attention of one forward pass over trees, whose keys and values go straight into their rows of lanes."""
 
-    def __init__(self, lane: Lane, row: int, attention: BlockwiseAttention) -> None:
-        self._lane, self._row, self._attention = lane, row, attention
+    def __init__(self, rows: Sequence[tuple[Lane, int]], sizes: Sequence[int], attention: TreeAttention) -> None:
+        self._rows, self._sizes, self._attention = rows, list(sizes), attention
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
     ) -> Tensor:
         """Stores [1, heads, nodes, head_size] of a layer; each node attends to its ancestors and itself."""
-        nodes = key.shape[2]
-        self._lane.keys[layer][self._row, :, :nodes] = key[0]
-        self._lane.values[layer][self._row, :, :nodes] = value[0]
+        parts = (states[0].split(self._sizes, dim=1) for states in (key, value))
+        for (lane, row), size, tree_key, tree_value in zip(self._rows, self._sizes, *parts, strict=True):
+            lane.keys[layer][row, :, :size] = tree_key
+            lane.values[layer][row, :, :size] = tree_value
         return self._attention.attend(layer, query, key, value, scaling, dropout)
+
+
+def prefill_attention(model: TreeModel, last: Tensor) -> TreeAttention:
+    """The attention of the nodes of a forest; `last` is `PromptTree.last` [nodes], in the memory of the CPU."""
+    shape = model.kv_shapes[0]
+    return forward_attention(last, model.attention, shape.head_size, shape.dtype, shape.device)
 
 
 def _lanes(order: list[int], shapes: list[tuple[int, int]]) -> list[list[int]]:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmrole.engine.kv_cache import prefill_attention
 from mmrole.engine.page_tables import PageTables, StepShape
 from mmrole.engine.paged_attention import PAGE_SIZE, paged_tree_attention
 from mmrole.models.families import KVShape, TreeModel
-from mmrole.prompt_tree.attention import BlockwiseAttention
+from mmrole.prompt_tree.attention import TreeAttention
 
 # Steps that tables have room for, before they are filled anew.
 STEPS_AHEAD = 128
@@ -179,13 +180,12 @@ class PagedKVCache:
         self.tables.fill(self.trees)
         return list(range(len(self.trees)))
 
-    def prefill(self, row: int, last: Tensor) -> PagedPrefill:
-        """For the pass that reads a row's tree; `last` is `PromptTree.last` [nodes]."""
+    def prefill(self, rows: Sequence[int], sizes: Sequence[int], last: Tensor) -> PagedPrefill:
+        """For the pass that reads the trees of some rows, which have so many nodes; `last` is that of their forest."""
         assert self.pool is not None
-        slots = np.arange(len(last))
-        pages = np.array(self.trees[row].pages)[slots // self.page_size]
-        places = torch.from_numpy(pages * self.page_size + slots % self.page_size).to(self.model.device)
-        return PagedPrefill(self.pool, places, BlockwiseAttention(last, self.model.attention))
+        places = [self._places(row, size) for row, size in zip(rows, sizes, strict=True)]
+        there = torch.from_numpy(np.concatenate(places)).to(self.model.device)
+        return PagedPrefill(self.pool, there, prefill_attention(self.model, last))
 
     def begin_step(self) -> None:
         """Opens one more slot for each leaf."""
@@ -234,6 +234,11 @@ class PagedKVCache:
         assert self.tables is not None
         return self.pool, self.tables
 
+    def _places(self, row: int, nodes: int) -> np.ndarray:
+        """Where the nodes of a row's tree lie in all pages together, int64 [nodes]."""
+        slots = np.arange(nodes)
+        return np.array(self.trees[row].pages)[slots // self.page_size] * self.page_size + slots % self.page_size
+
     def _give(self, pages: Sequence[int]) -> None:
         if self.pool is not None:
             self.pool.free.extend(reversed(pages))
@@ -251,9 +256,9 @@ class PagedKVCache:
 
 
 class PagedPrefill:
-    """Attention of one forward pass over a tree, whose keys and values go straight into its pages."""
+    """Attention of one forward pass over trees, whose keys and values go straight into their pages."""
 
-    def __init__(self, pool: PagePool, places: Tensor, attention: BlockwiseAttention) -> None:
+    def __init__(self, pool: PagePool, places: Tensor, attention: TreeAttention) -> None:
         self._pool, self._places, self._attention = pool, places, attention
 
     def attend(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,18 @@ def plan_trees(prompts: Sequence[Prompt], family: Family) -> list[PlannedTree]:
                 tree = build_tree([prompt.sequence for prompt in chosen])
                 trees.append(PlannedTree(chosen, tree, family.positions(tree), share_key))
     return sorted(trees, key=lambda tree: (-len(tree.prompts), -tree.slots))
+
+
+def in_passes(trees: Iterable[PlannedTree], nodes: int) -> Iterator[list[PlannedTree]]:
+    """Trees in their order, as many together as have so many nodes at the most; a larger one comes alone."""
+    together: list[PlannedTree] = []
+    for planned in trees:
+        if together and sum(len(each.tree) for each in together) + len(planned.tree) > nodes:
+            yield together
+            together = []
+        together.append(planned)
+    if together:
+        yield together
 
 
 def images_of(trees: Iterable[PlannedTree]) -> list[int]:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from mmrole.data.image_file import ImageFile
-from mmrole.data.messages import ImageSource
 from mmrole.engine.decoder import Decoder
 from mmrole.engine.decoding import LeafState
-from mmrole.engine.kv_budget import free_positions
+from mmrole.engine.image_features import ImageFeatures
+from mmrole.engine.kv_budget import FEWEST_NODES, free_positions, nodes_at_once
 from mmrole.engine.kv_cache import TreeKVCache
 from mmrole.engine.paged_kv_cache import PagedKVCache
 from mmrole.engine.planning import PlannedTree, Prompt
 from mmrole.engine.sampling import Choice, Sampling, choose_tokens
 from mmrole.models.families import TreeModel
-from mmrole.prompt_tree.image_keys import feature_rows, images_shown
+from mmrole.prompt_tree import concatenate
 from mmrole.prompt_tree.mask import ancestor_rows
 
 P = ParamSpec("P")
@@ -46,7 +44,8 @@ class Runner:
     Attributes:
         cache: keys and values of the trees of the batch.
         decoder: takes the steps.
-        encoded: images that the vision tower has read so far.
+        images: those that waiting trees show.
+        nodes_at_once: of trees that a prefill reads together; a single one may have more.
     """
 
     def __init__(self, model: TreeModel, positions: int | None = None, paged: bool | None = None) -> None:
@@ -58,14 +57,12 @@ class Runner:
             paged: whether the KV cache is paged; by default on a GPU.
         """
         self.model = model
-        self.encoded = 0
         self.positions = free_positions(model) if positions is None else positions
         paged = model.device.type == "cuda" if paged is None else paged
         self.cache = PagedKVCache(model, self.positions) if paged else TreeKVCache(model)
         self.decoder = Decoder(model, self.cache)
-        self._readers: ThreadPoolExecutor | None = None
-        self._pixels: dict[int, Future[Tensor]] = {}
-        self._features: dict[int, Tensor] = {}
+        self.images = ImageFeatures(model)
+        self.nodes_at_once = nodes_at_once(model, self.positions)
 
     @property
     def is_full(self) -> bool:
@@ -76,21 +73,6 @@ class Runner:
     def dtype(self) -> torch.dtype:
         """That in which the model computes."""
         return self.model.kv_shapes[0].dtype
-
-    def read_ahead(self, images: Mapping[int, ImageSource]) -> None:
-        """Starts reading images, by number, that prefills will need soon."""
-        for number, source in images.items():
-            if number not in self._pixels and number not in self._features:
-                if self._readers is None:
-                    self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="image")
-                self._pixels[number] = self._readers.submit(self._read, source)
-
-    def forget_images(self, numbers: Iterable[int]) -> None:
-        """Frees what is kept of images that no prefill needs any more."""
-        for number in numbers:
-            self._features.pop(number, None)
-            if (pixels := self._pixels.pop(number, None)) is not None:
-                pixels.cancel()
 
     def has_room(self, planned: PlannedTree) -> bool:
         """Whether there is memory for one more tree."""
@@ -117,21 +99,33 @@ class Runner:
         return self.cache.lay_out()
 
     @_on_device
-    def prefill(self, row: int, planned: PlannedTree, choices: Sequence[Choice]) -> list[int]:
-        """Reads a row's tree in one pass and chooses the first token of each of its leaves, see `choose_tokens`.
+    def prefill(self, rows: Sequence[int], trees: Sequence[PlannedTree], choices: Sequence[Choice]) -> list[int]:
+        """Reads the trees of some rows in one pass and chooses the first token of each of their leaves.
+
+        Args:
+            rows: of the KV cache.
+            trees: theirs.
+            choices: of all leaves, tree by tree.
+
+        Returns:
+            Tokens of all leaves, tree by tree, see `choose_tokens`.
 
         Raises:
             OSError: an image cannot be read.
         """
-        tree, device = planned.tree, self.model.device
+        forest, device = concatenate([planned.tree for planned in trees]), self.model.device
+        sizes = [len(planned.tree) for planned in trees]
+        share_keys = [planned.share_key for planned in trees]
+        # One for all is less to compute.
+        per_node = share_keys[:1] if len(set(share_keys)) == 1 else np.repeat(share_keys, sizes)
         hidden_states = self.model.hidden_states(
-            torch.from_numpy(tree.input_ids).to(device),
-            torch.from_numpy(planned.positions).to(device),
-            torch.tensor([planned.share_key], device=device),
-            self.cache.prefill(row, torch.from_numpy(tree.last).to(device)),
-            self._images(planned),
+            torch.from_numpy(forest.input_ids).to(device),
+            torch.from_numpy(np.concatenate([planned.positions for planned in trees], axis=1)).to(device),
+            torch.tensor(per_node, device=device),
+            self.cache.prefill(rows, sizes, torch.from_numpy(forest.last)),
+            self.images.shown(forest.image_keys),
         )
-        logits = self.model.logits(hidden_states[torch.from_numpy(tree.leaf).to(device)])
+        logits = self.model.logits(hidden_states[torch.from_numpy(forest.leaf).to(device)])
         return choose_tokens(logits, Sampling.of(choices, self.model.vocabulary_size, 1, device)).tolist()
 
     @_on_device
@@ -168,29 +162,6 @@ class Runner:
         """Gives back what memory the cleared KV cache still has; from now on it has so many positions."""
         self.decoder.clear()
         self.cache.shrink(positions)
+        self.nodes_at_once = max(FEWEST_NODES, self.nodes_at_once // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def close(self) -> None:
-        """Ends the threads that read images."""
-        if self._readers is not None:
-            self._readers.shutdown(wait=False, cancel_futures=True)
-            self._readers = None
-
-    def _images(self, planned: PlannedTree) -> tuple[Tensor, Tensor] | None:
-        """Places in a tree that show images, and their features."""
-        keys = planned.tree.image_keys
-        numbers = images_shown(keys)
-        if not numbers:
-            return None
-        for number in numbers:
-            if number not in self._features:
-                self._features[number] = self.model.image_features(self._pixels.pop(number).result())[0]
-                self.encoded += 1
-        rows = torch.from_numpy(feature_rows(keys, {number: len(self._features[number]) for number in numbers}))
-        places = (rows >= 0).nonzero()[:, 0]
-        features = torch.cat([self._features[number] for number in numbers])
-        return places.to(self.model.device), features[rows[places].to(features.device)]
-
-    def _read(self, source: ImageSource) -> Tensor:
-        return self.model.family.preprocess([source.open() if isinstance(source, ImageFile) else source])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -170,7 +172,9 @@ def read_family(checkpoint: Checkpoint) -> QwenVL:
 def load(model: Model, progress: bool, identity: Mapping[str, object] | None = None) -> QwenVLTreeModel:
     """Loads weights and vocabulary; a LoRA adapter is merged into the weights.
 
-    Of generation_config.json nothing is left in the model: `Model.settings` are what it says.
+    Weights go from the mapped files to the device one by one: they are never all in the memory of the host as well. For
+    a GPU a line says how long it took. Of generation_config.json nothing is left in the model: `Model.settings` are
+    what it says.
 
     Args:
         model: what to load, and where to.
@@ -190,6 +194,7 @@ def load(model: Model, progress: bool, identity: Mapping[str, object] | None = N
     if not progress:
         logging.disable_progress_bar()
     checkpoint = model.checkpoint
+    start = time.perf_counter()
     try:
         loaded = QWenLMHeadModel.from_pretrained(
             checkpoint.base,
@@ -203,6 +208,10 @@ def load(model: Model, progress: bool, identity: Mapping[str, object] | None = N
         tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
         if identity is not None:
             checkpoint.check_unchanged(identity)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+            nbytes, seconds = sum(weight.nbytes for weight in loaded.parameters()), time.perf_counter() - start
+            print(f"{nbytes / 1e9:.1f} GB of weights on {model.device} in {seconds:.1f} s", file=sys.stderr, flush=True)
         return QwenVLTreeModel(loaded, QwenVL(tokenizer, loaded.config))
     except CheckpointError as error:
         raise UserError(str(error)) from None

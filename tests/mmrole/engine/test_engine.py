@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from fixtures.engine import make_engine
@@ -11,7 +12,9 @@ from PIL import Image
 from mmrole.data.messages import one_turn
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.engine.kv_cache import Lane, TreeKVCache
+from mmrole.engine.planning import PlannedTree, in_passes
 from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
+from mmrole.prompt_tree import TokenSequence, build_tree
 from mmrole.qwen_vl import QWenLMHeadModel, QWenTokenizer
 
 GREEDY = GenerationSettings(max_new_tokens=64, do_sample=False)
@@ -157,6 +160,34 @@ def test_common_prefixes_are_read_once_and_images_encoded_once(exact, tokenizer,
     assert tree_of_eight < 1.25 * replies["0-0"].usage.prompt_tokens + 8 * 40
     prefilled = sum(length for rows, length in read if length > 64)
     assert prefilled < sum(reply.usage.prompt_tokens for reply in replies.values()) - 6 * 400
+
+
+def test_small_trees_are_read_together(exact, tokenizer, pictures, paged):
+    """A large tree alone, of another NTK factor; small ones as many as have a thousand positions together."""
+    settings = GenerationSettings(3, do_sample=False)
+    long = ChatRequest("long", one_turn(SYSTEM, words(2_300, 1)), settings)
+    short = [ChatRequest(f"{n}", one_turn(SYSTEM, words(100 + 9 * n, 2 + n)), settings) for n in range(6)]
+    shown = [ChatRequest(f"p{n}", one_turn(SYSTEM, pictures[n], words(20, n)), settings) for n in range(3)]
+    passes = []
+    with exact.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append(kwargs["position_ids"].shape[1]), with_kwargs=True
+    ):
+        together = answers(exact, tokenizer, [*short, long, *shown], paged=paged)
+    assert len([nodes for nodes in passes if nodes > 64]) <= 5
+    for request in [short[0], short[-1], long, shown[1]]:
+        (alone,) = answers(exact, tokenizer, [request]).values()
+        assert alone.token_ids == together[request.id].token_ids
+
+
+def test_passes_keep_the_order_and_their_size():
+    def tree(length: int) -> PlannedTree:
+        sequence = TokenSequence(np.arange(length))
+        return PlannedTree([], build_tree([sequence]), np.zeros((1, length), dtype=np.int64), 1)
+
+    trees = [tree(length) for length in (5, 5, 30, 3, 4, 10, 1)]
+    passes = list(in_passes(trees, 10))
+    assert [planned for together in passes for planned in together] == trees
+    assert [[len(planned.tree) for planned in together] for together in passes] == [[5, 5], [30], [3, 4], [10], [1]]
 
 
 def test_requests_are_taken_in_as_a_stream(exact, tokenizer, paged):

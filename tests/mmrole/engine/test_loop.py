@@ -105,7 +105,7 @@ def test_a_chat_of_several_turns_and_images_is_answered_as_by_generate(make, pic
     request = ChatRequest("chat", chat, SAMPLED)
     (reply,) = engine.generate([request])
     assert list(reply.token_ids) == generate_alone(engine.runner.model.module, request).tokens
-    assert engine.runner.encoded == 3
+    assert engine.runner.images.encoded == 3
 
 
 def test_a_cancelled_request_frees_its_place_at_the_next_step(make, requests):
