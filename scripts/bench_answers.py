@@ -2,6 +2,7 @@
 
     python scripts/bench_answers.py                                       # mid-size model, CPU, float32
     python scripts/bench_answers.py --shape real --device cuda            # 9.6B, bfloat16
+    python scripts/bench_answers.py --against ../other_version            # both versions in turn, best of three
 
 Prints requests and tokens a second, peak memory, the ratio, and the best that counting operations and bytes at this
 machine's measured rates allows.
@@ -10,7 +11,10 @@ machine's measured rates allows.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from bench_against import add_against, compare_versions
 
 if TYPE_CHECKING:
     from bench_machine import Costs, Machine
@@ -31,7 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--new_tokens", type=int, default=64, help="tokens to generate for each")
     parser.add_argument("--one_by_one", type=int, help="time generate() on so many of them only; None is all")
     parser.add_argument("--max_batch_tokens", type=int, help="the engine's budget; None is by free memory")
+    add_against(parser)
     arguments = parser.parse_args(argv)
+    if arguments.against is not None:
+        return compare_versions(Path(__file__), arguments.against, argv)
 
     import torch
     from bench_machine import Costs, measure, random_model
@@ -152,7 +159,6 @@ def generate_alone(
 def byte_tokenizer() -> QWenTokenizer:
     """A tokenizer with one token for each byte."""
     import tempfile
-    from pathlib import Path
 
     from mmrole.qwen_vl import QWenTokenizer
     from mmrole.qwen_vl.bpe import write_ranks

@@ -2,6 +2,7 @@
 
     python scripts/bench_review.py                                       # mid-size model, CPU, float32
     python scripts/bench_review.py --shape real --device cuda            # 9.6B, bfloat16
+    python scripts/bench_review.py --against ../other_version            # both versions in turn, best of three
 
 Prints reviews and tokens a second, peak memory, the ratio, and the best that counting operations and bytes at this
 machine's measured rates allows. The lengths of the published reviews are in length_profile.json.
@@ -10,7 +11,10 @@ machine's measured rates allows. The lengths of the published reviews are in len
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from bench_against import add_against, compare_versions
 
 if TYPE_CHECKING:
     from bench_machine import Costs, Machine
@@ -42,7 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--answers", type=int, default=6, help="answers, with eight reviews each")
     parser.add_argument("--one_by_one", type=int, default=8, help="reviews of each answer that generate() is timed on")
     parser.add_argument("--max_batch_tokens", type=int, help="the engine's budget; None is by free memory")
+    add_against(parser)
     arguments = parser.parse_args(argv)
+    if arguments.against is not None:
+        return compare_versions(Path(__file__), arguments.against, argv)
 
     import torch
     from bench_machine import Costs, length_profile, measure, random_model
