@@ -53,8 +53,8 @@ class Message(NamedTuple):
     @property
     def text(self) -> str:
         """Its texts, quotations among them, without the images."""
-        texts = (part.text if isinstance(part, Quotation) else part for part in self.content)
-        return "".join(text for text in texts if isinstance(text, str))
+        parts = [part for part in self.content if isinstance(part, _TEXTS)]
+        return "".join([part.text if isinstance(part, Quotation) else part for part in parts])
 
     @property
     def images(self) -> tuple[ImageSource, ...]:

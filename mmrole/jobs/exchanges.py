@@ -91,8 +91,9 @@ class Exchange(Generic[AnyJobRecord]):
         return (self._cut or self.asked).get(id_, self.asked[id_])
 
     def hash_of_images(self, id_: str) -> str:
-        """What `payloads.hash_of_images` says of a request, ready for the backend or not."""
-        return hash_of_images(self._with_files(self.asked[id_]))
+        """What `payloads.hash_of_images` says of a request's images, ready for the backend or not."""
+        images = self.asked[id_].images
+        return hash_of_images(self.images[image] if isinstance(image, Path) else image for image in images)
 
     def _with_files(self, request: ChatRequest) -> ChatRequest:
         """The request with files for the names of images."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mmrole.base.errors import shown
 from mmrole.base.json_values import Json, JsonObject
 from mmrole.data.image_file import ImageFile
+from mmrole.data.messages import ImageSource
 from mmrole.data.requests import ChatReply, ChatRequest, Usage
 
 
@@ -31,14 +32,14 @@ def encode_reply(request: ChatRequest, reply: ChatReply) -> JsonObject:
         "token_ids": reply.token_ids,
         "finish_reason": reply.finish_reason,
         **reply.usage._asdict(),
-        "image": hash_of_images(request),
+        "image": hash_of_images(request.images),
     }
     return payload if reply.error is None else payload | {"error": reply.error}
 
 
-def hash_of_images(request: ChatRequest) -> str:
-    """The SHA-256 of its image file, of several one after the other; empty if there is none."""
-    return "".join(image.sha256 for image in request.images if isinstance(image, ImageFile))
+def hash_of_images(images: Iterable[ImageSource]) -> str:
+    """The SHA-256 of an image file, of several one after the other; empty if there is none."""
+    return "".join([image.sha256 for image in images if isinstance(image, ImageFile)])
 
 
 def decode_reply(id_: str, payload: Json) -> ChatReply:

@@ -20,9 +20,10 @@ def share(requests: Iterable[ChatRequest], rank: int, world_size: int) -> list[C
         groups[request.images, request.text[:_OPENING]].append(request)
     loads = [0] * world_size
     mine: list[ChatRequest] = []
-    for group in sorted(groups.values(), key=_load, reverse=True):
+    sized = [(_load(group), group) for group in groups.values()]
+    for load, group in sorted(sized, key=lambda each: each[0], reverse=True):
         lightest = loads.index(min(loads))
-        loads[lightest] += _load(group)
+        loads[lightest] += load
         if lightest == rank:
             mine += group
     return mine
