@@ -4,6 +4,8 @@
 # By environment (paths are relative to the repository root):
 #   MODEL_PATH   checkpoint directory (default: model_weights/MMRole-Agent)
 #   MODEL        name of the output folders, eval/{in,out}-test_answers/$MODEL (default: mmrole-agent)
+#   API_BASE     address of a server's API, as in https://api.openai.com/v1: a model of its own answers, API_MODEL
+#   API_MODEL    name of the model there; needs MODEL
 #   IMAGE_DIR    folder of the images (default: images)
 #   NPROC        number of processes (default: one for each GPU; one without a GPU)
 #   PYTHON       interpreter (default: .venv/bin/python if it is there, else python)
@@ -13,12 +15,17 @@ set -euo pipefail
 unset CDPATH # with which cd goes elsewhere
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
+if [ -n "${API_BASE:-}${API_MODEL:-}" ] && [ -z "${MODEL:-}" ]; then
+    echo "error: with API_BASE and API_MODEL, MODEL must name the output folders, as in MODEL=gpt-4o" >&2
+    exit 2
+fi
 MODEL=${MODEL:-mmrole-agent}
 IMAGE_DIR=${IMAGE_DIR:-images}
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python
     [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python
 fi
+[ -z "${API_BASE:-}${API_MODEL:-}" ] || NPROC=${NPROC:-1} # a server is asked from one process
 NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_count()))' 2>/dev/null || echo 1)}
 [[ $NPROC =~ ^[1-9][0-9]{0,3}$ ]] || {
     echo "error: NPROC=${NPROC@Q} is no number of processes; give one from 1 to 9999" >&2
@@ -30,6 +37,11 @@ model=(--model_path "${MODEL_PATH:-model_weights/MMRole-Agent}")
 for flag in "$@"; do
     [[ -n "${MODEL_PATH:-}" || $flag != --replies?(=*) ]] || model=()
 done
+
+if [ -n "${API_BASE:-}${API_MODEL:-}" ]; then
+    # A checkpoint that is named beside them is refused.
+    model=(--api_base "${API_BASE:-}" --api_model "${API_MODEL:-}" ${MODEL_PATH:+--model_path "$MODEL_PATH"})
+fi
 
 launch=("$PYTHON")
 [ "$NPROC" -eq 1 ] || launch+=(-m mmrole.base.launch --standalone --nproc_per_node "$NPROC")

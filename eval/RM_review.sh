@@ -5,8 +5,10 @@
 #   MODEL        whose answers: eval/{in,out}-test_answers/$MODEL, reviewed into eval/{in,out}-test_reviews/$MODEL
 #                (default: mmrole-agent)
 #   JUDGE        another judge than the published reward model, whose reviews go into eval/{in,out}-test_reviews@$JUDGE;
-#                it is said what judges: by MODEL_PATH, or by --replies
+#                it is said what judges: by MODEL_PATH, by API_BASE and API_MODEL, or by --replies
 #   MODEL_PATH   checkpoint directory of the reward model (default: model_weights/MMRole-Eval_RM)
+#   API_BASE     address of a server's API, as in https://api.openai.com/v1: a model of its own reviews, API_MODEL
+#   API_MODEL    name of the model there; needs MODEL and JUDGE
 #   IMAGE_DIR    folder of the images (default: images)
 #   NPROC        number of processes (default: one for each GPU; one without a GPU)
 #   PYTHON       interpreter (default: .venv/bin/python if it is there, else python)
@@ -16,6 +18,14 @@ set -euo pipefail
 unset CDPATH # with which cd goes elsewhere
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
+if [ -n "${API_BASE:-}${API_MODEL:-}" ] && [ -z "${MODEL:-}" ]; then
+    echo "error: with API_BASE and API_MODEL, MODEL must say whose answers are reviewed, as in MODEL=mmrole-agent" >&2
+    exit 2
+fi
+if [ -n "${API_BASE:-}${API_MODEL:-}" ] && [ -z "${JUDGE:-}" ]; then
+    echo "error: with API_BASE and API_MODEL, JUDGE must name the judge, whose reviews have a folder, as in JUDGE=gpt-4o" >&2
+    exit 2
+fi
 MODEL=${MODEL:-mmrole-agent}
 IMAGE_DIR=${IMAGE_DIR:-images}
 by=${JUDGE:+@$JUDGE}
@@ -27,6 +37,7 @@ if [ -z "${PYTHON:-}" ]; then
     PYTHON=python
     [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python
 fi
+[ -z "${API_BASE:-}${API_MODEL:-}" ] || NPROC=${NPROC:-1} # a server is asked from one process
 NPROC=${NPROC:-$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_count()))' 2>/dev/null || echo 1)}
 [[ $NPROC =~ ^[1-9][0-9]{0,3}$ ]] || {
     echo "error: NPROC=${NPROC@Q} is no number of processes; give one from 1 to 9999" >&2
@@ -39,8 +50,13 @@ for flag in "$@"; do
     [[ -n "${MODEL_PATH:-}" || $flag != --replies?(=*) ]] || model=()
 done
 
-[[ -z "${JUDGE:-}" || -n "${MODEL_PATH:-}" || ${#model[@]} -eq 0 ]] || {
-    echo "error: JUDGE=$JUDGE is a name only; say what judges: MODEL_PATH=DIR or --replies FILE" >&2
+if [ -n "${API_BASE:-}${API_MODEL:-}" ]; then
+    # A checkpoint that is named beside them is refused.
+    model=(--api_base "${API_BASE:-}" --api_model "${API_MODEL:-}" ${MODEL_PATH:+--model_path "$MODEL_PATH"})
+fi
+[[ -z "${JUDGE:-}" || -n "${MODEL_PATH:-}${API_MODEL:-}" || ${#model[@]} -eq 0 ]] || {
+    echo "error: JUDGE=$JUDGE is a name only; say what judges: MODEL_PATH=DIR, API_BASE=URL and API_MODEL=NAME, or" \
+        "--replies FILE" >&2
     exit 2
 }
 

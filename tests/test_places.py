@@ -46,6 +46,11 @@ ELSEWHERE = {
         "backend": "./test_scripted.py",
         "engine": "inference/test_inference_errors.py",
     },
+    "mmrole/backends/api": {
+        "asking": "./test_generator.py",
+        "api_backend": "./test_generator.py",
+        "client": "./test_generator.py",
+    },
     "mmrole/base": {
         "arguments": "data_utils/test_build_rm_data.py",
         "disk": "./test_journal.py",
@@ -94,11 +99,13 @@ ELSEWHERE = {
         "exchanges": "./test_job.py",
         "inputs": "inference/test_inference_errors.py",
         "options": "inference/test_inference.py",
+        "origins": "mmrole/backends/api/test_generator.py",
         "outputs": "inference/test_inference_errors.py",
         "payloads": "inference/test_inference_durability.py",
         "processes": "inference/test_inference_durability.py",
         "programs": "./test_job.py",
         "reporting": "./test_job.py",
+        "survey": "mmrole/backends/api/test_generator.py",
         "tasks": "inference/test_inference_accidents.py",
     },
     "mmrole/models": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from mmrole.base.errors import UserError, shown
 from mmrole.base.json_values import Json
@@ -54,6 +54,8 @@ class ProcessPlace(NamedTuple):
     local_rank: int = 0
     local_world_size: int = 1
     progress: bool = False
+    world_size: int = 1
+    """The processes of all machines."""
 
 
 ALONE = ProcessPlace()
@@ -71,6 +73,15 @@ class Generator(Protocol):
 
     def step(self) -> Sequence[Piece | ChatReply]:
         """Goes on; returns new pieces of replies, and behind its last piece each reply that is finished."""
+        ...
+
+    def arrived(self) -> Sequence[ChatReply]:
+        """Finished replies that must not be lost where the loop is left: those that the last step returned, and those
+        that no step has returned yet, whether they were cancelled or not."""
+        ...
+
+    def status(self) -> str:
+        """What there is to say about the work so far beside replies and tokens, in a few words; may be empty."""
         ...
 
 
@@ -103,6 +114,15 @@ class Backend(Protocol):
         Raises:
             UserError: something that a person can mend is wrong, now or while the context lasts.
         """
+        ...
+
+
+@runtime_checkable
+class Estimating(Protocol):
+    """A backend that knows what requests cost before they are made."""
+
+    def estimate(self, requests: Sequence[ChatRequest]) -> str:
+        """What they will take and cost, in a line."""
         ...
 
 

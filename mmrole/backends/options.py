@@ -8,55 +8,57 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mmrole.backends.api.options import ApiOptions
 from mmrole.backends.backend import ALONE, Backend, ProcessPlace
-from mmrole.base.arguments import at_least
+from mmrole.base.arguments import NotedFlag, at_least
 from mmrole.base.errors import UserError
 from mmrole.models.loading import ModelOptions
 
 DTYPES = ("auto", "bfloat16", "float16", "float32", "float64")
 
 
-class ModelFlag(argparse.Action):
-    """Stores the value of a flag that only a model obeys, and notes in `model_flags` that it was given."""
+_OF_ANY_MODEL = ("--no_random", "--seed", "--max_new_tokens")
+"""Flags of a model that one behind a server obeys as well."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        """Called by argparse where the flag is given."""
-        setattr(namespace, self.dest, True if self.nargs == 0 else values)
-        namespace.model_flags = (*getattr(namespace, "model_flags", ()), self.option_strings[0])
+
+class ModelFlag(NotedFlag):
+    """A flag that only a model obeys; noted in `model_flags`."""
+
+    note = "model_flags"
 
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What answers: a model, or replies that are given.
+    """What answers: a model, one behind a server, or replies that are given.
 
     Attributes:
         model: the checkpoint and how it is run.
         max_batch_tokens: positions in memory at once; None for what fits.
         replies: a file of replies in place of a model.
+        api: a server's model in place of a checkpoint.
     """
 
     model: ModelOptions
     max_batch_tokens: int | None = None
     replies: Path | None = None
+    api: ApiOptions | None = None
 
     @classmethod
     def of_flags(cls, flags: Mapping[str, Any]) -> BackendOptions:
         """The options that the flags of a script mean, by name; `vars` of what argparse makes.
 
         Raises:
-            UserError: --replies is given with flags of a model.
+            UserError: flags are given that do not go together.
         """
-        replies, given = flags["replies"], flags.get("model_flags", ())
+        replies, given = flags["replies"], (*flags.get("model_flags", ()), *flags.get("api_flags", ()))
         if replies is not None and given:
             raise UserError(f"--replies answers in place of a model; leave out {' and '.join(dict.fromkeys(given))}")
+        api = ApiOptions.of_flags(flags)
+        loading = [flag for flag in flags.get("model_flags", ()) if flag not in _OF_ANY_MODEL]
+        if api is not None and loading:
+            raise UserError(f"--api_base has a server's model answer; leave out {' and '.join(dict.fromkeys(loading))}")
         model = ModelOptions(**{field.name: flags[field.name] for field in fields(ModelOptions) if field.name in flags})
-        return cls(model, flags.get("max_batch_tokens"), replies)
+        return cls(model, flags.get("max_batch_tokens"), replies, api)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, model_path: str | None) -> None:
@@ -127,12 +129,16 @@ def find_backend(options: BackendOptions, *, place: ProcessPlace = ALONE, resamp
         resampling: whether requests may ask for sampling where the settings are greedy.
 
     Raises:
-        UserError: there is no such checkpoint, device or file of replies, or it is faulty.
+        UserError: there is no such checkpoint, device or file of replies, or it is faulty; no server, or no key for it.
     """
     if options.replies is not None:
         from mmrole.backends.scripted import replies_of_file
 
         return replies_of_file(options.replies)
+    if options.api is not None:
+        from mmrole.backends.api.api_backend import find_api
+
+        return find_api(options.api, place=place, resampling=resampling)
     from mmrole.backends.engine import find_engine
 
     return find_engine(options.model, options.max_batch_tokens, place=place, resampling=resampling)

@@ -63,6 +63,7 @@ class ScriptedGenerator:
     def __init__(self, reply: Callable[[ChatRequest], ChatReply]) -> None:
         self._reply = reply
         self._waiting: deque[ChatRequest] = deque()
+        self._last: list[ChatReply] = []
 
     def add(self, request: ChatRequest) -> None:
         """Lets a request join."""
@@ -74,10 +75,20 @@ class ScriptedGenerator:
 
     def step(self) -> list[Piece | ChatReply]:
         """The next reply, its text in one piece; nothing if nothing was asked."""
+        self._last = []
         if not self._waiting:
             return []
         reply = self._reply(self._waiting.popleft())
+        self._last = [reply]
         return [Piece(reply.id, reply.text), reply] if reply.text else [reply]
+
+    def arrived(self) -> list[ChatReply]:
+        """What the last step returned."""
+        return self._last
+
+    def status(self) -> str:
+        """Nothing: a script has no work."""
+        return ""
 
 
 def read_replies(path: Path) -> dict[str, ChatReply]:

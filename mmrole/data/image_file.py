@@ -31,19 +31,27 @@ class ImageFile:
         """
         return cls(path, sha256(path))
 
-    def open(self) -> Image.Image:
-        """Opens the picture, not yet decoded, from the very bytes that were compared.
+    def read(self) -> bytes:
+        """The bytes that were compared.
 
         Raises:
             OSError: the file cannot be read.
             UserError: it holds something else by now.
         """
-        from mmrole.base.pillow import FORMATS, Image
-
         data = self.path.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise UserError(
                 f"{self.path} is another picture than when this job began; what is finished is kept: put the first one "
                 "back and run the same command again to go on, or start anew with --overwrite"
             )
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return data
+
+    def open(self) -> Image.Image:
+        """Opens the picture, not yet decoded, from the very bytes that were compared.
+
+        Raises:
+            OSError, UserError: as `read`.
+        """
+        from mmrole.base.pillow import FORMATS, Image
+
+        return Image.open(io.BytesIO(self.read()), formats=FORMATS)

@@ -158,6 +158,21 @@ class Usage(NamedTuple):
 NO_USAGE = Usage()
 
 
+class Origin(NamedTuple):
+    """What a server lets be known about how it made a reply, beyond what it was asked for."""
+
+    url: str
+    """Its address; the same model may be had at several."""
+    model: str
+    """The model's id as the reply reports it; empty where it reports none."""
+    sent: tuple[str, ...] = ()
+    """Names of the settings that it was sent and took."""
+    left_out: tuple[str, ...] = ()
+    """Names of the settings that it refuses and was asked without."""
+    not_honoured: tuple[str, ...] = ()
+    """What probes found that it takes and does not do, in words."""
+
+
 class Piece(NamedTuple):
     """A piece of the text of a reply that is still to be finished; `id` is that of the request."""
 
@@ -180,6 +195,7 @@ class ChatReply:
         usage: what it has cost.
         token_ids: generated tokens without the stop token; empty where the backend does not tell.
         error: why it was refused or has failed, in a line; None of all others.
+        origin: how a server made it; None of other backends, and where no reply came.
 
     Raises:
         ValueError: a refused or failed reply without its reason, or another one with one.
@@ -191,6 +207,7 @@ class ChatReply:
     usage: Usage = NO_USAGE
     token_ids: tuple[int, ...] = ()
     error: str | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if (self.error is None) == (self.finish_reason in ("refused", "failed")):

@@ -52,6 +52,7 @@ class Engine:
         self._batch = Batch(self.runner, self.family.stop_ids)
         self._joined = self._left = False
         self._error: BaseException | None = None
+        self._last: list[ChatReply] = []
 
     @property
     def is_idle(self) -> bool:
@@ -108,13 +109,23 @@ class Engine:
             torch.OutOfMemoryError: a request alone does not fit into the GPU's memory.
             FloatingPointError: the model computes NaN.
         """
+        self._last = []
         finished = self._advance()
         at_work = [leaf for row in self._batch.rows for leaf in row.leaves if not leaf.finished]
         leaves = finished + at_work
         pieces = [Piece(leaf.prompt.request.id, leaf.prompt.text.grow(leaf.tokens, leaf.finished)) for leaf in leaves]
         if self.is_idle:
             self._batch.clear()
-        return [*(piece for piece in pieces if piece.text), *map(self._reply, finished)]
+        self._last = [self._reply(leaf) for leaf in finished]
+        return [*(piece for piece in pieces if piece.text), *self._last]
+
+    def arrived(self) -> list[ChatReply]:
+        """The replies that the last step has finished."""
+        return self._last
+
+    def status(self) -> str:
+        """Nothing: replies and their tokens say it all."""
+        return ""
 
     def close(self) -> None:
         """Lets all requests leave, and frees what was kept for them."""

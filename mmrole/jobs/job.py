@@ -8,34 +8,32 @@ finished output lies `<output>.settings`, which says what it was made with.
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Callable, Sequence, Set
-from contextlib import ExitStack
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Sequence, Set
+from contextlib import ExitStack, suppress
+from typing import NamedTuple, TypeAlias
 
 from tqdm import tqdm
 
-from mmrole.backends.backend import Backend, ProcessPlace, generate
+from mmrole.backends.backend import Backend, Generator, generate
 from mmrole.base.errors import UserError
 from mmrole.base.journal import Journal
-from mmrole.base.journal_files import JournalState, remove_leftovers, state
-from mmrole.base.json_values import JsonObject
+from mmrole.base.journal_files import remove_leftovers
 from mmrole.data.requests import ChatReply
-from mmrole.jobs.inputs import InputFile, find_images, find_inputs, read_inputs
-from mmrole.jobs.options import TEST_FILES, JobOptions
-from mmrole.jobs.outputs import find_finished, refuse_folders, write_output
-from mmrole.jobs.processes import Interrupted, Processes, interruptible
+from mmrole.jobs.options import JobOptions
+from mmrole.jobs.origins import Origins
+from mmrole.jobs.outputs import write_output
+from mmrole.jobs.processes import Interrupted, Processes, held_interruptions, interruptible
 from mmrole.jobs.programs import Program
 from mmrole.jobs.reporting import count_replies, name_errors
 from mmrole.jobs.sharing import share
-from mmrole.jobs.tasks import Pending, Task, begin_exchanges, max_new_tokens
+from mmrole.jobs.survey import FindBackend, Survey, estimate_job, look_over
+from mmrole.jobs.tasks import Pending, Task, max_new_tokens
 
 FAILED = 3
 """Exit status of a job some of whose requests have failed."""
 
-FindBackend = Callable[[ProcessPlace], Backend]
+Asked: TypeAlias = "tuple[Pending, Task]"
 
 
 class Work(NamedTuple):
@@ -59,9 +57,18 @@ def run(program: Program, options: JobOptions, find_backend: FindBackend) -> int
     processes = Processes.from_environment()
     work: list[Work] = []
     again = "the same command without --overwrite" if options.overwrite else "the same command"
+
+    def prepare() -> Backend:
+        survey = look_over(program, options, find_backend, processes)
+        if options.dry_run:
+            processes.say(estimate_job(survey, options))
+        else:
+            _open_journals(program, options, survey, processes, work, journals)
+        return survey.backend
+
     try:
         with interruptible(), processes, ExitStack() as journals:
-            backend = processes.first_alone(lambda: _prepare(program, options, find_backend, processes, work, journals))
+            backend = processes.first_alone(prepare)
             if work:
                 _work(backend, work, processes, options.overwrite)
     except Interrupted as interruption:
@@ -72,90 +79,48 @@ def run(program: Program, options: JobOptions, find_backend: FindBackend) -> int
     return FAILED if processes.is_first and any(task.failed for task, _ in work) else 0
 
 
-def _prepare(
+def _open_journals(
     program: Program,
     options: JobOptions,
-    find_backend: FindBackend,
+    survey: Survey,
     processes: Processes,
     work: list[Work],
     journals: ExitStack,
-) -> Backend:
-    """Checks everything, opens the journals of what is not finished, and says what there is to do."""
-    given = _read_inputs(program, options, processes)
-    files = [file for file in given if file.records]
-    backend = find_backend(
-        ProcessPlace(processes.local_rank, processes.local_world_size, processes.is_first and sys.stderr.isatty())
-    )
-    common = _fingerprint(program, backend)
-    fingerprints = [{**common, "input": file.sha256} for file in files]
-    images = [find_images(file, options.image_dir) for file in files]
-    finished, failed = (set(), {}) if options.overwrite else find_finished(files, fingerprints, images)
-    refuse_folders(files)
-    if len(finished) < len(files):
-        backend.fit([])
-    begun = {
-        file.output: begin_exchanges(program, file, of_file, backend)
-        for file, of_file in zip(files, images, strict=True)
-        if file.output not in finished
-    }
-    if begun:
-        processes.say(str(backend))
-    for file in given:
-        if file.left_out:
-            processes.say(file.describe_left_out())
-        if not file.records:
-            processes.say(f"{file.path}: nothing to do, {file.why_empty()}; no output is written")
-    for file, fingerprint, of_file in zip(files, fingerprints, images, strict=True):
-        if file.output in finished:
+) -> None:
+    """Opens the journals of what is not finished, and says what there is to do."""
+    origins = Origins()
+    for planned in survey.planned:
+        file = planned.file
+        if planned.exchanges is None:
             remove_leftovers(file.output)
             processes.say(f"{file.output}: finished before, {len(file.records)} records; --overwrite starts anew")
             continue
-        exchanges, warnings = begun.pop(file.output)
-        for warning in warnings:
+        for warning in planned.warnings:
             processes.say(warning)
-        anew = options.overwrite or file.output in failed
-        journal = Journal.open(file.output, fingerprint, processes.rank, processes.world_size, anew)
+        anew = options.overwrite or planned.n_failed > 0
+        journal = Journal.open(file.output, planned.fingerprint, processes.rank, processes.world_size, anew)
         journals.enter_context(journal)
-        task = Task(program, file, of_file, fingerprint, journal, max_new_tokens(exchanges), options.retry_refused)
-        pending, complete = task.take_up(exchanges, backend)
+        task = Task(
+            program,
+            file,
+            planned.images,
+            planned.fingerprint,
+            journal,
+            max_new_tokens(planned.exchanges),
+            options.retry_refused,
+            origins=origins,
+        )
+        pending, complete = task.take_up(planned.exchanges, survey.backend)
+        planned.exchanges.clear()
         work.append(Work(task, pending))
         processes.say(f"{file.path}: {len(file.records)} records, {complete} of them done before")
-        if file.output in failed:
+        if planned.n_failed:
             processes.say(
-                f"{file.output}: {failed[file.output]} requests had failed, and its journal is gone: "
+                f"{file.output}: {planned.n_failed} requests had failed, and its journal is gone: "
                 "all are asked again, and what is there stays until then"
             )
         if options.overwrite:
             processes.say(f"{file.output}: started anew; after an interruption go on without --overwrite")
-    return backend
-
-
-def _read_inputs(program: Program, options: JobOptions, processes: Processes) -> list[InputFile]:
-    if options.input_file is not None:
-        names: Sequence[Path | str] = [options.input_file]
-    else:
-        names, absent = find_inputs(options.input_dir, TEST_FILES, program.how_to_get)
-        for path in absent:
-            unfinished = " (it is not finished)" if state(path) is JournalState.UNFINISHED else ""
-            processes.say(f"{path} is not there{unfinished}: nothing is done about it")
-    return read_inputs(
-        options.input_dir,
-        names,
-        options.output_dir,
-        program.record_type,
-        options.image_dir,
-        limit=options.limit,
-        skip_missing_images=options.skip_missing_images,
-        how_to_get=program.how_to_get,
-    )
-
-
-def _fingerprint(program: Program, backend: Backend) -> JsonObject:
-    """Everything but the input that changes what a job makes."""
-    fingerprint = {"program": program.name, **backend.fingerprint(), **program.settings}
-    if "retry_sampling" in fingerprint:  # where it always stood: equal runs make equal files
-        fingerprint["retry_sampling"] = fingerprint.pop("retry_sampling")
-    return fingerprint
 
 
 def _work(backend: Backend, work: Sequence[Work], processes: Processes, overwrite: bool) -> None:
@@ -214,7 +179,7 @@ def _write_outputs(
         raise UserError(*failures)
 
 
-def _generate(backend: Backend, asked: dict[str, tuple[Pending, Task]], processes: Processes) -> float:
+def _generate(backend: Backend, asked: dict[str, Asked], processes: Processes) -> float:
     """Takes a reply to each request, and to what is asked after it; returns the time at which the backend was ready.
 
     A process asks what follows itself, when all its requests of the round before have replies.
@@ -226,18 +191,58 @@ def _generate(backend: Backend, asked: dict[str, tuple[Pending, Task]], processe
     """
     with backend.open() as generator:
         began = time.monotonic()
-        new_tokens = 0
         # tqdm's None: no bar where stderr is not a terminal.
         with tqdm(total=len(asked), unit=" replies", disable=None if processes.is_first else True) as bar:
+            progress = _Progress(bar, generator)
             while asked:
-                following: dict[str, tuple[Pending, Task]] = {}
-                for reply in generate(generator, (pending.request for pending, _ in asked.values())):
-                    pending, task = asked.pop(reply.id)
-                    for new in task.take(pending, reply, backend):
-                        following[new.request.id] = new, task
-                    new_tokens += reply.usage.new_tokens
-                    bar.set_postfix_str(f"{new_tokens / (time.monotonic() - began):.0f} tokens/s", refresh=False)
-                    bar.update()
-                asked = following
-                bar.total += len(following)
+                asked = _take_replies(generator, asked, backend, progress)
+                bar.total += len(asked)
+        if status := generator.status():
+            processes.say(f"{backend}: {status}")
     return began
+
+
+def _take_replies(
+    generator: Generator, asked: dict[str, Asked], backend: Backend, progress: _Progress
+) -> dict[str, Asked]:
+    """Takes a reply to each request, which goes with it; returns what is asked next.
+
+    Left half-way, it takes what has arrived.
+    """
+    following: dict[str, Asked] = {}
+
+    def take(reply: ChatReply) -> None:
+        with held_interruptions():
+            pending, task = asked.pop(reply.id)
+            following.update({new.request.id: (new, task) for new in task.take(pending, reply, backend)})
+
+    try:
+        for reply in generate(generator, (pending.request for pending, _ in asked.values())):
+            take(reply)
+            progress.add(reply)
+    except BaseException:
+        for reply in generator.arrived():
+            if reply.id in asked:
+                with suppress(UserError):  # of the model that a server has changed to; or the disk is full
+                    take(reply)
+        raise
+    return following
+
+
+class _Progress:
+    """The bar, and what stands beside it."""
+
+    def __init__(self, bar: tqdm, generator: Generator) -> None:
+        self._bar, self._generator = bar, generator
+        self._began = time.monotonic()
+        self._new_tokens = self._failed = 0
+
+    def add(self, reply: ChatReply) -> None:
+        """Counts a reply."""
+        self._new_tokens += reply.usage.new_tokens
+        self._failed += reply.finish_reason == "failed"
+        parts = [f"{self._new_tokens / (time.monotonic() - self._began):.0f} tokens/s"]
+        parts += [f"{self._failed} failed"] if self._failed else []
+        parts += [status] if (status := self._generator.status()) else []
+        self._bar.set_postfix_str(", ".join(parts), refresh=False)
+        self._bar.update()

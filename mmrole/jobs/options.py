@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mmrole.backends.api.options import add_api_arguments
 from mmrole.backends.options import add_generation_arguments, add_model_arguments
-from mmrole.base.arguments import at_least
+from mmrole.base.arguments import NotedFlag, at_least
+from mmrole.base.errors import UserError
 
 RETRY_REFUSED = "ask again what was refused; otherwise a refusal stands"
 TEST_FILES = ("comment_test.json", "human-role_test.json", "inter-role_test.json")
@@ -28,10 +30,20 @@ class JobOptions:
     limit: int | None = None
     skip_missing_images: bool = False
     retry_refused: bool = False
+    dry_run: bool = False
 
     @classmethod
     def of_flags(cls, flags: Mapping[str, Any]) -> JobOptions:
-        """The options that the flags of a script mean, by name; `vars` of what argparse makes."""
+        """The options that the flags of a script mean, by name; `vars` of what argparse makes.
+
+        Raises:
+            UserError: a server's model answers, into the folder that is the published model's by default.
+        """
+        if flags["api_base"] is not None and "--output_dir" not in flags.get("given_flags", ()):
+            raise UserError(
+                f"{flags['output_dir']} is not for the answers of {flags['api_model']}; say where they go with "
+                "--output_dir"
+            )
         return cls(**{field.name: flags[field.name] for field in fields(cls)})
 
 
@@ -46,9 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, model_path: str, input_dir
         type=Path,
         help=f"one file of --input_dir (default: {', '.join(TEST_FILES)}, the model loaded once)",
     )
-    add("--output_dir", type=Path, default=Path(output_dir), help="folder of the output (default: %(default)s)")
+    add(
+        "--output_dir",
+        action=NotedFlag,
+        type=Path,
+        default=Path(output_dir),
+        help="folder of the output (default: %(default)s; none with --api_base)",
+    )
     add("--overwrite", action="store_true", help="start anew where there is an output or a journal already")
     add("--limit", type=at_least(1), metavar="N", help="only the first N records of each file, to try things out")
     add("--skip_missing_images", action="store_true", help="leave out records without their image file, and list them")
     add("--retry_refused", action="store_true", help=RETRY_REFUSED)
     add_generation_arguments(parser)
+    add_api_arguments(parser)

@@ -15,10 +15,14 @@ from mmrole.base.json_values import JsonObject
 from mmrole.data.image_file import ImageFile
 from mmrole.data.requests import ChatReply
 from mmrole.jobs.inputs import InputFile
+from mmrole.jobs.origins import noted
 from mmrole.jobs.tasks import Task
 
 FAILED_REQUESTS = "failed"
 """The entry of the settings that says how many requests have failed; it is there where any have."""
+
+NOTED = "noted"
+"""The entry of the settings with what is known only since there are replies. It is not compared."""
 
 
 def find_finished(
@@ -52,6 +56,7 @@ def find_finished(
             continue
         made_with = read_json(settings, dict)
         n_failed = made_with.pop(FAILED_REQUESTS, 0)
+        made_with.pop(NOTED, None)
         changes = differences(made_with, _made_with(fingerprint, file, shown_images))
         if changes:
             problems.add(f"{file.output} was made with other settings: {', '.join(changes)}")
@@ -86,6 +91,8 @@ def write_output(task: Task, replies: Mapping[str, ChatReply]) -> None:
     task.journal.confirm_lock()
     write_json_list(task.file.output, task.results(replies))
     made_with = _made_with(task.fingerprint, task.file, task.images)
+    if told := noted(replies.values()):
+        made_with |= {NOTED: told}
     if task.failed:
         made_with |= {FAILED_REQUESTS: len(task.failed)}
     write_json(_settings_file(task.file.output), made_with)

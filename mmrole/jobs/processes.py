@@ -152,6 +152,26 @@ class Processes:
             raise SystemExit(2) from None
 
 
+class _Hold:
+    """Whether interruptions wait for the end of a block, and the signal that came meanwhile."""
+
+    active = False
+    signal: int | None = None
+
+
+@contextmanager
+def held_interruptions() -> Iterator[None]:
+    """Has `Interrupted` wait for the end of the block, which is short and must be done as a whole."""
+    _Hold.active = True
+    try:
+        yield
+    finally:
+        _Hold.active = False
+        number, _Hold.signal = _Hold.signal, None
+        if number is not None:
+            raise Interrupted(number)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """SIGINT and SIGTERM raise `Interrupted` in the block, unless they were ignored before."""
@@ -159,7 +179,10 @@ def interruptible() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         # torchrun sends SIGTERM after Ctrl-C: the block is being left already.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Interrupted(number)
+        if _Hold.active:
+            _Hold.signal = number
+        else:
+            raise Interrupted(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handled = [number for number, handler in before.items() if handler not in (None, signal.SIG_IGN)]

@@ -16,6 +16,7 @@ from mmrole.data.image_file import ImageFile
 from mmrole.data.requests import ChatReply, ChatRequest
 from mmrole.jobs.exchanges import Exchange
 from mmrole.jobs.inputs import InputFile
+from mmrole.jobs.origins import Origins
 from mmrole.jobs.payloads import decode_reply, encode_reply
 from mmrole.jobs.programs import JobRecord, Program
 
@@ -42,6 +43,7 @@ class Task:
         max_new_tokens: at how many tokens replies are cut; None if nothing is asked.
         retry_refused: whether a refusal in the journal is asked again.
         failed: the replies that failed in this run, of all processes once they are known, by request id.
+        origins: how servers made the replies, of all tasks of a job.
     """
 
     program: Program
@@ -52,6 +54,7 @@ class Task:
     max_new_tokens: int | None = None
     retry_refused: bool = False
     failed: dict[str, ChatReply] = field(default_factory=dict)
+    origins: Origins = field(default_factory=Origins)
 
     def take_up(self, exchanges: Sequence[Exchange], backend: Backend) -> tuple[list[Pending], int]:
         """What is to be asked, after the replies that were journaled before, and the number of records without any.
@@ -63,7 +66,9 @@ class Task:
         Raises:
             UserError: the journal does not fit the task.
         """
-        replies, images = self._decode(self.journal.done)
+        replies, images = decode_replies(self.file.output, self.journal.done)
+        for reply in replies.values():
+            self.origins.add(reply)
         for exchange in exchanges:
             exchange.replay(replies)
         self._compare(exchanges, replies, images)
@@ -82,12 +87,13 @@ class Task:
         """Takes a reply, and journals it unless it failed; returns what is to be asked next.
 
         Raises:
-            UserError: the journal cannot be written.
+            UserError: the journal cannot be written, or the reply is of another model than those before.
         """
         request, exchange = pending
         if reply.finish_reason == "failed":
             self.failed[reply.id] = reply
             return []
+        self.origins.add(reply)
         self.journal.append(request.id, encode_reply(request, reply), replace=self.retry_refused)
         exchange.replies[request.id] = replace(reply, token_ids=())  # they take most of the memory
         new = exchange.go_on()
@@ -101,7 +107,7 @@ class Task:
         Raises:
             UserError: the journal does not fit the task, or replies are missing.
         """
-        replies, images = self._decode(self.journal.collect())
+        replies, images = decode_replies(self.file.output, self.journal.collect())
         pending: list[str] = []
 
         def replayed() -> Iterator[Exchange]:
@@ -137,20 +143,6 @@ class Task:
         exchange.replay(replies, self.failed)
         return exchange
 
-    def _decode(self, payloads: Mapping[str, Json]) -> tuple[dict[str, ChatReply], dict[str, str]]:
-        """Replies, and the hashes of the images that they are about, by request id."""
-        replies, images = {}, {}
-        for id_, payload in payloads.items():
-            try:
-                replies[id_] = decode_reply(id_, payload)
-            except ValueError as error:
-                raise UserError(
-                    f"{self.file.output}: its journal has a reply of another form, {shown(id_)} ({error}); "
-                    "delete its line (it is made again), or start anew with --overwrite"
-                ) from None
-            images[id_] = sys.intern(payload["image"])
-        return replies, images
-
     def _compare(
         self, exchanges: Iterable[Exchange], replies: Mapping[str, ChatReply], images: Mapping[str, str]
     ) -> None:
@@ -173,6 +165,29 @@ class Task:
                 f"{self.file.output}: {len(changed)} journaled replies were about other images than those there now "
                 f"(first {shown(changed[0])}); put the images back, or start anew with --overwrite"
             )
+
+
+def decode_replies(output: Path, payloads: Mapping[str, Json]) -> tuple[dict[str, ChatReply], dict[str, str]]:
+    """Replies, and the hashes of the images that they are about, by request id.
+
+    Args:
+        output: in whose journal they are.
+        payloads: by request id.
+
+    Raises:
+        UserError: one has another form.
+    """
+    replies, images = {}, {}
+    for id_, payload in payloads.items():
+        try:
+            replies[id_] = decode_reply(id_, payload)
+        except ValueError as error:
+            raise UserError(
+                f"{output}: its journal has a reply of another form, {shown(id_)} ({error}); delete its line (it is "
+                "made again), or start anew with --overwrite"
+            ) from None
+        images[id_] = sys.intern(payload["image"])
+    return replies, images
 
 
 def begin_exchanges(

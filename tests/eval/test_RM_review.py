@@ -13,6 +13,7 @@ import pytest
 import torch
 from fixtures.jobs import ADDED_DEFAULTS, ENVIRONMENT
 from fixtures.scripts import help_of, kill, load_script
+from fixtures.servers import API_DEFAULTS
 
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_records
@@ -108,12 +109,12 @@ def journaled(job) -> dict[str, dict]:
 
 
 def test_flags_and_defaults_are_the_published_ones(rm_review):
-    assert vars(rm_review.parse_arguments([])) == DEFAULTS
+    assert vars(rm_review.parse_arguments([])) == DEFAULTS | API_DEFAULTS
 
 
 def test_help_explains_every_flag_without_torch(repository):
     said = help_of(repository / "eval/RM_review.py")
-    for flag in DEFAULTS:
+    for flag in DEFAULTS | API_DEFAULTS:
         assert f"--{flag} " in said, flag
 
 
@@ -324,7 +325,10 @@ def test_shell_script_with_another_judge(reviews, repository, tmp_path):
         return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
 
     done = review("gpt-4o")
-    message = "error: JUDGE=gpt-4o is a name only; say what judges: MODEL_PATH=DIR or --replies FILE\n"
+    message = (
+        "error: JUDGE=gpt-4o is a name only; say what judges: MODEL_PATH=DIR, API_BASE=URL and API_MODEL=NAME, or "
+        "--replies FILE\n"
+    )
     assert (done.returncode, done.stderr) == (2, message)
     assert review("open/gpt", "--replies", "replies.jsonl").stderr.startswith(
         "error: JUDGE='open/gpt' cannot be part of"

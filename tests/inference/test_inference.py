@@ -9,6 +9,7 @@ import pytest
 import torch
 from fixtures.jobs import ADDED_DEFAULTS
 from fixtures.scripts import help_of
+from fixtures.servers import API_DEFAULTS
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -29,12 +30,12 @@ PUBLISHED_DEFAULTS = {
 
 
 def test_flags_and_defaults_are_the_published_ones(inference):
-    assert vars(inference.parse_arguments([])) == PUBLISHED_DEFAULTS | ADDED_DEFAULTS
+    assert vars(inference.parse_arguments([])) == PUBLISHED_DEFAULTS | ADDED_DEFAULTS | API_DEFAULTS
 
 
 def test_help_explains_every_flag_without_torch(repository):
     said = help_of(repository / "inference.py")
-    for flag in PUBLISHED_DEFAULTS | ADDED_DEFAULTS:
+    for flag in PUBLISHED_DEFAULTS | ADDED_DEFAULTS | API_DEFAULTS:
         assert f"--{flag} " in said, flag
 
 

@@ -1,0 +1,243 @@
+"""The flags of a server's model, and what they mean as typed options."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmrole.backends.api.costs import Prices
+from mmrole.base.arguments import NotedFlag, at_least
+from mmrole.base.errors import UserError, shown
+from mmrole.base.files import parse_json
+from mmrole.base.json_values import JsonObject
+from mmrole.data.requests import GenerationSettings
+
+_HAVE_FLAGS = {
+    "model": "--api_model",
+    "max_tokens": "--max_new_tokens",
+    "max_completion_tokens": "--max_new_tokens",
+    "temperature": "--temperature and --no_random",
+    "top_p": "--top_p",
+    "seed": "--seed",
+}
+_NOT_FOR_EXTRA = ("messages", "stream", "stream_options", "n", "tools", "functions")
+_KEYS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie")
+_OWN_HEADERS = (
+    *("host", "content-type", "content-length", "content-encoding", "transfer-encoding", "connection"),
+    *("accept", "accept-encoding", "x-client-request-id"),
+)
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e]*)")
+
+
+@dataclass(frozen=True)
+class ApiPatience:
+    """How often and how soon a request is sent again that has failed and may not do so again.
+
+    Attributes:
+        first: seconds before it is sent again; twice as many each time, and by chance down to half of it.
+        longest: the most seconds of these.
+        tries: how often it is sent at most where the server is busy or broken.
+        costly_tries: the same where a try takes long or costs money: time-outs, replies that cannot be read.
+        longest_wait: the most seconds that are waited where the server says how long.
+    """
+
+    first: float = 0.5
+    longest: float = 60.0
+    tries: int = 10
+    costly_tries: int = 3
+    longest_wait: float = 600.0
+
+
+@dataclass(frozen=True)
+class ApiOptions:
+    """A server's model and how it is asked.
+
+    Attributes:
+        base: the address of the server's API, up to `/v1`.
+        model: the model's name there.
+        key_env: the environment variable with the key.
+        headers: sent with each request, besides those of the API.
+        extra: put into each request, besides the standard fields.
+        settings: how tokens are chosen.
+        image_pixels: a larger picture is made so small.
+        concurrency: the most requests at once; None for what the server bears.
+        timeout: seconds that one try may take.
+        probe: whether to find out, before the first request, what the server takes and does not do.
+        prices: what tokens cost.
+        max_cost: the most that a run may cost, in the currency of the prices.
+        patience: how often and how soon a request is sent again.
+    """
+
+    base: str
+    model: str
+    key_env: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    extra: JsonObject = field(default_factory=dict)
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
+    image_pixels: int = 1_048_576
+    concurrency: int | None = None
+    timeout: float = 300.0
+    probe: bool = True
+    prices: Prices | None = None
+    max_cost: float | None = None
+    patience: ApiPatience = ApiPatience()
+
+    @classmethod
+    def of_flags(cls, flags: Mapping[str, Any]) -> ApiOptions | None:
+        """The options that the flags of a script mean, by name; None where no server's model is asked for.
+
+        Raises:
+            UserError: flags are missing, or do not go together.
+        """
+        given = dict.fromkeys(flags.get("api_flags", ()))
+        if not given:
+            return None
+        missing = [flag for flag in ("--api_base", "--api_model") if flag not in given]
+        if missing:
+            names = " and ".join(given)
+            raise UserError(
+                f"{names}: of a server's model only; give {' and '.join(missing)} as well, or leave that out"
+            )
+        _check_together(flags, given)
+        prices = None
+        if flags["price_in"] is not None:
+            prices = Prices(flags["price_in"], flags["price_out"])
+        values = {
+            "do_sample": not flags["no_random"],
+            "temperature": flags["temperature"],
+            "top_p": flags["top_p"],
+            "seed": flags["seed"],
+            "max_new_tokens": flags["max_new_tokens"],
+        }
+        settings = GenerationSettings(**{name: value for name, value in values.items() if value is not None})
+        return cls(
+            flags["api_base"],
+            flags["api_model"],
+            flags["api_key_env"],
+            tuple(flags["api_header"]),
+            flags["api_extra"],
+            settings,
+            flags["api_image_pixels"],
+            flags["api_concurrency"],
+            flags["api_timeout"],
+            not flags["no_api_probe"],
+            prices,
+            flags["max_cost"],
+        )
+
+
+class ApiFlag(NotedFlag):
+    """A flag that only a server's model obeys; noted in `api_flags`."""
+
+    note = "api_flags"
+
+
+class _ApiHeader(ApiFlag):
+    """A flag that may be given several times."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before: Sequence[tuple[str, str]] = getattr(namespace, self.dest)
+        super().__call__(parser, namespace, (*before, values), option_string)
+
+
+def add_api_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of a server's model."""
+    group = parser.add_argument_group("a server's model (docs/servers.md)")
+
+    def add(name: str, **options: Any) -> None:
+        group.add_argument(name, **{"action": ApiFlag, **options})
+
+    add("--api_base", metavar="URL", help="answer with a server's model: address of its API, as in https://…/v1")
+    add("--api_model", metavar="NAME", help="the model's name there")
+    add("--api_key_env", metavar="NAME", help="environment variable with the key (OpenAI itself: OPENAI_API_KEY)")
+    add("--temperature", type=at_least(0, float), metavar="T", help="of the sampling (default: 1)")
+    add("--top_p", type=at_least(0, float, 1), metavar="P", help="of the sampling (default: 0.3)")
+    add("--api_extra", type=_extra, default={}, metavar="JSON", help="object of further fields of each request")
+    add(
+        "--api_header",
+        action=_ApiHeader,
+        type=_header,
+        default=(),
+        metavar="'NAME: VALUE'",
+        help="further header of each request, not for keys; may be given several times",
+    )
+    add(
+        "--api_image_pixels",
+        type=at_least(1),
+        default=1_048_576,
+        metavar="N",
+        help="pictures of more pixels are sent smaller (default: %(default)s)",
+    )
+    add(
+        "--api_concurrency",
+        type=at_least(1),
+        metavar="N",
+        help="most requests at once; changes speed, not replies (default: what the server bears)",
+    )
+    add(
+        "--api_timeout",
+        type=at_least(0.1, float),
+        default=300.0,
+        metavar="SECONDS",
+        help="for a request, sent once (default: %(default)s)",
+    )
+    add("--no_api_probe", nargs=0, default=False, help="do not find out what the server takes and does not do")
+    add("--price_in", type=at_least(0, float), metavar="X", help="price of a million tokens of prompts")
+    add("--price_out", type=at_least(0, float), metavar="X", help="price of a million tokens of replies")
+    add("--max_cost", type=at_least(0, float), metavar="X", help="stop before this run costs more; needs both prices")
+    add("--dry_run", nargs=0, default=False, help="say what would be asked and what it would cost, and send nothing")
+
+
+def _check_together(flags: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises UserError where flags contradict each other."""
+    if flags["no_random"]:
+        for flag in ("--temperature", "--top_p"):
+            if flag in given:
+                raise UserError(f"--no_random takes the most probable token; leave out {flag}, or --no_random")
+    if flags["temperature"] == 0:
+        raise UserError("--temperature 0 is --no_random; give that")
+    if flags["top_p"] == 0:
+        raise UserError("--top_p must be above 0; for the most probable token give --no_random")
+    if (flags["price_in"] is None) != (flags["price_out"] is None):
+        raise UserError("--price_in and --price_out are needed together; a price can be 0")
+    if flags["max_cost"] is not None and flags["price_in"] is None:
+        raise UserError("--max_cost needs --price_in and --price_out")
+
+
+def _extra(text: str) -> JsonObject:
+    """The value of `--api_extra`."""
+    try:
+        value = parse_json(text)
+    except (json.JSONDecodeError, RecursionError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"""{shown(text)} is no JSON object, such as '{{"top_k": 20}}'""")
+    for name in value:
+        if name in _HAVE_FLAGS:
+            raise argparse.ArgumentTypeError(f"{name} is said by {_HAVE_FLAGS[name]}")
+        if name in _NOT_FOR_EXTRA:
+            raise argparse.ArgumentTypeError(f"{name} is not for this flag: a job needs one whole reply")
+    return value
+
+
+def _header(text: str) -> tuple[str, str]:
+    """The value of `--api_header`."""
+    found = _HEADER.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError("it is not of the form 'NAME: VALUE', in ASCII")
+    name, value = found.groups()
+    if name.lower() in _KEYS:
+        raise argparse.ArgumentTypeError(f"{name} is for keys, which others could read here; use --api_key_env")
+    if name.lower() in _OWN_HEADERS:
+        raise argparse.ArgumentTypeError(f"{name} is set by the client")
+    return name, value.strip()

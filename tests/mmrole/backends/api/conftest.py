@@ -1,0 +1,6 @@
+"""Fixtures of the tests of servers' models."""
+
+from fixtures.desk import desk
+from fixtures.servers import server
+
+__all__ = ["desk", "server"]

@@ -1,0 +1,520 @@
+"""Jobs with a server's model: calm, hostile, resumed. The server is a real one, on this machine."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fixtures.desk import NAME, Desk, sample
+from fixtures.servers import Ask, Say, Server, calm, completion, error, serving
+
+from mmrole.backends.api.api_backend import find_api
+from mmrole.backends.api.costs import Prices
+from mmrole.backends.api.options import ApiOptions, ApiPatience
+from mmrole.backends.backend import ProcessPlace
+from mmrole.base.errors import UserError
+from mmrole.data.messages import one_turn
+from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
+from mmrole.jobs import job
+from mmrole.jobs.answers import ANSWERS
+from mmrole.jobs.options import JobOptions
+from mmrole.jobs.processes import Interrupted
+
+KEY = "sk-0123456789abcdef"
+QUICK = ApiPatience(first=0.004, longest=0.02, tries=6)
+IDS = [f"r {number} 船" for number in range(12)]
+
+
+class Office:
+    """Jobs of a desk with a server's model."""
+
+    def __init__(self, desk: Desk, server: Server) -> None:
+        self.desk, self.server = desk, server
+        self.options = ApiOptions(server.url, "calm-1", probe=False, patience=QUICK, concurrency=4, timeout=20)
+        self.write()
+
+    def write(self, ids: list[str] = IDS, **fields: object) -> None:
+        self.desk.write(*(sample(id_, **fields) for id_ in ids))
+
+    def run(self, program=ANSWERS, **changes: object) -> int:
+        """Runs the job; changes are of the job's options or the server's."""
+        folder = self.desk.folder
+        work = JobOptions(folder / "test", folder / "answers", folder / "images", Path(NAME))
+        of_job = {name: changes.pop(name) for name in list(changes) if hasattr(work, name)}
+        options = replace(self.options, **changes)
+        return job.run(program, replace(work, **of_job), lambda place: find_api(options, place=place))
+
+    def answers(self) -> dict[str, str]:
+        return {record["id"]: record["conversations"][1]["answer"] for record in self.desk.read()}
+
+    def errors(self) -> dict[str, str]:
+        last = {record["id"]: record["conversations"][1] for record in self.desk.read()}
+        return {id_: turn["answer_error"] for id_, turn in last.items() if "answer_error" in turn}
+
+    def journaled(self) -> list[str]:
+        lines = [line for file in self.desk.journal.glob("*.jsonl") for line in file.read_text().splitlines()[1:]]
+        return [json.loads(line)["id"] for line in lines]
+
+    def settings(self) -> dict:
+        return json.loads(self.desk.output.with_name(f"{NAME}.settings").read_bytes())
+
+
+@pytest.fixture
+def office(desk, server) -> Office:
+    return Office(desk, server)
+
+
+AYE = {id_: f"Aye, {id_}." for id_ in IDS}
+
+
+def once(said: Say, *ids: str) -> Callable[[Ask], Say | dict]:
+    """A calm server that says something else at first, to some ids or all."""
+    return lambda ask: said if ask.number == 0 and (not ids or ask.id in ids) else calm(ask)
+
+
+def always(said: Say | dict, *ids: str) -> Callable[[Ask], Say | dict]:
+    """A calm server that says something else to some ids."""
+    return lambda ask: said if ask.id in ids else calm(ask)
+
+
+def test_a_calm_server(office, capsys):
+    assert office.run() == 0
+    assert office.answers() == AYE
+    assert sorted(office.server.asked()) == sorted(IDS)
+    assert not office.desk.journal.exists()
+    assert office.settings()["noted"] == {
+        "urls": [office.server.url],
+        "reported_model": "calm-1",
+        "left_out": [],
+        "not_honoured": [],
+    }
+    capsys.readouterr()
+    assert office.run() == 0
+    assert "finished before, 12 records" in capsys.readouterr().out
+    assert len(office.server.log) == 12
+    with pytest.raises(UserError, match=r"was made with other settings: temperature was 1.0, is 0.5"):
+        office.run(settings=GenerationSettings(temperature=0.5))
+
+
+def test_what_is_sent(office, monkeypatch):
+    """Nothing that the client's own environment variables say, which may be meant for another server."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"Authorization: Bearer {KEY}\nX-Odd: {KEY}\nX-Own: 2")
+    office.write(IDS[:2])
+    assert office.run(headers=(("X-Own", "1"),)) == 0
+    for ask in office.server.log:
+        assert ask.path == "/v1/chat/completions"
+        assert ask.headers.keys() - {
+            "host",
+            "connection",
+            "content-type",
+            "content-length",
+            "accept",
+            "user-agent",
+        } == {
+            "x-own",
+            "x-client-request-id",
+            "accept-encoding",
+        }
+        assert ask.headers["x-own"] == "1"
+        assert ask.settings == {"max_tokens": 512, "temperature": 1.0, "top_p": 0.3, "seed": 1234}
+        assert [message["role"] for message in ask.body["messages"]] == ["system", "user"]
+        assert [part["type"] for part in ask.body["messages"][1]["content"]] == ["image_url", "text"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        error(429),
+        error(429, headers={"Retry-After": "0.02"}),
+        error(500),
+        error(503, headers={"Retry-After": "0"}),
+        Say(completion("Aye."), sent=-1),
+        Say(completion("Aye." * 99), sent=30),
+        Say(b"<html>"),
+        Say(b'{"choices": ['),
+        Say({"error": {"code": 502, "message": "no"}}),
+        Say(completion("Aye."), headers={"Content-Encoding": "gzip"}, status=502),
+    ],
+    ids=lambda said: f"{said.status} {said.headers} {said.sent} {str(said.body)[:20]}",
+)
+def test_what_may_not_happen_again_is_asked_again(office, said, capsys):
+    office.server.behaviour = once(said, *IDS[2:8])
+    assert office.run() == 0
+    assert office.answers() == AYE
+    assert len(office.server.asked()) == 18
+    assert "calm-1 at http://127.0.0.1:" in (out := capsys.readouterr().out)
+    assert ": 6 asked again\n" in out
+
+
+def test_a_server_that_is_in_trouble_all_the_time(office):
+    """Each request meets four kinds of trouble, one after the other, before it is answered."""
+    troubles = [error(429), Say(b"", sent=-1), error(500), Say(b"{")]
+    office.server.behaviour = lambda ask: troubles[ask.number] if ask.number < 4 else calm(ask)
+    assert office.run() == 0
+    assert office.answers() == AYE
+    assert len(office.server.asked()) == 5 * 12
+
+
+def test_a_time_out(office):
+    office.server.behaviour = once(Say(completion("late"), seconds=1.0), IDS[3])
+    assert office.run(timeout=0.2) == 0
+    assert office.answers() == AYE
+    assert len(office.server.asked()) == 13
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (error(400, "no\x1b[31m\nway"), "failed: 400 Bad Request: no\\x1b[31m\\nway"),
+        (error(413), "failed: 413"),
+        (Say(b"\x1b[31m<html>"), "failed: the reply is no JSON: b'\\x1b[31m<html>'"),
+        (Say(completion("x" * 10_000_000)), "failed: the response is longer than 1,179,648 bytes"),
+        (Say(b"\0" * 10_000_000, status=500), "failed: the response is longer"),
+        (error(500), "failed: 500 Internal Server Error: no"),
+        (error(400, code="content_policy_violation"), "refused: 400 Bad Request: no"),
+        (completion("", finish_reason="content_filter"), "refused: finish_reason is content_filter"),
+        (completion("Nay", refusal="I cannot\x1b[31m"), "refused: I cannot\x1b[31m"),
+    ],
+)
+def test_what_fails_or_is_refused_costs_the_others_nothing(office, said, reason, capsys):
+    office.server.behaviour = always(said, IDS[5])
+    is_refused = reason.startswith("refused")
+    assert office.run() == (0 if is_refused else job.FAILED)
+    assert office.answers() == AYE | {IDS[5]: ""}
+    assert list(office.errors()) == [IDS[5]]
+    assert office.errors()[IDS[5]].startswith(reason)
+    said_of_it = [line for line in capsys.readouterr().out.splitlines() if repr(IDS[5]) in line]
+    assert len(said_of_it) == 1
+    assert "\x1b" not in said_of_it[0]
+    office.server.behaviour = calm
+    before = len(office.server.asked())
+    assert office.run(retry_refused=is_refused) == 0
+    assert office.server.asked()[before:] == [IDS[5]]
+    assert office.answers() == AYE
+
+
+def test_cut_empty_and_refused_are_counted_apart(office, capsys):
+    said = {
+        IDS[0]: completion("Aye", finish_reason="length"),
+        IDS[1]: completion("<think>Hm.</think>"),
+        IDS[2]: completion(None, refusal="no"),
+    }
+    office.server.behaviour = lambda ask: said.get(ask.id) or calm(ask)
+    assert office.run() == 0
+    out = capsys.readouterr().out
+    assert "of 12 replies 1 are cut at 512 new tokens, 1 are empty, 1 are refusals" in out
+    assert office.answers()[IDS[0]] == "Aye"
+
+
+def test_any_text_is_kept_as_it_is(office):
+    text = "\x1b[2J<img src=x>\x00</s><|im_end|>\u2028 \ud800 {{char}} ﷽"
+    office.server.behaviour = always(completion(text), IDS[0])
+    assert office.run() == 0
+    assert office.answers()[IDS[0]] == text
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            error(401, f"wrong key {KEY}"),
+            "401 Unauthorized: wrong key (the key); the key is wrong or missing: --api",
+        ),
+        (error(402), "402 Payment Required: no; there is no credit: pay"),
+        (error(403), "the key does not allow it"),
+        (error(404, "no such model"), "404 Not Found: no such model; there is no such address or model: correct --api"),
+        (error(429, code="insufficient_quota"), "there is no credit"),
+        (error(429, headers={"Retry-After": "86400"}), "it asks to wait 86,400 seconds"),
+    ],
+)
+def test_where_going_on_is_useless_it_stops_at_once_and_keeps_what_there_is(office, said, reason, monkeypatch):
+    monkeypatch.setenv("MINE", KEY)
+    office.server.behaviour = lambda ask: said if len(office.server.log) > 6 else calm(ask)
+    with pytest.raises(UserError) as caught:
+        office.run(key_env="MINE")
+    assert reason in str(caught.value)
+    assert str(caught.value).endswith("what is finished is kept: the same command goes on")
+    assert len(caught.value.lines) == 1
+    assert len(office.server.log) <= 6 + 4
+    assert len(office.journaled()) == 6
+    office.server.behaviour = calm
+    before = len(office.server.log)
+    assert office.run(key_env="MINE") == 0
+    assert len(office.server.log) == before + 6
+    assert office.answers() == AYE
+
+
+def test_a_useless_first_request_is_the_only_one(office):
+    office.server.behaviour = lambda ask: error(401)
+    with pytest.raises(UserError, match="401"):
+        office.run(concurrency=None)
+    assert len(office.server.log) == 1
+
+
+def test_no_server(office):
+    with serving() as gone:
+        url = gone.url
+    with pytest.raises(
+        UserError, match=r"no connection: .*; correct --api_base, or start the server; what is finished"
+    ):
+        office.run(base=url)
+
+
+def test_a_server_that_breaks_down_for_good(office):
+    office.server.behaviour = lambda ask: error(502) if len(office.server.log) > 5 else calm(ask)
+    with pytest.raises(UserError, match=r"502 Bad Gateway: no; 3 requests in a row came to nothing; what is finished"):
+        office.run()
+    assert len(office.journaled()) == 5
+
+
+def test_a_redirect_is_not_followed_and_takes_no_key_along(office, monkeypatch):
+    monkeypatch.setenv("MINE", KEY)
+    with serving() as other:
+        office.server.behaviour = lambda ask: Say({}, 307, {"Location": f"{other.url}/chat/completions"})
+        with pytest.raises(UserError, match=r"it redirects to http://127.* which is not followed; correct --api_base"):
+            office.run(key_env="MINE")
+        assert other.log == []
+    assert office.server.log[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_the_key_is_nowhere(office, monkeypatch, capfd):
+    """The server repeats it wherever it can."""
+    monkeypatch.setenv("MINE", KEY)
+    said = {
+        IDS[0]: completion(f"Your key is {KEY}.", model="calm-1"),
+        IDS[1]: completion("", refusal=f"not with {KEY}"),
+        IDS[2]: error(400, f"wrong {KEY}"),
+        IDS[3]: Say(KEY.encode()),
+        IDS[4]: Say(json.dumps(completion("Aye.")).replace("Aye", "".join(f"\\u{ord(c):04x}" for c in KEY)).encode()),
+    }
+    office.server.behaviour = lambda ask: said.get(ask.id) or calm(ask)
+    assert office.run(key_env="MINE") == job.FAILED
+    written = [path.read_text() for path in office.desk.folder.rglob("*.json*") if path.is_file()]
+    assert len(written) >= 4
+    out = capfd.readouterr()
+    assert not any(KEY in text for text in [*written, out.out, out.err])
+    assert office.answers()[IDS[0]] == "Your key is (the key)."
+
+
+def test_another_models_id_stops_the_job(office):
+    other = completion("I am another.", model="other\x1b[31m")
+    office.server.behaviour = lambda ask: other if len(office.server.log) > 6 else calm(ask)
+    with pytest.raises(UserError) as caught:
+        office.run()
+    assert "now answers as 'other\\x1b[31m', the replies so far are of 'calm-1'; what is finished is kept" in str(
+        caught.value
+    )
+    kept = office.journaled()
+    assert len(kept) == 6
+    with pytest.raises(UserError, match="the replies so far are of 'calm-1'"):
+        office.run()
+    assert office.journaled() == kept
+    office.server.behaviour = calm
+    assert office.run() == 0
+    assert office.answers() == AYE
+    assert not {*kept} & {*office.server.asked()[-6:]}
+
+
+def test_the_id_that_the_first_reply_reports_is_noted(office, capsys):
+    office.server.behaviour = lambda ask: completion("Aye.", model="calm-1@main")
+    assert office.run() == 0
+    assert capsys.readouterr().out.count("calm-1 replies as 'calm-1@main'\n") == 1
+    assert office.settings()["noted"]["reported_model"] == "calm-1@main"
+    assert office.settings()["model"] == "calm-1"
+
+
+def test_the_same_model_elsewhere_goes_on(office):
+    office.server.behaviour = always(error(400), *IDS[6:])
+    assert office.run() == job.FAILED
+    with serving() as other:
+        assert office.run(base=other.url) == 0
+        assert sorted(other.asked()) == sorted(IDS[6:])
+        assert office.settings()["noted"]["urls"] == sorted([other.url, office.server.url])
+
+
+def strict(*refused: str) -> Callable[[Ask], Say | dict]:
+    """A server that refuses fields by name."""
+
+    def behaviour(ask: Ask) -> Say | dict:
+        found = [name for name in ask.settings if name in refused]
+        return error(400, f"Unsupported parameter: '{found[0]}'", param=found[0]) if found else calm(ask)
+
+    return behaviour
+
+
+def test_without_what_a_server_refuses(office, capsys):
+    office.server.behaviour = strict("max_tokens", "temperature")
+    assert office.run() == 0
+    assert office.answers() == AYE
+    assert len(office.server.log) == 14
+    assert office.server.log[-1].settings == {"max_completion_tokens": 512, "top_p": 0.3, "seed": 1234}
+    out = capsys.readouterr().out
+    assert out.count("calm-1 does not take max_tokens, and is asked without it; max_completion_tokens is sent in") == 1
+    assert out.count("calm-1 does not take temperature, and is asked without it (400 Bad Request: Unsupp") == 1
+    assert office.settings()["noted"]["left_out"] == ["max_tokens", "temperature"]
+
+
+def test_what_is_refused_is_of_the_fingerprint(office):
+    office.server.behaviour = lambda ask: error(400) if ask.id in IDS[6:] else strict("temperature")(ask)
+    assert office.run() == job.FAILED
+    office.server.behaviour = calm
+    with pytest.raises(UserError, match="now takes temperature, the replies so far were made without; what is"):
+        office.run()
+    office.server.behaviour = strict("temperature")
+    assert office.run() == 0
+    assert office.answers() == AYE
+
+
+def test_what_was_taken_before_is_not_left_out_later(office):
+    """A refusal of it is about the one request."""
+    office.server.behaviour = always(error(400, param="temperature"), IDS[5])
+    assert office.run() == job.FAILED
+    assert list(office.errors()) == [IDS[5]]
+    assert office.settings()["noted"]["left_out"] == []
+
+
+def test_probes_come_first_and_what_they_find_is_noted(office, capsys):
+    office.server.behaviour = lambda ask: completion(f"{len(office.server.log)}" if "words" in ask.id else "grey")
+    assert office.run(probe=True, settings=GenerationSettings(do_sample=False)) == 0
+    assert [ask.id.partition(" ")[0] for ask in office.server.log[:4]] == ["probe/words"] * 2 + ["probe/image"] * 2
+    found = office.settings()["noted"]["not_honoured"]
+    assert [name.partition(":")[0] for name in found] == ["greedy decoding", "images"]
+    out = capsys.readouterr().out
+    assert [out.count(f"does not honour {name}\n") for name in found] == [1, 1]
+
+
+def test_probes_ask_for_no_more_than_there_is_to_ask(office):
+    office.write(image=None)
+    assert office.run(probe=True) == 0
+    assert sorted(ask.id for ask in office.server.log[:3]) == ["probe/words 1", "probe/words 2", "probe/words 3"]
+    assert office.server.asked() == [ask.id for ask in office.server.log[3:]]
+    assert office.run(probe=True) == 0
+    assert len(office.server.log) == 15
+
+
+def test_never_more_at_once_than_said(office):
+    office.server.behaviour = lambda ask: Say(completion("Aye."), seconds=0.01)
+    office.write([f"r {number}" for number in range(40)], image=None)
+    assert office.run(concurrency=3) == 0
+    assert office.server.most_at_once == 3
+
+
+def test_a_server_that_bears_few_requests_at_once(office):
+    """429 beyond three: all are answered all the same, and the number of requests finds to what is borne."""
+
+    def behaviour(ask: Ask) -> Say | dict:
+        return error(429) if office.server.at_once > 3 else Say(completion(f"Aye, {ask.id}."), seconds=0.01)
+
+    office.server.behaviour = behaviour
+    office.write([f"r {number}" for number in range(80)], image=None)
+    assert office.run(concurrency=None) == 0
+    assert len(office.server.done) < 2.5 * 80
+
+
+def test_a_retry_after_holds_all_requests(office):
+    times: list[float] = []
+
+    def behaviour(ask: Ask) -> Say | dict:
+        times.append(time.monotonic())
+        return error(429, headers={"Retry-After": "0.3"}) if len(times) == 5 else calm(ask)
+
+    office.server.behaviour = behaviour
+    assert office.run(concurrency=1) == 0
+    assert times[5] - times[4] >= 0.29
+
+
+def test_a_dry_run_sends_and_writes_nothing(office, capsys):
+    assert office.run(dry_run=True, prices=Prices(1.0, 2.0)) == 0
+    assert (
+        "12 requests with 12 images: about 276 tokens of prompts, at most 6,144 of replies" in capsys.readouterr().out
+    )
+    assert not office.desk.output.parent.exists()
+    office.server.behaviour = always(error(400), *IDS[2:])
+    office.run()
+    capsys.readouterr()
+    assert office.run(dry_run=True) == 0
+    assert "10 requests with 10 images" in capsys.readouterr().out
+    assert len(office.server.log) == 12
+
+
+def test_costs_are_said_and_kept_to(office, capsys):
+    prices = Prices(10.0, 1000.0)  # a reply costs 0.011, at its longest 0.512
+    assert office.run(prices=prices, limit=6) == 0
+    assert "calm-1: cost 0.0660" in capsys.readouterr().out.replace(f" at {office.server.url}", "")
+    with pytest.raises(UserError, match=r"^--max_cost 0.55 does not suffice: 0.0440 are spent, and the next request"):
+        office.run(prices=prices, max_cost=0.55, overwrite=True)
+    assert len(office.journaled()) == 4
+    with pytest.raises(UserError, match=r"^--max_cost 0.1 does not suffice: 0.0000 are spent"):
+        office.run(prices=prices, max_cost=0.1)
+    assert office.run(prices=prices, max_cost=9.0) == 0
+    assert len(office.server.log) == 6 + 4 + 8
+
+
+def test_what_may_have_been_paid_for_counts_as_paid(office):
+    office.server.behaviour = once(Say(b"{"), IDS[3])
+    with pytest.raises(UserError, match=r"^--max_cost 0.7 does not suffice: 0.5\d+ are spent"):
+        office.run(prices=Prices(10.0, 1000.0), max_cost=0.7)
+
+
+def test_what_has_arrived_is_kept_when_it_is_interrupted(office, capsys):
+    """Ctrl-C while the first reply is taken, and others have come meanwhile."""
+    office.server.behaviour = calm
+    arrived = threading.Event()
+
+    def look(reply: ChatReply) -> list[ChatRequest]:
+        if arrived.is_set():
+            return []
+        for _ in range(200):  # the first request goes alone, three others when there is a reply to it
+            time.sleep(0.01)
+            if len(office.server.done) == 4:
+                break
+        time.sleep(0.05)
+        arrived.set()
+        raise Interrupted(2)
+
+    ask = lambda record, replies: look(*replies.values()) if replies else ANSWERS.ask(record, {})  # noqa: E731
+    interrupting = replace(ANSWERS, ask=ask)
+    assert office.run(interrupting) == 130
+    assert arrived.is_set()
+    assert len(office.journaled()) == len({*office.journaled()}) == len(office.server.done) == 4
+    assert office.run() == 0
+    assert office.answers() == AYE
+    assert len(office.server.log) == 12
+
+
+def test_requests_come_go_and_are_answered(office):
+    requests = [ChatRequest(id_, one_turn("Play.", "Who?"), GenerationSettings()) for id_ in IDS]
+    with find_api(office.options).open() as generator:
+        assert generator.step() == []
+        office.server.behaviour = lambda ask: Say(completion(f"Aye, {ask.id}."), seconds=1 if ask.id == IDS[2] else 0)
+        for request in requests[:3]:
+            generator.add(request)
+        generator.cancel(IDS[0])
+        generator.cancel("never added")
+        replies = {}
+        while IDS[1] not in replies:
+            replies |= {event.id: event for event in generator.step() if isinstance(event, ChatReply)}
+        generator.cancel(IDS[2])
+        generator.add(requests[3])
+        while IDS[3] not in replies:
+            replies |= {event.id: event for event in generator.step() if isinstance(event, ChatReply)}
+        assert sorted(replies) == [IDS[1], IDS[3]]
+        assert replies[IDS[3]].usage == (100, 10)
+        assert generator.step() == []
+
+
+def test_several_processes_are_refused(office):
+    with pytest.raises(UserError, match="asks from one process, many requests at once; start the script without torch"):
+        find_api(office.options, place=ProcessPlace(0, 1, world_size=2))
+
+
+def test_without_the_client(office, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^the package openai is not installed; run: pip install -e '\.\[api\]'$"):
+        find_api(office.options)
