@@ -155,6 +155,7 @@ class TrainingArguments(transformers.TrainingArguments):
                 )
             config = deepspeed_config.read_deepspeed_config(self.deepspeed)
             self.deepspeed = self.deepspeed if Path(str(self.deepspeed)).is_file() else config
+            self.notes += [f"note: {note}" for note in extensions.make_architectures_readable(os.environ)]
         super().__post_init__()
         if self.deepspeed:
             deepspeed_config.check_mismatches(self)
