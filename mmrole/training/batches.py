@@ -54,8 +54,14 @@ class TreeBatch:
     most_nodes: int
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The batch with its tensors, but for `last`, on a device."""
-        return replace(self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking)), last=self.last)
+        """The batch with its tensors on a device, but for what is looked at in the memory of the CPU.
+
+        That is `last`, and `image_positions` where there are no images.
+        """
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        if self.pixel_values is None:
+            moved = replace(moved, image_positions=self.image_positions)
+        return replace(moved, last=self.last)
 
     def pin_memory(self) -> Self:
         """The batch in pinned memory (what a DataLoader calls)."""

@@ -13,8 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from mmrole.base.errors import UserError
+from mmrole.prompt_tree.flex import FlexForestAttention
 from mmrole.training.arguments import parse_arguments
+from mmrole.training.batches import collate
 from mmrole.training.late_check import LateCheck
+from mmrole.training.loss import tree_loss
 from mmrole.training.packing import group_samples
 from mmrole.training.steps import Packing, TrainingSteps
 from mmrole.training.trainer import TreeTrainer
@@ -75,6 +78,19 @@ def test_a_step_waits_at_most_once(make_model, byte_family, steps, tmp_path, mon
     assert len(count.numbers) == trainer.state.global_step == 5
     assert max(later - earlier for earlier, later in zip(count.numbers, count.numbers[1:], strict=False)) == 1
     assert waits.number <= 5 + 1  # the mean loss of the whole run is read at its end
+
+
+@pytest.mark.parametrize("texts", [False, True], ids=["images", "texts alone"])
+def test_a_micro_batch_waits_for_nothing(make_model, encoded, byte_family, monkeypatch, texts):
+    """Whatever would read a tensor of the meta device raises: `item()`, `bool()`, `nonzero()`, copies to the CPU."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())  # has no meta device
+    model = make_model(torch.float32).to(META)
+    batch = collate(encoded[-1:] if texts else encoded, byte_family)
+    assert (batch.pixel_values is None) == texts
+    tree_loss(model, batch.to(META, non_blocking=True), byte_family).sum.backward()
+    FlexForestAttention(batch.last, batch.most_nodes, META)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        bool(torch.zeros(1, device=META))
 
 
 def test_figures_are_checked_a_step_late_and_name_their_samples(steps):
