@@ -64,7 +64,11 @@ class RunProgress(TrainerCallback):
         figures = {name: format(logs[name], form) for name, form in _SHOWN.items() if name in logs}
         if not figures:
             return
-        rate = f"{self.tokens / (time.monotonic() - self._started):,.0f} tokens/s"
+        rate = f"{self.speed()['tokens_per_second']:,.0f} tokens/s"
+        if "nodes_per_second" in logs:
+            rate += f", {logs['nodes_per_second']:,.0f} nodes/s"
+        if "matrix_rate_share" in logs:
+            rate += f", {logs['matrix_rate_share']:.0%} of the matrix rate"
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join([rate, *(f"{name} {value}" for name, value in figures.items())]))
             return
@@ -74,6 +78,10 @@ class RunProgress(TrainerCallback):
         shown += [f"{name} {value}" for name, value in figures.items()]
         shown += [f"{self.samples:,} samples", rate, f"{tqdm.format_interval(left)} left"]
         print(", ".join(shown), flush=True)
+
+    def speed(self) -> dict[str, float]:
+        """Tokens a second of the samples one by one, whatever trees share, since this call began to train."""
+        return {"tokens_per_second": self.tokens / (time.monotonic() - self._started)}
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -28,6 +28,7 @@ from mmrole.training.late_check import LateCheck, StepLosses
 from mmrole.training.loss import LossSum, tree_loss
 from mmrole.training.packing import Bin
 from mmrole.training.progress import RunProgress
+from mmrole.training.rates import Operations, TrainingRates, measure_matrix_rate
 from mmrole.training.recomputation import limit_recomputation
 from mmrole.training.reporters import say_faults_in_a_line
 from mmrole.training.resuming import AskedSteps, CommandSettings, innermost, load_weights
@@ -80,6 +81,10 @@ class TreeTrainer(Trainer):
         self._late = LateCheck(steps, checks_norm=not args.fp16)  # with float16, such steps are left out
         self._losses: list[Tensor] = []  # of the micro-batches of the step that is computed
         self._bins: list[Bin] = []
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        self._rates = TrainingRates(
+            Operations.of(model, family), measure_matrix_rate(args.device, dtype), args.world_size
+        )
         self._source: Iterator[StepBatches | UserError] = iter(())
         self._ahead: Iterator[StepBatches | UserError] = self._source
 
@@ -121,6 +126,7 @@ class TreeTrainer(Trainer):
             is_last = number == len(inputs.batches)
             self.accelerator.gradient_state._set_sync_gradients(is_last)
             waits = contextlib.nullcontext() if is_last or deepspeed else self.accelerator.no_sync(model)
+            self._rates.add(batch)
             with waits:
                 loss = self._loss(model, batch).sum * scale
                 if is_last:  # DeepSpeed steps the optimizer and the schedule in the backward pass
@@ -159,10 +165,16 @@ class TreeTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """transformers' `log`, with the rate of the logged step, where DeepSpeed has already set the next one."""
+        """transformers' `log`, with the rate of the logged step, where DeepSpeed has already set the next one.
+
+        How fast it went is shown and reported, but no part of the log that a checkpoint keeps.
+        """
         if "learning_rate" in logs and self._rate_used is not None:
             logs["learning_rate"] = self._rate_used
-        super().log(logs, start_time)
+        speed = {**self.progress.speed(), **self._rates.take()} if "loss" in logs else {}
+        super().log({**logs, **speed}, start_time)
+        for name in speed:
+            del self.state.log_history[-1][name]
 
     def _loss(self, model: nn.Module, batch: TreeBatch) -> LossSum:
         batch = batch.to(self.args.device, non_blocking=True)
@@ -247,6 +259,7 @@ class TreeTrainer(Trainer):
             UserError: they do not fit.
         """
         limit_recomputation(cast("nn.Module", self.model), self.family, self.args.checkpoint_layers)
+        self._rates.take()
         folder = resume_from_checkpoint if self.is_deepspeed_enabled else None
         with contextlib.nullcontext() if folder is None else reading(folder):
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fixtures.scripts import load_script
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmrole.base.errors import UserError
 from mmrole.qwen_vl import QWenLMHeadModel
@@ -225,8 +226,13 @@ def test_without_trees_the_losses_are_the_same(train, samples):
     assert without.log() == pytest.approx(with_trees.log(), rel=1e-5)
 
 
-def test_trained_parts_are_the_published_ones(train, tiny):
-    run = train("--learning_rate", 1e-2)
+def test_trained_parts_are_the_published_ones_and_speed_is_reported(train, tiny, capsys):
+    run = train("--learning_rate", 1e-2, "--report_to", "tensorboard")
+    assert " tokens/s, " in (said := capsys.readouterr().out)
+    assert " nodes/s, " in said
+    events = EventAccumulator(str(next((run.output_dir / "runs").glob("**/events*")).parent)).Reload()
+    assert {"train/loss", "train/tokens_per_second", "train/nodes_per_second"} <= set(events.Tags()["scalars"])
+    assert not run.log("nodes_per_second")
     before, after = load_file(tiny / "model.safetensors"), load_file(run.output_dir / "model.safetensors")
     same = {name for name in before if torch.equal(before[name].float(), after[name].float())}
     vision = {name for name in before if ".visual." in name and ".attn_pool." not in name}
