@@ -8,6 +8,8 @@ several leaves share is in memory once and is read once for all of them.
 import torch
 from torch import Tensor
 
+from mmrole.base.triton_support import has_triton
+
 MOST_LEAVES = 64
 """Of a tree: bits of an int64."""
 PAGE_SIZE = 64
@@ -32,8 +34,8 @@ def paged_tree_attention(
     """softmax(scaling * query @ keys^T) @ values of each leaf, as far as it sees.
 
     On CUDA a Triton kernel (`mmrole/engine/paged_attention_kernel.py`) that reads lengths on the device, so that a CUDA
-    graph can hold it; elsewhere PyTorch, tree by tree. The softmax is computed in at least float32. What pages hold
-    beyond the slots that a leaf sees is never read into a result, NaN included.
+    graph can hold it; elsewhere, and without Triton, PyTorch, tree by tree. The softmax is computed in at least
+    float32. What pages hold beyond the slots that a leaf sees is never read into a result, NaN included.
 
     Args:
         query: [rows, heads, d], a row for each leaf; more rows are allowed.
@@ -89,7 +91,6 @@ def _shape_of_output(query: Tensor, *args: object, **kwargs: object) -> Tensor:
     return torch.empty_like(query, memory_format=torch.contiguous_format)
 
 
-@paged_tree_attention.register_kernel("cuda")
 def _on_cuda(
     query: Tensor,
     keys: Tensor,
@@ -104,7 +105,11 @@ def _on_cuda(
     positions: Tensor | None = None,
     slot_positions: Tensor | None = None,
 ) -> Tensor:
-    from mmrole.engine.paged_attention_kernel import PagedInputs, launch  # Triton, only where there is CUDA
+    from mmrole.engine.paged_attention_kernel import PagedInputs, launch  # imports Triton
 
     inputs = PagedInputs(query, keys, values, page_table, lengths, first_row, leaves, visible)
     return launch(inputs, scaling, window, positions, slot_positions)
+
+
+if has_triton():
+    paged_tree_attention.register_kernel("cuda")(_on_cuda)

@@ -62,7 +62,7 @@ def _run_length(length, runs, TILE: tl.constexpr):
     return tl.maximum(tl.cdiv(tl.cdiv(length, runs), TILE) * TILE, SHORTEST_RUN)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window", "table_row"])
 def _partial(
     query,
     keys,
@@ -184,7 +184,7 @@ def _partial(
     tl.store(weighted + (place * D)[:, None] + dims[None, :], output, mask=is_pair[:, None] & (dims < D)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["trees", "runs"])
 def _add(
     maxima,
     sums,

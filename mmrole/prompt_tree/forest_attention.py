@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmrole.base.triton_support import has_triton
 from mmrole.prompt_tree.attention import BlockwiseAttention, TreeAttention
 
 
@@ -13,7 +14,7 @@ def forward_attention(
 ) -> TreeAttention:
     """The attention of a forest that is read without gradients: on CUDA the kernel, else SDPA or eager in blocks.
 
-    What has no fast matrix product (float32) goes through SDPA on CUDA too.
+    What has no fast matrix product (float32) goes through SDPA on CUDA too, and so does all without Triton.
 
     Args:
         last: [N] int64 in the memory of the CPU, `PromptTree.last`.
@@ -22,7 +23,8 @@ def forward_attention(
         dtype: of queries, keys and values.
         device: of these.
     """
-    if device.type == "cuda" and implementation == "sdpa" and dtype in (torch.bfloat16, torch.float16):
+    half = dtype in (torch.bfloat16, torch.float16)
+    if device.type == "cuda" and implementation == "sdpa" and half and has_triton():
         # Larger blocks do not fit into a multiprocessor.
         return ForestAttention(last, device) if head_size <= 128 else ForestAttention(last, device, 64, 32)
     return BlockwiseAttention(last, implementation, device=device)

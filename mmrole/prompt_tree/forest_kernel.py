@@ -15,7 +15,7 @@ from torch import Tensor
 _LEAST = tl.constexpr(-1.0e30)  # finite: the maximum of nothing, less itself, is 0 and not NaN
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["nodes", "most_blocks"])
 def _forest(
     query,
     key,
