@@ -120,6 +120,7 @@ class ApiClient:
         """Has a response end with an error where it is too long, and never unpacks it."""
         for name in ("content-encoding", "set-cookie"):
             response.headers.pop(name, None)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _Limited(response.stream, self._most_bytes)
 
 

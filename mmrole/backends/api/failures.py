@@ -90,10 +90,9 @@ def failure_of_status(status: int, headers: Mapping[str, str], body: Json, setti
 
 def failure_of_error(error: Json) -> ApiFailure:
     """What an error means that comes with the status of a success, as some servers have it."""
-    code = error.get("code") if isinstance(error, dict) else None
-    status = int(code) if str(code).isdecimal() and 400 <= int(str(code)[:4]) < 600 else 0
-    if status:
-        return failure_of_status(status, {}, {"error": error}, ())
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    if re.fullmatch(r"[45][0-9]{2}", code):
+        return failure_of_status(int(code), {}, {"error": error}, ())
     if isinstance(error, dict) and _codes(error) & {*_NO_CREDIT, *_NO_MODEL, *_DECLINED}:
         return failure_of_status(HTTPStatus.BAD_REQUEST, {}, {"error": error}, ())
     return ApiFailure("unreadable", f"an error in place of a reply: {_text_of(_error_of({'error': error})) or error}")

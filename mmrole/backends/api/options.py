@@ -102,6 +102,8 @@ class ApiOptions:
             raise UserError(
                 f"{names}: of a server's model only; give {' and '.join(missing)} as well, or leave that out"
             )
+        if not flags["api_model"].strip():
+            raise UserError("--api_model is empty; name a model of the server")
         _check_together(flags, given)
         prices = None
         if flags["price_in"] is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from mmrole.backends.api.failures import ApiFailure, failure_of_error
 from mmrole.base.errors import shown
@@ -102,7 +102,9 @@ def _finish(message: JsonObject, reason: Json, text: str) -> tuple[FinishReason,
 def _usage(obj: Json) -> Usage | None:
     if not isinstance(obj, dict):
         return None
-    counts = [obj.get("prompt_tokens"), obj.get("completion_tokens")]
-    if not all(type(count) is int and 0 <= count < 2**53 for count in counts):
-        return None
-    return Usage(*counts)
+    prompt_tokens, new_tokens = obj.get("prompt_tokens"), obj.get("completion_tokens")
+    return Usage(prompt_tokens, new_tokens) if _is_count(prompt_tokens) and _is_count(new_tokens) else None
+
+
+def _is_count(value: Json) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 2**53
