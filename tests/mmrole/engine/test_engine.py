@@ -59,6 +59,11 @@ def mixed(pictures: list[Image.Image], settings: GenerationSettings) -> list[Cha
     return three_levels(pictures, settings) + edges + shown
 
 
+def shorter(requests: list[ChatRequest]) -> list[ChatRequest]:
+    """Those of a few hundred positions: the operator behind pages takes its time on a CPU."""
+    return [request for request in requests if len(request.text) < 1_000]
+
+
 def answers(
     model: QWenLMHeadModel, tokenizer: QWenTokenizer, requests: list[ChatRequest], **kwargs
 ) -> dict[str, ChatReply]:
@@ -110,7 +115,7 @@ def test_float32_replies_agree_up_to_the_first_close_call(
 
 @pytest.mark.parametrize("settings", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_a_reply_does_not_depend_on_what_runs_beside_it(exact, tokenizer, pictures, settings, paged):
-    requests = mixed(pictures, settings)
+    requests = shorter(mixed(pictures, settings)) if paged else mixed(pictures, settings)
     together = answers(exact, tokenizer, requests, paged=paged)
     shuffled = random.Random(0).sample(requests, len(requests))
     assert answers(exact, tokenizer, shuffled, max_batch_tokens=6_000, window=7, paged=paged) == together
@@ -209,7 +214,7 @@ def test_no_request_no_reply(exact, tokenizer, paged):
 
 
 def test_out_of_memory_halves_the_budget_and_loses_nothing(exact, tokenizer, pictures, paged):
-    requests = mixed(pictures, GREEDY)
+    requests = shorter(mixed(pictures, GREEDY)) if paged else mixed(pictures, GREEDY)
     expected = answers(exact, tokenizer, requests, paged=paged)
     passes = iter(range(10_000))
 
