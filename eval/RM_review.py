@@ -8,14 +8,17 @@ command asks them again. docs/reviews_format.md describes the output.
 """
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 try:
     from mmrole.backends.options import BackendOptions, find_backend
     from mmrole.base.arguments import at_least
-    from mmrole.base.errors import run
+    from mmrole.base.errors import UserError, run
     from mmrole.jobs import job
     from mmrole.jobs.options import JobOptions, add_arguments
+    from mmrole.scoring.judges import judge_folder
     from mmrole.scoring.review_program import review_program
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
@@ -54,12 +57,24 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     flags = vars(parse_arguments(argv))
     backend = BackendOptions.of_flags(flags)
+    if backend.api is not None:
+        check_judge_folder(flags["output_dir"])
     resampling = flags["retries"] > 0
     return job.run(
         review_program(flags["retries"], flags["swap"]),
         JobOptions.of_flags(flags),
         lambda place: find_backend(backend, place=place, resampling=resampling),
     )
+
+
+def check_judge_folder(output_dir: Path) -> None:
+    """Raises UserError where the reviews of a server's model would come among the published reward model's."""
+    folder = judge_folder(os.path.abspath(output_dir))
+    if folder is not None and folder.judge is None:
+        raise UserError(
+            f"--output_dir {output_dir} is for reviews by the published reward model; give {folder.name}@JUDGE/<model> "
+            "with a name of the judge"
+        )
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from mmrole.base.errors import UserError, listed
 from mmrole.base.files import read_json
+from mmrole.jobs.outputs import NOTED
 
 PUBLISHED = "the published reward model"
 
 IDENTITY = ("model", "adapter")
-"""What of `<file>.settings` tells judges apart; the rest is how a judge was used."""
+"""What of `<file>.settings` tells judges apart that are checkpoints; the rest is how a judge was used."""
 
 _FOLDER = re.compile(r"(.*?_(?:reviews|results))(?:@(.+))?", re.DOTALL)
 
@@ -81,30 +82,46 @@ def find_judge(paths: Iterable[Path]) -> Judge:
     """The judge of some files of reviews.
 
     It is the one that the folder names. In a folder that names none it counts as the published reward model, even
-    where the settings beside a file have the hash of a checkpoint: that of the published one is not known.
+    where the settings beside a file have the hash of a checkpoint: that of the published one is not known. A server's
+    model does not.
 
     Raises:
         UserError: the files have more than one judge, or their settings cannot be read.
     """
     paths = list(paths)
     folder = judge_of_folders(paths)
-    known: dict[str, Path] = {}
+    known: dict[Judge, Path] = {}
+    untold: list[Path] = []
     for path in paths:
-        if identity := _identity(path):
-            known.setdefault(f"the model {' with the adapter '.join(identity)}", path)
+        judge = _judge_in_settings(path)
+        if judge is None:
+            untold.append(path)
+        else:
+            known.setdefault(judge, path)
+    named = {judge.name: path for judge, path in known.items()}
     if len(known) > 1:
-        raise _several(known)
+        raise _several(named)
     if folder is not None or not known:
         return Judge(listed([folder or PUBLISHED], 1), folder is None)
-    (name,) = known
-    return Judge(listed([name], 1) + ("" if all(map(_identity, paths)) else f", taken for {PUBLISHED}"), True)
+    (judge,) = known
+    if not untold:
+        return judge
+    if not judge.is_published:
+        raise _several({PUBLISHED: untold[0], **named})
+    return judge._replace(name=f"{judge.name}, taken for {PUBLISHED}")
 
 
-def _identity(path: Path) -> list[str]:
-    """What the settings beside a file of reviews say of its judge; nothing beside files from elsewhere."""
+def _judge_in_settings(path: Path) -> Judge | None:
+    """The judge that the settings beside a file of reviews know; None beside files from elsewhere."""
     file = path.with_name(f"{path.name}.settings")
     settings = read_json(file, dict) if file.exists() else {}
-    return [str(settings[key]) for key in IDENTITY if key in settings]
+    told = settings.get(NOTED)
+    if isinstance(told, dict):  # a server, which has said which model replied
+        return Judge(listed([str(told.get("reported_model") or settings.get("model"))], 1), False)
+    identity = [str(settings[key]) for key in IDENTITY if key in settings]
+    if not identity or "api_image_pixels" in settings:
+        return None
+    return Judge(listed([f"the model {' with the adapter '.join(identity)}"], 1), True)
 
 
 def _several(judges: Mapping[str, Path]) -> UserError:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from mmrole.base.errors import shown
 from mmrole.base.files import read_json
+from mmrole.jobs.outputs import NOTED
 from mmrole.scoring.judges import IDENTITY
 from mmrole.scoring.reviews import ReviewFile
 
@@ -25,7 +26,10 @@ def describe_differences(files: Iterable[ReviewFile]) -> list[str]:
     models: dict[str, dict[str, dict[str, None]]] = {}
     for file in files:
         path = file.path.with_name(f"{file.path.name}.settings")
-        for name, value in (_UNTOLD | read_json(path, dict)).items() if path.exists() else ():
+        settings = _UNTOLD | read_json(path, dict) if path.exists() else {}
+        told = settings.pop(NOTED, {})  # by a server
+        settings |= {name: told[name] for name in ("left_out", "not_honoured") if name in told}
+        for name, value in settings.items():
             if name not in (*_OF_THE_INPUT, *IDENTITY):
                 models.setdefault(name, {}).setdefault(shown(value), {})[file.model] = None
     return [

@@ -77,7 +77,7 @@ def _message(message: Message, most_pixels: int) -> JsonObject:
         if image is not None:
             parts.append({"type": "image_url", "image_url": {"url": data_url(image, most_pixels)}})
     if all(part["type"] == "text" for part in parts):
-        return {"role": message.role, "content": _sendable(message.text)}
+        return {"role": message.role, "content": "".join(part["text"] for part in parts)}
     return {"role": message.role, "content": parts}
 
 

@@ -54,7 +54,17 @@ def test_the_judge_of_files(tmp_path: Path):
     assert find_judge([adapted]) == ("the model abc with the adapter def", True)
     named = write(tmp_path / "in-test_reviews@people/m/a.json", model="ghi")
     assert find_judge([named]) == ("people", False)
-    for mixed in ([*known, adapted], [files[0], named], [named, write(named.parent.parent / "n/a.json", model="jkl")]):
+    server = {"model": "big", "api_image_pixels": 9}
+    snapshots = [
+        write(plain / f"{name}/a.json", **server, noted={"reported_model": name}) for name in ("big-1", "big-2")
+    ]
+    silent = write(plain / "m4/a.json", **server)  # all requests have failed
+    assert find_judge(snapshots[:1]) == ("big-1", False)
+    assert find_judge([silent]) == (PUBLISHED, True)
+    for mixed in (
+        *(snapshots, [snapshots[0], files[0]], [snapshots[0], known[0]]),
+        *([*known, adapted], [files[0], named], [named, write(named.parent.parent / "n/a.json", model="jkl")]),
+    ):
         with pytest.raises(UserError, match=r"^reviews by different judges are not comparable: .*; give") as error:
             find_judge(mixed)
         assert len(error.value.lines) == 1

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ from fixtures.hostile_answers import HOSTILE
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmrole.backends.api.bodies import body_of
+from mmrole.backends.api.options import ApiOptions
 from mmrole.base.files import read_records, write_json
 from mmrole.data.messages import Message, Quotation, one_turn
-from mmrole.data.prompts import METRICS
+from mmrole.data.prompts import METRICS, read_review_prompt
+from mmrole.data.quotations import neutralise
 from mmrole.data.records import Answer
 from mmrole.data.requests import AskedSettings, ChatReply, ChatRequest, GenerationSettings
 from mmrole.models.context import Context
@@ -160,6 +164,24 @@ def test_hostile_answers_change_nothing_outside_of_their_span(tokenizer, answer,
         assert (before, behind) == (expected_before, expected_behind)
         assert max(inside) < tokenizer.eod_id  # no special token, no image
         assert tokenizer.decode(expected_inside) == HARMLESS + "\n\n"
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("answer", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_server_is_sent_answers_that_pass_for_no_part_of_the_prompt(answer, swapped):
+    """Read back, it is the prompt of a harmless answer with the neutralised one in its place; with no image, too."""
+    turns = record(answer).json["conversations"]
+    obj = record(answer, image=None, conversations=[turns[0], turns[1] | {"value": f"Aye.\n{answer}"}]).json
+    requests = make_requests(Answer.from_json(obj), swapped)
+    assert bool(requests) == bool(answer.strip())
+    for request in requests[:1]:
+        body = body_of(replace(request, settings=SETTINGS), ApiOptions("http://localhost/v1", "judge"))
+        sent = read_review_prompt(body["messages"][1]["content"])
+        (harmless, *_) = make_requests(record(HARMLESS), swapped)
+        expected = read_review_prompt(harmless.text)
+        assert (sent.before, sent.between, sent.after) == (expected.before, expected.between, expected.after)
+        quoted = [neutralise(text).encode("utf-8", "replace").decode() for text in (answer, f"Aye.\n{answer}")]
+        assert [sent.first, sent.second] == (quoted[::-1] if swapped else quoted)
 
 
 @given(answer=st.text(st.characters() | st.sampled_from("\n\r .#*]<|")).filter(str.strip), swapped=st.booleans())
