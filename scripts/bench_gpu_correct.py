@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,11 @@ from mmrole.qwen_vl import QWenLMHeadModel
 
 if TYPE_CHECKING:
     from bench_gpu_part import Setting
+
+    from mmrole.data.requests import ChatRequest
+    from mmrole.engine.engine import Engine
+
+SAMPLED = {"do_sample": True, "temperature": 1.2, "top_k": 50, "top_p": 0.8, "repetition_penalty": 1.1}
 
 LEAST_MARGIN = 1e-3
 """Between the two largest logits of a golden case; below it, another rounding may turn the choice."""
@@ -38,15 +44,22 @@ def correct(setting: Setting) -> None:
             found = {reply.id: list(reply.token_ids) for reply in engine.generate(requests)}
             same = sum(found[name] == tokens for name, tokens in expected.items())
             setting.add(f"{what} with the tokens of generate()", f"{same} of {len(requests)}")
-            if setting.device.type != "cuda":
-                continue
-            graphs = engine.runner.decoder.graphs
-            recorded, graphs.wanted = graphs.recorded, False
-            eager = {reply.id: list(reply.token_ids) for reply in engine.generate(requests)}
-            graphs.wanted = True
-            same = sum(found[name] == tokens for name, tokens in eager.items())
-            setting.add(f"{what} with the tokens of steps without a graph", f"{same} of {len(requests)}")
-            setting.add(f"{what}: graphs recorded so far", recorded)
+            if setting.device.type == "cuda":
+                without_graphs(setting, engine, requests, what)
+                sampled = [replace(each, settings=replace(each.settings, **SAMPLED)) for each in requests]
+                without_graphs(setting, engine, sampled, f"sampled {what}")
+
+
+def without_graphs(setting: Setting, engine: Engine, requests: list[ChatRequest], what: str) -> None:
+    """The tokens of CUDA graphs against those of the same steps taken as they are."""
+    graphs, tokens = engine.runner.decoder.graphs, []
+    for wanted in (True, False):
+        graphs.wanted = wanted
+        tokens.append({reply.id: reply.token_ids for reply in engine.generate(requests)})
+    graphs.wanted = True
+    same = sum(tokens[0][name] == eager for name, eager in tokens[1].items())
+    setting.add(f"{what} with the tokens of steps without a graph", f"{same} of {len(requests)}")
+    setting.add(f"{what}: graphs recorded so far", graphs.recorded)
 
 
 def golden_tokens(setting: Setting) -> None:

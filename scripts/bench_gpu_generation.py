@@ -84,14 +84,16 @@ def prefill(setting: Setting) -> None:
     setting.add("rate of reading", flops / seconds / 1e12, "TFLOP/s")
     setting.add("rate of reading, of the matrix product", 100 * flops / seconds / setting.machine.flops, "%")
     steps = 2 if setting.tiny else 24
-    for request in requests:
-        engine.add(replace(request, settings=replace(request.settings, max_new_tokens=3 * steps + 8)))
-    for _ in range(steps):  # reads the prompts; captures and compiles
-        engine.step()
-    seconds = timed(lambda: [engine.step() for _ in range(steps)], setting.device) / steps
-    engine.close()
     setting.add("leaves of a step", len(requests))
-    setting.add("a step of all leaves", 1e3 * seconds, "ms")
+    for what, sampling in (("all leaves", {}), ("all leaves, sampling with top-p 0.3", {"do_sample": True})):
+        for request in requests:
+            settings = replace(request.settings, max_new_tokens=3 * steps + 8, top_p=0.3, **sampling)
+            engine.add(replace(request, settings=settings))
+        for _ in range(steps):  # reads the prompts; captures and compiles
+            engine.step()
+        seconds = timed(lambda: [engine.step() for _ in range(steps)], setting.device) / steps
+        engine.close()
+        setting.add(f"a step of {what}", 1e3 * seconds, "ms")
     least = step_seconds(trees, 2 * steps, costs, setting)
     setting.add("bound of a step", 1e3 * least, "ms")
 
