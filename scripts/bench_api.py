@@ -2,9 +2,9 @@
 
     python scripts/bench_api.py                     # 294 records, a reply after 50 ms, 16 at once
 
-The server is a calm one, in a process of its own on this machine. Prints the seconds with each number of requests
-at once, the bound (waiting alone), and how many times as long the job takes that finds the number by itself as with
-the best.
+The server is a calm one, in a process of its own on this machine. Prints the seconds with each number of requests at
+once, the bound (the server's delays alone), and how many times as long the job takes that finds the number by itself as
+with the best one.
 """
 
 from __future__ import annotations
