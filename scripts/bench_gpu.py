@@ -48,16 +48,16 @@ class Part(NamedTuple):
 PARTS = {
     "correct": Part(1, 60, "Greedy tokens in float32, without TF32"),
     "reviews": Part(1, 110, "Reviews: 12 answers with 8 reviews each"),
-    "answers": Part(1, 80, "Answers: 32 prompts, 64 tokens each"),
-    "prefill": Part(1, 50, "Reading prompts, and a decoding step"),
-    "training": Part(2, 110, "Training, forward and backward, gradient checkpointing"),
-    "loading": Part(2, 75, "From files to the first token"),
-    "small_card": Part(2, 60, "A card of 24 GB, by a limit of memory"),
-    "finetune": Part(2, 60, "finetune.py, 6 steps of a small model, one process"),
+    "answers": Part(1, 75, "Answers: 32 prompts, 64 tokens each"),
+    "prefill": Part(1, 40, "Reading prompts, and a decoding step"),
+    "training": Part(1, 100, "Training, forward and backward, gradient checkpointing"),
+    "loading": Part(2, 60, "From files to the first token"),
+    "small_card": Part(2, 45, "A card of 24 GB, by a limit of memory"),
     "finetune_ds": Part(2, 100, "finetune/finetune_ds.sh, 6 steps of a small model"),
     "finetune_lora_ds": Part(2, 60, "finetune/finetune_lora_ds.sh, 2 steps of a small model"),
-    "inference": Part(2, 45, "inference.sh, a small model"),
-    "RM_review": Part(2, 45, "eval/RM_review.sh, a small model"),
+    "finetune": Part(2, 60, "finetune.py without DeepSpeed, 6 steps of a small model"),
+    "inference": Part(2, 40, "inference.sh, a small model"),
+    "RM_review": Part(2, 40, "eval/RM_review.sh, a small model"),
 }
 
 

@@ -120,7 +120,7 @@ def golden_module() -> ModuleType:
 def small_requests(setting: Setting) -> dict[str, list]:
     """Reviews and answers of published lengths, with few tokens to each."""
     profile = [ReviewTree(*lengths) for lengths in length_profile("reviews")]
-    tokens, answers = (3, 1) if setting.tiny else (40, 6)
+    tokens, answers = (3, 1) if setting.tiny else (40, 4)
     trees = [profile[(2 * index + 1) * len(profile) // (2 * answers)] for index in range(answers)]
     cut = [tree._replace(replies=[min(tokens, reply) for reply in tree.replies]) for tree in trees]
     if setting.tiny:

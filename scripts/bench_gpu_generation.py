@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from bench_answers import byte_tokenizer, generate_alone
 from bench_answers import least_seconds as least_seconds_of_answers
 from bench_answers import make_requests as make_answer_requests
@@ -17,13 +19,14 @@ from bench_review import make_requests as make_review_requests
 if TYPE_CHECKING:
     from bench_gpu_part import Setting
     from transformers import Qwen2Config
+    from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 
     from mmrole.data.requests import ChatRequest
     from mmrole.engine.engine import Engine
     from mmrole.qwen_vl import QWenLMHeadModel
 
 AGAIN_BELOW = 15.0
-"""Seconds of a first run of the engine that leave time for a second one, in which nothing is captured or compiled."""
+"""Seconds of a first run of the engine that leave time for a second one, in which nothing is recorded or compiled."""
 LONGEST_BATCHED = 2048
 """Positions of a prompt that `generate_batch` gets: behind them Qwen-VL computes other rotations than its likes."""
 
@@ -33,7 +36,7 @@ def reviews(setting: Setting) -> None:
     trees = review_trees(setting)
     by_answer = [make_review_requests(tree, str(number)) for number, tree in enumerate(trees)]
     requests = [request for of_answer in by_answer for request in of_answer]
-    alone = requests[3 :: max(1, len(requests) // (2 if setting.tiny else 6))]
+    alone = requests[3 :: max(1, len(requests) // (2 if setting.tiny else 4))]
     prompts = [
         (tree.shared + suffix, number, tree.shared) for number, tree in enumerate(trees) for suffix in tree.suffixes
     ]
@@ -137,7 +140,8 @@ def engine_seconds(
     model = setting.random_model()
     tokenizer, engine = byte_tokenizer(), make_engine(model)
     one_by_one: dict[str, list[int]] = {}
-    generate_alone(model, tokenizer, list(alone[:1]), {})  # warm up
+    short = [replace(request, settings=replace(request.settings, max_new_tokens=2)) for request in alone]
+    generate_alone(model, tokenizer, short, {})  # warms up at each length
     per_reply = timed(lambda: generate_alone(model, tokenizer, list(alone), one_by_one), setting.device) / len(alone)
     setting.add(f"generate(), one at a time, warm, on {len(alone)}", per_reply, f"s for each {what}")
     least = bound(Costs.of(model))
@@ -165,11 +169,12 @@ def engine_seconds(
 def generate_batch_seconds(setting: Setting, prompts: Sequence[tuple[int, int, int]], new_tokens: int) -> float:
     """Seconds of transformers' continuous batching on random text of the same lengths, in a model of the same sizes.
 
-    That model has no images, and prompts end at `LONGEST_BATCHED` positions: its time is compared, not its tokens.
-    The first run captures graphs; the second has other prompts, which no cache of the first one holds.
+    As `generate_batch()` does it, but with its preparation (memory, CUDA graphs) and a first few prompts apart. That
+    model has no images, and prompts end at `LONGEST_BATCHED` positions: its time is compared, not its tokens.
     """
     import torch
     from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen2ForCausalLM
+    from transformers.generation.continuous_batching.utils import WorkloadHints
 
     with setting.device:  # where initial values are drawn in seconds
         model = Qwen2ForCausalLM._from_config(
@@ -178,30 +183,51 @@ def generate_batch_seconds(setting: Setting, prompts: Sequence[tuple[int, int, i
     settings = GenerationConfig(
         max_new_tokens=new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0, num_return_sequences=1
     )
-    sizes = ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64) if setting.tiny else None
-    seconds = 0.0
-    for run, name in enumerate(("first run", "second run")):
-        generator = torch.Generator().manual_seed(run)
-        shared: dict[int, list[int]] = {}
-        inputs = []
-        for length, tree, common in prompts:
-            length, common = min(length, LONGEST_BATCHED), min(common, LONGEST_BATCHED - 1)
-            ids = torch.randint(0, model.config.vocab_size, (length,), generator=generator).tolist()
-            inputs.append([*shared.setdefault(tree, ids[:common]), *ids[common:]])
-        outputs: list = []
-        seconds = timed(
-            lambda inputs=inputs, outputs=outputs: outputs.extend(
-                model.generate_batch(inputs, settings, sizes).values()
-            ),
-            setting.device,
-        )
-        done = [len(output.generated_tokens) for output in outputs]
-        if len(done) != len(inputs) or min(done) < new_tokens:
-            raise RuntimeError(f"{len(done)} of {len(inputs)} replies, {min(done, default=0)} tokens the shortest")
-        setting.add(f"generate_batch() of a text model, {name}", seconds, "s")
-        if seconds > AGAIN_BELOW:
-            break
+    inputs = random_prompts(prompts, model.config.vocab_size)
+    batching = model.continuous_batching_context_manager(
+        generation_config=settings,
+        continuous_batching_config=(
+            ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64) if setting.tiny else None
+        ),
+        timeout=5,
+        workload_hints=WorkloadHints(LONGEST_BATCHED, new_tokens, len(inputs)),
+    )
+    began = time.monotonic()
+    with torch.no_grad(), batching as manager:
+        ask(manager, random_prompts([(100, 0, 0), (60, 1, 0)], model.config.vocab_size), 4)
+        setting.add("generate_batch() of a text model, preparation", time.monotonic() - began, "s")
+        seconds = timed(lambda: ask(manager, inputs, new_tokens), setting.device)
+    setting.add("generate_batch() of a text model", seconds, "s")
     return seconds
+
+
+def ask(manager: ContinuousBatchingManager, inputs: list[list[int]], new_tokens: int) -> None:
+    """Lets continuous batching answer prompts, as `generate_batch()` does.
+
+    Raises:
+        RuntimeError: a reply is missing or short.
+    """
+    waiting = set(manager.add_requests(inputs=inputs, max_new_tokens=new_tokens))
+    while waiting:
+        result = manager.get_result(timeout=1)
+        if result is None and not manager.is_running():
+            raise RuntimeError("its thread has ended")
+        if result is not None and result.is_finished():
+            if len(result.generated_tokens) < new_tokens:
+                raise RuntimeError(f"a reply of {len(result.generated_tokens)} tokens: {result.error}")
+            waiting.remove(result.request_id)
+
+
+def random_prompts(prompts: Sequence[tuple[int, int, int]], vocabulary: int) -> list[list[int]]:
+    """Random ids of these lengths, cut to `LONGEST_BATCHED`; those of a tree share its first positions."""
+    rng = np.random.default_rng(0)
+    shared: dict[int, list[int]] = {}
+    made = []
+    for length, tree, common in prompts:
+        ids = rng.integers(0, vocabulary, min(length, LONGEST_BATCHED)).tolist()
+        common = min(common, LONGEST_BATCHED - 1)
+        made.append([*shared.setdefault(tree, ids[:common]), *ids[common:]])
+    return made
 
 
 def text_config(setting: Setting) -> Qwen2Config:

@@ -27,7 +27,7 @@ MODULES = {
     "bench_gpu_generation": ("reviews", "answers", "prefill"),
     "bench_gpu_training": ("training",),
     "bench_gpu_loading": ("loading", "small_card"),
-    "bench_gpu_scripts": ("finetune", "finetune_ds", "finetune_lora_ds", "inference", "RM_review"),
+    "bench_gpu_scripts": ("finetune_ds", "finetune_lora_ds", "finetune", "inference", "RM_review"),
 }
 """Where the parts are: functions of these names that take a `Setting`."""
 

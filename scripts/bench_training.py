@@ -15,11 +15,13 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from bench_machine import Costs, Machine
+    from torch import Tensor
 
     from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel
     from mmrole.training.batches import TreeBatch
@@ -131,7 +133,32 @@ def compare(
         yield measured(name, chosen, model, run, flops)
     model.set_attn_implementation("sdpa")
     run, flops = published(model, samples[::every][: arguments.published], PADDED_LENGTH[arguments.data], costs)
-    yield measured("(a) the published way", samples[::every][: arguments.published], model, run, flops)
+    with as_the_original_computes():
+        yield measured("(a) the published way", samples[::every][: arguments.published], model, run, flops)
+
+
+@contextmanager
+def as_the_original_computes() -> Iterator[None]:
+    """Norms, rotations, SwiGLU and tables of positions by the original's operations, none of them fused or compiled."""
+    import torch
+
+    from mmrole.qwen_vl import vision
+    from mmrole.qwen_vl.blocks import RMSNorm
+
+    def norm(self: RMSNorm, states: Tensor) -> Tensor:
+        wide = states.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).type_as(states) * self.weight
+
+    def resize(table: Tensor, patches: int) -> Tensor:
+        return table if len(table) == patches else vision.interpolated(table.float(), patches).type_as(table)
+
+    kept = RMSNorm.forward, vision.resize_positions
+    RMSNorm.forward, vision.resize_positions = norm, resize
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        RMSNorm.forward, vision.resize_positions = kept
 
 
 def measured(

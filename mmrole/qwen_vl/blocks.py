@@ -80,8 +80,9 @@ class QWenAttention(nn.Module):
         """
         states = self.c_attn(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         heads = states.shape[1] // 3
-        query, key = rotated(states[:, : 2 * heads], *rotary).split(heads, dim=1)
-        value = states[:, 2 * heads :]
+        # Of a split the gradient is one copy; of two slices it is a sum of two padded ones.
+        queries_and_keys, value = states.split((2 * heads, heads), dim=1)
+        query, key = rotated(queries_and_keys, *rotary).split(heads, dim=1)
         if logn is not None:
             query = query * logn[:, None, :, None]
         if tree_attention is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmrole.qwen_vl.vision import resize_positions, sine_positions
+from mmrole.qwen_vl.vision import resize_positions, resizing_matrix, sine_positions
 
 NAMES = ("mini", "full")
 ATTENTIONS = ("eager", "sdpa")
@@ -127,6 +127,15 @@ def test_position_tables(goldens, models, name):
     }
     for key, ours in tables.items():
         torch.testing.assert_close(ours, golden.tensors[f"visual/{key}"], atol=1e-6, rtol=0, msg=key)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_tables_are_resized_by_a_product_on_a_gpu(dtype):
+    table = torch.randn(256, 40, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    matrix = resizing_matrix(256, 1024, dtype, torch.device("cpu"))
+    tolerance = {torch.float32: 2e-6, torch.float64: 1e-14}[dtype]
+    torch.testing.assert_close(matrix @ table, resize_positions(table, 1024), atol=tolerance, rtol=0)
+    assert not matrix.is_inference()
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
