@@ -14,7 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `mmrole.models.loading` does
+# As `mmrole.models.loading` does.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
 
 from typing import Any
 

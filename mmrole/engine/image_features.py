@@ -18,6 +18,7 @@ from mmrole.prompt_tree.image_keys import feature_rows, images_shown
 # That the vision tower of a GPU encodes at once. A CPU takes one after the other: it is as fast, and what an image
 # becomes depends to the last bit on itself alone.
 IMAGES_AT_ONCE = 8
+READERS_FOR_CPU, READERS_FOR_GPU = 2, 8
 
 
 class ImageFeatures:
@@ -31,6 +32,7 @@ class ImageFeatures:
         self.encoded = 0
         self._model = model
         self._at_once = IMAGES_AT_ONCE if model.device.type == "cuda" else 1
+        self._n_readers = READERS_FOR_GPU if model.device.type == "cuda" else READERS_FOR_CPU
         self._readers: ThreadPoolExecutor | None = None
         self._pixels: dict[int, Future[Tensor]] = {}
         self._features: dict[int, Tensor] = {}
@@ -40,7 +42,7 @@ class ImageFeatures:
         for number, source in images.items():
             if number not in self._pixels and number not in self._features:
                 if self._readers is None:
-                    self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="image")
+                    self._readers = ThreadPoolExecutor(self._n_readers, thread_name_prefix="image")
                 self._pixels[number] = self._readers.submit(self._read, source)
 
     def are_readable(self, numbers: Iterable[int]) -> bool:

@@ -17,8 +17,9 @@ WORKSPACE_BYTES = 512 << 20
 # What a node takes while a layer is computed, in hidden states: queries, keys and values and their rotated copies, the
 # inner states of the MLP.
 HIDDEN_STATES_PER_NODE = 24
-# Matrix products reach their rate at about the upper number of a GPU; a CPU gains nothing beyond hundreds.
-FEWEST_NODES, MOST_NODES, NODES_ON_CPU = 512, 8192, 1024
+# Matrix products reach their rate at some thousands on a GPU, and between two passes it waits for the host; a CPU gains
+# nothing beyond hundreds.
+FEWEST_NODES, MOST_NODES, NODES_ON_CPU = 512, 16_384, 1024
 
 
 def bytes_per_position(model: TreeModel) -> int:

@@ -243,6 +243,9 @@ def _torch() -> ModuleType:
             raise UserError(f"{name} is not installed; run: pip install -e . (or bash scripts/setup.sh)")
     # Huge pages for large tensors on the CPU, some 5 % of a prompt's time; torch asks at its first allocation only.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # On recent GPUs SDPA would prefer cuDNN, which prepares itself for each length that it has not seen: in every step
+    # of generate(). torch asks at the first call only.
+    os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
     import torch
 
     return torch
