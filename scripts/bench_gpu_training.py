@@ -45,17 +45,18 @@ def rows_of_shape(setting: Setting) -> None:
         samples = make_trees("agent", trees, model.config, Path(folder))
         if setting.tiny:
             samples = [tree[:2] for tree in samples]
-        for row in compare(model, samples, arguments, Costs.of(model)):
-            if not rows and setting.device.type == "cuda":
-                setting.add("trees, first run with compilation and second run", time.monotonic() - began, "s")
-                setting.add("graphs compiled for the trees", compilations() - compiled)
-            add_row(setting, row)
-            rows.append(row)
+        with setting.alone("a way of training"):
+            for row in compare(model, samples, arguments, Costs.of(model)):
+                if not rows and setting.device.type == "cuda":
+                    setting.add("trees, first run with compilation and second run", time.monotonic() - began, "s")
+                    setting.add("graphs compiled for the trees", compilations() - compiled)
+                add_row(setting, row)
+                rows.append(row)
         with setting.alone("prompt trees, half of the blocks recomputed"):
             half_recomputed(setting, model, [sample for tree in samples for sample in tree])
     rates = [len(row.samples) / row.seconds for row in rows]
-    setting.add("prompt trees, times single samples", rates[0] / rates[1])
-    setting.add("prompt trees, times the published way", rates[0] / rates[2])
+    for rate, what in zip(rates[1:], ("single samples", "the published way"), strict=False):
+        setting.add(f"prompt trees, times {what}", rates[0] / rate)
 
 
 def add_row(setting: Setting, row: Row) -> None:

@@ -145,9 +145,11 @@ def as_the_original_computes() -> Iterator[None]:
     from mmrole.qwen_vl import vision
     from mmrole.qwen_vl.blocks import RMSNorm
 
-    def norm(self: RMSNorm, states: Tensor) -> Tensor:
-        wide = states.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).type_as(states) * self.weight
+    def norm(self: RMSNorm, hidden_states: Tensor) -> Tensor:
+        wide = hidden_states.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).type_as(
+            hidden_states
+        ) * self.weight
 
     def resize(table: Tensor, patches: int) -> Tensor:
         return table if len(table) == patches else vision.interpolated(table.float(), patches).type_as(table)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from functools import cache
 
 
@@ -10,3 +12,10 @@ from functools import cache
 def has_triton() -> bool:
     """Whether Triton is installed; does not import it."""
     return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def can_compile() -> bool:
+    """Whether torch can compile for a GPU: by Triton, which builds its launchers with a C compiler."""
+    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
+    return has_triton() and any(shutil.which(name) for name in compilers if name)

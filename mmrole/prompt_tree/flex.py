@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 from functools import cache
 from typing import Any
 
@@ -13,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
+from mmrole.base.triton_support import can_compile
 from mmrole.prompt_tree.mask import block_mask
 
 BLOCK = 128  # of queries and keys: what FlexAttention's kernels are tuned for
@@ -67,10 +65,8 @@ class FlexForestAttention:
 
 
 def flex_is_usable(head_size: int) -> bool:
-    """Whether FlexAttention can be compiled for a GPU here: it takes Triton, which takes a C compiler."""
-    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
-    has_compiler = any(shutil.which(name) for name in compilers if name)
-    return head_size >= LEAST_HEAD_SIZE and importlib.util.find_spec("triton") is not None and has_compiler
+    """Whether FlexAttention can be compiled for a GPU here, and takes heads of this size."""
+    return head_size >= LEAST_HEAD_SIZE and can_compile()
 
 
 @cache

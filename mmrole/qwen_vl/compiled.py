@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmrole.base.triton_support import has_triton
+from mmrole.base.triton_support import can_compile, has_triton
 from mmrole.qwen_vl.rotary import rotate
 
 
@@ -28,7 +28,7 @@ def compiled_in_training(*dims: int) -> Callable[[Callable[..., Tensor]], Callab
 
         @wraps(function)
         def call(*tensors: Tensor) -> Tensor:
-            if tensors[0].is_cuda and torch.is_grad_enabled():
+            if tensors[0].is_cuda and torch.is_grad_enabled() and can_compile():
                 return compiled(*tensors)
             return function(*tensors)
 

@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
+from mmrole.base.triton_support import can_compile
 from mmrole.prompt_tree import TokenSequence, build_tree, concatenate
 from mmrole.prompt_tree.flex import BLOCK, FlexForestAttention, flex_is_usable
 from mmrole.prompt_tree.mask import dense_mask
@@ -52,4 +53,6 @@ def test_it_is_used_where_it_can_be_compiled(monkeypatch, tmp_path):
     assert not flex_is_usable(8)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
+    can_compile.cache_clear()
     assert not flex_is_usable(128)
+    can_compile.cache_clear()
