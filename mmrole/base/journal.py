@@ -57,25 +57,6 @@ SYNC_SECONDS = 5.0
 """Appended records are forced from the system's cache to the disk at least this often while records arrive."""
 
 
-def read_done(output: str | os.PathLike, fingerprint: dict[str, Json]) -> Mapping[str, Json]:
-    """The finished records of an output's journals, payload by id, as they are now; nothing is written.
-
-    Args:
-        output: the file that the job makes.
-        fingerprint: as for `Journal.open`.
-
-    Raises:
-        UserError: a journal has another fingerprint or is damaged.
-    """
-    records: dict[str, bytes] = {}
-    for path in journals_in(folder_of(output)):
-        lines, _ = read_lines(path, read_file(path), json.loads(json.dumps(fingerprint)))
-        for id_, line in lines.items():
-            if id_ not in records or attempt_of(line) > attempt_of(records[id_]):
-                records[id_] = line
-    return Payloads(records)
-
-
 class Journal:
     """The journal file of one process, open for appending, and what all processes had finished when it was opened.
 

@@ -2,13 +2,17 @@
 
 import contextlib
 import enum
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmrole.base.disk import sync_folder
 from mmrole.base.errors import UserError, reason
 from mmrole.base.job_lock import JobLock
+from mmrole.base.journal_lines import Payloads, attempt_of, read_lines
+from mmrole.base.json_values import Json
 
 
 class JournalState(enum.Enum):
@@ -115,6 +119,25 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}; make it readable and try again") from error
+
+
+def read_done(output: str | os.PathLike, fingerprint: dict[str, Json]) -> Mapping[str, Json]:
+    """The finished records of an output's journals, payload by id, as they are now; nothing is written.
+
+    Args:
+        output: the file that the job makes.
+        fingerprint: as for `Journal.open`.
+
+    Raises:
+        UserError: a journal has another fingerprint or is damaged.
+    """
+    records: dict[str, bytes] = {}
+    for path in journals_in(folder_of(output)):
+        lines, _ = read_lines(path, read_file(path), json.loads(json.dumps(fingerprint)))
+        for id_, line in lines.items():
+            if id_ not in records or attempt_of(line) > attempt_of(records[id_]):
+                records[id_] = line
+    return Payloads(records)
 
 
 def remove_folder(folder: Path) -> None:

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from mmrole.backends.backend import Backend, Estimating, ProcessPlace
 from mmrole.base.errors import UserError
-from mmrole.base.journal import read_done
-from mmrole.base.journal_files import JournalState, state
+from mmrole.base.journal_files import JournalState, read_done, state
 from mmrole.base.json_values import JsonObject
 from mmrole.data.image_file import ImageFile
 from mmrole.data.requests import ChatRequest

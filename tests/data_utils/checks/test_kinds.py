@@ -172,7 +172,6 @@ SEEDS = [
     Seed("wrong_type", TRAIN, put(0, ["a list"])),
     Seed("wrong_type", STILLS, put(0, "place_info", ["Dock 7"])),
     Seed("wrong_type", REVIEWS, put(*REVIEW, "score", [8, 9, 10])),
-    Seed("wrong_type", ANSWERS, change(ANSWER[:-1], lambda turn: turn | {"answer_error": "failed: gone"})),
     Seed("wrong_type", META, put("age", 30)),
     Seed("empty_text", HUMAN, put(*REPLY, " ")),
     Seed("empty_text", PROFILES, put("Ada Nova", "")),
