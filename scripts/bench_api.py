@@ -19,8 +19,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from mmrole.backends.api.api_backend import find_api
 from mmrole.backends.api.options import ApiOptions
@@ -72,12 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_server(pipe: Connection, delay: float) -> None:
+def run_server(pipe: Any, delay: float) -> None:
     """Answers whatever is asked after a while; says its port, and the time of its first request whenever asked."""
     asyncio.run(_serve(pipe, delay))
 
 
-async def _serve(pipe: Connection, delay: float) -> None:
+async def _serve(pipe: Any, delay: float) -> None:
     first: list[float] = []
     body = json.dumps(REPLY).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -126,7 +126,7 @@ def write_input(folder: Path, number: int) -> None:
     (folder / "test" / TEST_FILES[0]).write_text(json.dumps(records))
 
 
-def measure(folder: Path, port: int, concurrency: int | None, server: Connection) -> float:
+def measure(folder: Path, port: int, concurrency: int | None, server: Any) -> float:
     """Seconds from the first request to the last line of the journal."""
     options = ApiOptions(f"http://127.0.0.1:{port}/v1", "calm", probe=False, concurrency=concurrency)
     output = JobOptions(folder / "test", folder / "answers", folder / "images", Path(TEST_FILES[0]), overwrite=True)

@@ -241,7 +241,8 @@ class _Progress:
         """Counts a reply."""
         self._new_tokens += reply.usage.new_tokens
         self._failed += reply.finish_reason == "failed"
-        parts = [f"{self._new_tokens / (time.monotonic() - self._began):.0f} tokens/s"]
+        speed = self._new_tokens / (time.monotonic() - self._began)
+        parts = [f"{self._new_tokens:,} tokens, {speed:.0f} tokens/s"]
         parts += [f"{self._failed} failed"] if self._failed else []
         parts += [status] if (status := self._generator.status()) else []
         self._bar.set_postfix_str(", ".join(parts), refresh=False)

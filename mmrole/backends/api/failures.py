@@ -40,10 +40,10 @@ class ApiFailure(Exception):
     """A try at a request that no reply came of.
 
     Attributes:
-        kind: may be sent again: "busy" (429), "broken" (5xx), "cut off" (the connection broke), "timeout",
-            "unreachable" (no connection), "unreadable" (a response that is no reply). "setting": the server refuses a
-            field of the request. "refused": it declines to answer. "failed": it cannot answer this one. "useless": it
-            will answer none.
+        kind: may be sent again: "busy" (429, 502 and above), "broken" (500), "cut off" (the connection broke),
+            "timeout", "unreachable" (no connection), "unreadable" (a response that is no reply). "setting": the server
+            refuses a field of the request. "refused": it declines to answer. "failed": it cannot answer this one.
+            "useless": it will answer none.
         wait: seconds that the server asks to wait; None where it does not say.
         setting: the name of the field, where one is refused.
     """
@@ -79,9 +79,9 @@ def failure_of_status(status: int, headers: Mapping[str, str], body: Json, setti
         return ApiFailure("refused", said)
     if status in _REMEDIES:
         return ApiFailure("useless", f"{said}; {_REMEDIES[status]}")
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
+    if status in (408, 409, 425, 429) or status >= HTTPStatus.BAD_GATEWAY:
         return ApiFailure("busy", said, wait)
-    if status in (408, 409, 425) or status >= 500:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ApiFailure("broken", said, wait)
     if status in (400, 422) and (setting := _refused_setting(error, settings)):
         return ApiFailure("setting", said, setting=setting)

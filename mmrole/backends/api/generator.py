@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from mmrole.backends.api.asking import Asking
 from mmrole.backends.api.failures import ApiFailure
 from mmrole.backends.api.options import ApiOptions
-from mmrole.backends.api.probes import probe
+from mmrole.backends.api.probes import PREFIX, probe
 from mmrole.backends.api.window import Window
 from mmrole.base.errors import UserError
 from mmrole.data.requests import ChatReply, ChatRequest, Piece
@@ -24,6 +24,8 @@ from mmrole.data.requests import ChatReply, ChatRequest, Piece
 _KEPT = "what is finished is kept: the same command goes on"
 _FUTILE = 3
 """So many requests given up one after the other, without a reply between them, and the server is taken for gone."""
+_COSTLY = ("timeout", "unreadable", "broken")
+"""What is likely to happen again, takes long, or may have been paid for."""
 _ALL = 1 - 1e-6
 
 T = TypeVar("T")
@@ -218,9 +220,8 @@ class ApiGenerator:
             return None
         if failure.wait is not None and failure.wait > patience.longest_wait:
             raise UserError(f"{base}: {failure}; it asks to wait {failure.wait:,.0f} seconds; {_KEPT}")
-        is_costly = failure.kind in ("timeout", "unreadable") or (
-            failure.kind == "unreachable" and not self._has_replied
-        )
+        is_costly = failure.kind in _COSTLY or request.id.startswith(PREFIX)
+        is_costly = is_costly or (failure.kind == "unreachable" and not self._has_replied)
         tries, used = self._tries.get(request.id, (0, 0.0))
         tries, used = tries + 1, used + 1 / (patience.costly_tries if is_costly else patience.tries)
         self._tries[request.id] = tries, used

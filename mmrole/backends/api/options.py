@@ -41,7 +41,8 @@ class ApiPatience:
         first: seconds before it is sent again; twice as many each time, and by chance down to half of it.
         longest: the most seconds of these.
         tries: how often it is sent at most where the server is busy or broken.
-        costly_tries: the same where a try takes long or costs money: time-outs, replies that cannot be read.
+        costly_tries: the same where a try takes long, may have been paid for, or is likely to fail again: time-outs,
+            replies that cannot be read, 500.
         longest_wait: the most seconds that are waited where the server says how long.
     """
 

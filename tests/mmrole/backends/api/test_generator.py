@@ -24,7 +24,7 @@ from mmrole.jobs.options import JobOptions
 from mmrole.jobs.processes import Interrupted
 
 KEY = "sk-0123456789abcdef"
-QUICK = ApiPatience(first=0.004, longest=0.02, tries=6)
+QUICK = ApiPatience(first=0.004, longest=0.02, tries=6, costly_tries=4)
 IDS = [f"r {number} 船" for number in range(12)]
 
 

@@ -85,7 +85,8 @@ def test_what_is_no_reply(data):
     ("error", "kind"),
     [
         ({"code": 429, "message": "slow down"}, "busy"),
-        ({"code": "502", "message": "no"}, "broken"),
+        ({"code": "502", "message": "no"}, "busy"),
+        ({"code": 500, "message": "no"}, "broken"),
         ({"code": 401, "message": "no"}, "useless"),
         ({"code": "insufficient_quota", "message": "no"}, "useless"),
         ({"code": "content_filter"}, "refused"),
