@@ -118,11 +118,15 @@ class Backend(Protocol):
 
 
 @runtime_checkable
-class Estimating(Protocol):
-    """A backend that knows what requests cost before they are made."""
+class Rehearsing(Protocol):
+    """A backend that can do something else with requests than ask them: say what they cost, or write them down."""
 
-    def estimate(self, requests: Sequence[ChatRequest]) -> str:
-        """What they will take and cost, in a line."""
+    def rehearse(self, requests: Sequence[ChatRequest]) -> str:
+        """Does that; says what has come of it, in a line.
+
+        Raises:
+            UserError: it cannot be done.
+        """
         ...
 
 

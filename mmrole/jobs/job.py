@@ -27,7 +27,7 @@ from mmrole.jobs.processes import Interrupted, Processes, held_interruptions, in
 from mmrole.jobs.programs import Program
 from mmrole.jobs.reporting import count_replies, name_errors
 from mmrole.jobs.sharing import share
-from mmrole.jobs.survey import FindBackend, Survey, estimate_job, look_over
+from mmrole.jobs.survey import FindBackend, Survey, look_over, rehearse_job
 from mmrole.jobs.tasks import Pending, Task, max_new_tokens
 
 FAILED = 3
@@ -60,8 +60,8 @@ def run(program: Program, options: JobOptions, find_backend: FindBackend) -> int
 
     def prepare() -> Backend:
         survey = look_over(program, options, find_backend, processes)
-        if options.dry_run:
-            processes.say(estimate_job(survey, options))
+        if options.rehearses:
+            processes.say(rehearse_job(survey, options))
         else:
             _open_journals(program, options, survey, processes, work, journals)
         return survey.backend

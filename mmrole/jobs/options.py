@@ -30,7 +30,8 @@ class JobOptions:
     limit: int | None = None
     skip_missing_images: bool = False
     retry_refused: bool = False
-    dry_run: bool = False
+    rehearses: bool = False
+    """Nothing is asked: it is said what it would cost, or written into files."""
 
     @classmethod
     def of_flags(cls, flags: Mapping[str, Any]) -> JobOptions:
@@ -44,7 +45,8 @@ class JobOptions:
                 f"{flags['output_dir']} is not for the answers of {flags['api_model']}; say where they go with "
                 "--output_dir"
             )
-        return cls(**{field.name: flags[field.name] for field in fields(cls)})
+        of_flags = {field.name: flags[field.name] for field in fields(cls) if field.name in flags}
+        return cls(**of_flags, rehearses=flags["dry_run"] or flags["batch_write"] is not None)
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, model_path: str, input_dir: str, output_dir: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmrole.backends.backend import Backend, Estimating, ProcessPlace
+from mmrole.backends.backend import Backend, ProcessPlace, Rehearsing
 from mmrole.base.errors import UserError
 from mmrole.base.journal_files import JournalState, read_done, state
 from mmrole.base.json_values import JsonObject
@@ -86,16 +86,17 @@ def look_over(program: Program, options: JobOptions, find_backend: FindBackend, 
     return Survey(backend, planned)
 
 
-def estimate_job(survey: Survey, options: JobOptions) -> str:
-    """What the requests that have no reply yet will take, in a line; those that follow from replies are not known.
+def rehearse_job(survey: Survey, options: JobOptions) -> str:
+    """What has come, in place of replies, of the requests that have none yet; those that follow from replies are not
+    known.
 
     Raises:
-        UserError: the backend cannot tell, or a journal does not fit.
+        UserError: the backend cannot do so, or a journal does not fit.
     """
     backend = survey.backend
-    if not isinstance(backend, Estimating):
+    if not isinstance(backend, Rehearsing):
         raise UserError("--dry_run is for a server's model, which is paid for; leave it out")
-    return backend.estimate([request for file in survey.planned for request in _pending(file, backend, options)])
+    return backend.rehearse([request for file in survey.planned for request in _pending(file, backend, options)])
 
 
 def _pending(planned: PlannedFile, backend: Backend, options: JobOptions) -> list[ChatRequest]:

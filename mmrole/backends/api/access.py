@@ -52,8 +52,7 @@ def find_access(base: str, key_env: str | None, environment: Mapping[str, str]) 
     Raises:
         UserError: it is no address, or there is no such key.
     """
-    url = base.rstrip("/")
-    _check(url)
+    url = find_url(base)
     if key_env is None and not _is_openai(url):
         return Access(url)
     name = key_env or OPENAI_KEY
@@ -65,7 +64,13 @@ def find_access(base: str, key_env: str | None, environment: Mapping[str, str]) 
     return Access(url, key)
 
 
-def _check(url: str) -> None:
+def find_url(base: str) -> str:
+    """The address, without a slash at its end.
+
+    Raises:
+        UserError: it is none.
+    """
+    url = base.rstrip("/")
     remedy = "give it as in https://api.openai.com/v1 or http://localhost:8000/v1"
     try:
         parts = urlsplit(url)
@@ -83,6 +88,7 @@ def _check(url: str) -> None:
         raise UserError(f"--api_base must end before /chat/completions, which is added; {remedy}")
     if host == OPENAI_HOST and parts.scheme != "https":
         raise UserError(f"--api_base {url} would send the key unencrypted; write https")
+    return url
 
 
 def _is_openai(url: str) -> bool:

@@ -12,11 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmrole.backends.api.access import Access, find_access
+from mmrole.backends.api.access import Access, find_access, find_url
+from mmrole.backends.api.batch_files import BatchResults, write_batches
 from mmrole.backends.api.bodies import setting_fields
 from mmrole.backends.api.costs import describe_estimate
 from mmrole.backends.api.options import ApiOptions
 from mmrole.backends.backend import ALONE, Generator, Note, ProcessPlace
+from mmrole.backends.scripted import ScriptedGenerator
 from mmrole.base.errors import UserError, in_one_line
 from mmrole.data.requests import ChatRequest, GenerationSettings
 
@@ -64,6 +66,10 @@ class ApiBackend:
     @contextmanager
     def open(self) -> Iterator[Generator]:
         """Opens the client; nothing is sent before the first request."""
+        if self.options.batch_read:
+            results = BatchResults(self.options.batch_read, self.options, self.fingerprint())
+            yield ScriptedGenerator(results.reply)
+            return
         from mmrole.backends.api.asking import Asking
         from mmrole.backends.api.generator import ApiGenerator
 
@@ -73,8 +79,11 @@ class ApiBackend:
         finally:
             generator.close()
 
-    def estimate(self, requests: Sequence[ChatRequest]) -> str:
-        """What requests will take and cost, in a line."""
+    def rehearse(self, requests: Sequence[ChatRequest]) -> str:
+        """Writes batch files where they are asked for, or says what requests will take and cost; in a line."""
+        batch = self.options.batch_write
+        if batch is not None:
+            return write_batches(requests, batch, self.options, self.fingerprint())
         return describe_estimate(requests, self.options.prices, self.options.image_pixels)
 
     @property
@@ -101,6 +110,8 @@ def find_api(options: ApiOptions, *, place: ProcessPlace = ALONE, resampling: bo
     """
     if place.world_size > 1:
         raise UserError("--api_base asks from one process, many requests at once; start the script without torchrun")
+    if not options.sends:
+        return ApiBackend(options, Access(find_url(options.base)), resampling)
     access = find_access(options.base, options.key_env, os.environ)
     if importlib.util.find_spec("openai") is None:
         raise UserError("the package openai is not installed; run: pip install -e '.[api]'")

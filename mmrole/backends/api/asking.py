@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from mmrole.backends.api.access import Access
-from mmrole.backends.api.bodies import INSTEAD, body_of, setting_fields
+from mmrole.backends.api.bodies import INSTEAD, body_of, fields_of
 from mmrole.backends.api.client import ApiClient
 from mmrole.backends.api.costs import Budget
 from mmrole.backends.api.failures import ApiFailure
@@ -121,4 +121,4 @@ def _origin(
 
 def _wanted(request: ChatRequest, options: ApiOptions) -> list[str]:
     """The names of all fields that say how a request is answered."""
-    return [*setting_fields(request.complete_settings()), *INSTEAD.values(), *options.extra]
+    return [*fields_of(request, options), *INSTEAD.values()]

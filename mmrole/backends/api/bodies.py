@@ -44,13 +44,18 @@ def body_of(request: ChatRequest, options: ApiOptions, left_out: Collection[str]
     Raises:
         OSError, UserError: a picture cannot be used.
     """
-    extra = {name: value for name, value in options.extra.items() if name not in left_out}
     return {
         "model": options.model,
         "messages": [_message(message, options.image_pixels) for message in request.messages],
-        **setting_fields(request.complete_settings(), left_out),
-        **extra,
+        **fields_of(request, options, left_out),
     }
+
+
+def fields_of(request: ChatRequest, options: ApiOptions, left_out: Collection[str] = ()) -> JsonObject:
+    """All fields of a body but the model and the messages. What is null in `options.extra` is left out as well."""
+    left_out = {*left_out, *(name for name, value in options.extra.items() if value is None)}
+    extra = {name: value for name, value in options.extra.items() if name not in left_out}
+    return setting_fields(request.complete_settings(), left_out) | extra
 
 
 def _divided(part: Part) -> tuple[str, ImageSource | None]:

@@ -7,7 +7,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from mmrole.backends.api.costs import Prices
 from mmrole.base.arguments import NotedFlag, at_least
@@ -26,6 +27,7 @@ _HAVE_FLAGS = {
 }
 _NOT_FOR_EXTRA = ("messages", "stream", "stream_options", "n", "tools", "functions")
 _KEYS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie")
+_OF_SENDING = ("--max_cost", "--no_api_probe", "--api_concurrency", "--api_timeout")
 _OWN_HEADERS = (
     *("host", "content-type", "content-length", "content-encoding", "transfer-encoding", "connection"),
     *("accept", "accept-encoding", "x-client-request-id"),
@@ -53,6 +55,20 @@ class ApiPatience:
     longest_wait: float = 600.0
 
 
+class BatchFiles(NamedTuple):
+    """How requests are written into files.
+
+    Attributes:
+        path: of the file; where there are several, each has its number before the suffix.
+        most_requests: of a file.
+        most_bytes: of a file. OpenAI takes 50,000 requests and 200 MB.
+    """
+
+    path: Path
+    most_requests: int = 50_000
+    most_bytes: int = 200_000_000
+
+
 @dataclass(frozen=True)
 class ApiOptions:
     """A server's model and how it is asked.
@@ -62,7 +78,7 @@ class ApiOptions:
         model: the model's name there.
         key_env: the environment variable with the key.
         headers: sent with each request, besides those of the API.
-        extra: put into each request, besides the standard fields.
+        extra: put into each request, besides the standard fields; a field that is None here is left out.
         settings: how tokens are chosen.
         image_pixels: a larger picture is made so small.
         concurrency: the most requests at once; None for what the server bears.
@@ -71,6 +87,9 @@ class ApiOptions:
         prices: what tokens cost.
         max_cost: the most that a run may cost, in the currency of the prices.
         patience: how often and how soon a request is sent again.
+        sends: whether anything is sent; otherwise neither key nor client is needed.
+        batch_write: where requests are written that are not sent.
+        batch_read: files of replies to them.
     """
 
     base: str
@@ -86,6 +105,9 @@ class ApiOptions:
     prices: Prices | None = None
     max_cost: float | None = None
     patience: ApiPatience = ApiPatience()
+    sends: bool = True
+    batch_write: BatchFiles | None = None
+    batch_read: tuple[Path, ...] = ()
 
     @classmethod
     def of_flags(cls, flags: Mapping[str, Any]) -> ApiOptions | None:
@@ -130,6 +152,9 @@ class ApiOptions:
             not flags["no_api_probe"],
             prices,
             flags["max_cost"],
+            sends=not (flags["dry_run"] or flags["batch_write"] or flags["batch_read"]),
+            batch_write=_batch(flags),
+            batch_read=tuple(flags["batch_read"]),
         )
 
 
@@ -165,7 +190,13 @@ def add_api_arguments(parser: argparse.ArgumentParser) -> None:
     add("--api_key_env", metavar="NAME", help="environment variable with the key (OpenAI itself: OPENAI_API_KEY)")
     add("--temperature", type=at_least(0, float), metavar="T", help="of the sampling (default: 1)")
     add("--top_p", type=at_least(0, float, 1), metavar="P", help="of the sampling (default: 0.3)")
-    add("--api_extra", type=_extra, default={}, metavar="JSON", help="object of further fields of each request")
+    add(
+        "--api_extra",
+        type=_extra,
+        default={},
+        metavar="JSON",
+        help="object of further fields of each request; null leaves a field out",
+    )
     add(
         "--api_header",
         action=_ApiHeader,
@@ -198,6 +229,10 @@ def add_api_arguments(parser: argparse.ArgumentParser) -> None:
     add("--price_in", type=at_least(0, float), metavar="X", help="price of a million tokens of prompts")
     add("--price_out", type=at_least(0, float), metavar="X", help="price of a million tokens of replies")
     add("--max_cost", type=at_least(0, float), metavar="X", help="stop before this run costs more; needs both prices")
+    add("--batch_write", type=Path, metavar="FILE", help="write what is to be asked as batch JSON Lines; send nothing")
+    add("--batch_requests", type=at_least(1), default=50_000, metavar="N", help="most of a file (default: %(default)s)")
+    add("--batch_bytes", type=at_least(1), default=200_000_000, metavar="N", help="the same (default: %(default)s)")
+    add("--batch_read", type=Path, nargs="+", default=(), metavar="FILE", help="take replies from results of batches")
     add("--dry_run", nargs=0, default=False, help="say what would be asked and what it would cost, and send nothing")
 
 
@@ -213,8 +248,23 @@ def _check_together(flags: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         raise UserError("--top_p must be above 0; for the most probable token give --no_random")
     if (flags["price_in"] is None) != (flags["price_out"] is None):
         raise UserError("--price_in and --price_out are needed together; a price can be 0")
+    kinds = [flag for flag in ("--dry_run", "--batch_write", "--batch_read") if flag in given]
+    if len(kinds) > 1:
+        raise UserError(f"{' and '.join(kinds)} do not go together; give one of them")
+    for flag in ("--batch_requests", "--batch_bytes"):
+        if flag in given and "--batch_write" not in given:
+            raise UserError(f"{flag} is of --batch_write; leave it out, or give that")
+    useless = [flag for flag in _OF_SENDING if flag in given]
+    if useless and kinds and kinds != ["--dry_run"]:
+        raise UserError(f"{kinds[0]} sends nothing; leave out {' and '.join(useless)}")
     if flags["max_cost"] is not None and flags["price_in"] is None:
         raise UserError("--max_cost needs --price_in and --price_out")
+
+
+def _batch(flags: Mapping[str, Any]) -> BatchFiles | None:
+    if flags["batch_write"] is None:
+        return None
+    return BatchFiles(flags["batch_write"], flags["batch_requests"], flags["batch_bytes"])
 
 
 def _extra(text: str) -> JsonObject:
@@ -226,7 +276,7 @@ def _extra(text: str) -> JsonObject:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"""{shown(text)} is no JSON object, such as '{{"top_k": 20}}'""")
     for name in value:
-        if name in _HAVE_FLAGS:
+        if name in _HAVE_FLAGS and (value[name] is not None or name == "model"):
             raise argparse.ArgumentTypeError(f"{name} is said by {_HAVE_FLAGS[name]}")
         if name in _NOT_FOR_EXTRA:
             raise argparse.ArgumentTypeError(f"{name} is not for this flag: a job needs one whole reply")

@@ -430,7 +430,7 @@ def test_a_retry_after_holds_all_requests(office):
 
 
 def test_a_dry_run_sends_and_writes_nothing(office, capsys):
-    assert office.run(dry_run=True, prices=Prices(1.0, 2.0)) == 0
+    assert office.run(rehearses=True, prices=Prices(1.0, 2.0)) == 0
     assert (
         "12 requests with 12 images: about 276 tokens of prompts, at most 6,144 of replies" in capsys.readouterr().out
     )
@@ -438,7 +438,7 @@ def test_a_dry_run_sends_and_writes_nothing(office, capsys):
     office.server.behaviour = always(error(400), *IDS[2:])
     office.run()
     capsys.readouterr()
-    assert office.run(dry_run=True) == 0
+    assert office.run(rehearses=True) == 0
     assert "10 requests with 10 images" in capsys.readouterr().out
     assert len(office.server.log) == 12
 

@@ -1,11 +1,12 @@
 """From flags to a server's model."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
 from mmrole.backends.api.costs import Prices
-from mmrole.backends.api.options import ApiOptions
+from mmrole.backends.api.options import ApiOptions, BatchFiles
 from mmrole.backends.options import BackendOptions
 from mmrole.base.errors import UserError
 from mmrole.data.requests import GenerationSettings
@@ -35,7 +36,7 @@ def test_all_flags():
         *("--api_key_env", "KEY", "--temperature", "0.7", "--top_p", "0.9", "--seed", "3", "--max_new_tokens", "9"),
         *("--api_extra", '{"top_k": 20}', "--api_header", "X-A: 1", "--api_header", "X-B:  2 "),
         *("--api_image_pixels", "99", "--api_concurrency", "4", "--api_timeout", "5", "--no_api_probe"),
-        *("--price_in", "1", "--price_out", "2", "--max_cost", "3", "--dry_run", "--output_dir", "there"),
+        *("--price_in", "1", "--price_out", "2", "--max_cost", "3", "--output_dir", "there"),
     )
     assert ApiOptions.of_flags(given) == ApiOptions(
         "http://localhost:1/v1",
@@ -51,7 +52,7 @@ def test_all_flags():
         Prices(1.0, 2.0),
         3.0,
     )
-    assert JobOptions.of_flags(given).dry_run
+    assert not JobOptions.of_flags(given).rehearses
     assert not ApiOptions.of_flags(flags(*SERVER, "--no_random")).settings.do_sample
 
 
@@ -68,6 +69,9 @@ def test_all_flags():
         ((*SERVER, "--top_p", "0"), "--top_p must be above 0"),
         ((*SERVER, "--price_in", "1"), "--price_in and --price_out are needed together"),
         ((*SERVER, "--max_cost", "1"), "--max_cost needs --price_in and --price_out"),
+        ((*SERVER, "--dry_run", "--batch_write", "f"), "--dry_run and --batch_write do not go together; give one"),
+        ((*SERVER, "--batch_bytes", "9"), "--batch_bytes is of --batch_write; leave it out, or give that"),
+        ((*SERVER, "--batch_read", "f", "--api_concurrency", "3"), "--batch_read sends nothing; leave out --api_con"),
         ((*SERVER, "--model_path", "m"), "--api_base has a server's model answer; leave out --model_path"),
         ((*SERVER, "--use_lora"), "leave out --use_lora"),
         ((*SERVER, "--dtype", "float32", "--device", "cpu"), "leave out --dtype and --device"),
@@ -80,6 +84,16 @@ def test_what_does_not_go_together_is_refused_in_a_line(given, said):
         BackendOptions.of_flags(flags(*given))
     assert said in str(caught.value)
     assert len(caught.value.lines) == 1
+
+
+def test_what_sends_nothing():
+    for given in (("--dry_run",), ("--batch_write", "f"), ("--batch_read", "f", "g")):
+        made = flags(*SERVER, *given, "--output_dir", "there")
+        assert not ApiOptions.of_flags(made).sends
+        assert JobOptions.of_flags(made).rehearses == (given[0] != "--batch_read")
+    assert ApiOptions.of_flags(made).batch_read == (Path("f"), Path("g"))
+    made = flags(*SERVER, "--batch_write", "f", "--batch_requests", "3", "--batch_bytes", "9")
+    assert ApiOptions.of_flags(made).batch_write == BatchFiles(Path("f"), 3, 9)
 
 
 def test_an_output_folder_is_needed():
@@ -95,6 +109,7 @@ def test_an_output_folder_is_needed():
         (("--api_extra", "[1]"), "is no JSON object, such as"),
         (("--api_extra", '{"a": NaN}'), "is no JSON object"),
         (("--api_extra", '{"max_tokens": 3}'), "max_tokens is said by --max_new_tokens"),
+        (("--api_extra", '{"model": null}'), "model is said by --api_model"),
         (("--api_extra", '{"temperature": 3}'), "temperature is said by --temperature and --no_random"),
         (("--api_extra", '{"stream": true}'), "stream is not for this flag"),
         (("--api_header", "X-Colour"), "it is not of the form 'NAME: VALUE', in ASCII"),
