@@ -14,7 +14,7 @@ from mmrole.backends.api.failures import ApiFailure
 from mmrole.backends.api.options import ApiOptions
 from mmrole.backends.api.probes import PREFIX
 from mmrole.backends.api.replies import read_completion
-from mmrole.base.errors import shown
+from mmrole.base.errors import UserError, shown
 from mmrole.base.json_values import JsonObject
 from mmrole.data.requests import NO_USAGE, ChatReply, ChatRequest, Origin
 
@@ -43,7 +43,7 @@ class Asking:
 
         Raises:
             ApiFailure: no reply came of it. If its kind is "setting", it can be asked again at once, without that.
-            OSError, UserError: a picture cannot be used.
+            UserError: a picture cannot be used.
         """
         usage = NO_USAGE
         try:
@@ -79,9 +79,15 @@ class Asking:
         await self._client.close()
 
     async def _body(self, request: ChatRequest) -> JsonObject:
-        if request.images:  # they are read and encoded
+        if not request.images:
+            return body_of(request, self._options, tuple(self._left_out))
+        try:  # they are read and encoded
             return await asyncio.to_thread(body_of, request, self._options, tuple(self._left_out))
-        return body_of(request, self._options, tuple(self._left_out))
+        except OSError as error:
+            raise UserError(
+                f"an image cannot be read any more: {error}; what is finished is kept: run the same command again to go "
+                "on"
+            ) from None
 
     def _leave_out(self, failure: ApiFailure) -> None:
         """Goes on without a setting, unless it has been taken before."""

@@ -178,8 +178,6 @@ class ApiGenerator:
             if failure.kind in ("busy", "timeout"):
                 self._window.trouble(round_, self._loop.time())
             self._after(request, failure)
-        except OSError as error:
-            self._stop = UserError(f"an image cannot be read any more: {error}; {_KEPT}")
         except Exception as error:  # of a person, or a bug: raised by the next step
             self._stop = error
         else:

@@ -26,7 +26,7 @@ _HAVE_FLAGS = {
     "seed": "--seed",
 }
 _NOT_FOR_EXTRA = ("messages", "stream", "stream_options", "n", "tools", "functions")
-_KEYS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie")
+_OF_KEYS = re.compile("auth|key|token|secret|password|cookie|credential")
 _OF_SENDING = ("--max_cost", "--no_api_probe", "--api_concurrency", "--api_timeout")
 _OWN_HEADERS = (
     *("host", "content-type", "content-length", "content-encoding", "transfer-encoding", "connection"),
@@ -289,7 +289,7 @@ def _header(text: str) -> tuple[str, str]:
     if found is None:
         raise argparse.ArgumentTypeError("it is not of the form 'NAME: VALUE', in ASCII")
     name, value = found.groups()
-    if name.lower() in _KEYS:
+    if _OF_KEYS.search(name.lower()):
         raise argparse.ArgumentTypeError(f"{name} is for keys, which others could read here; use --api_key_env")
     if name.lower() in _OWN_HEADERS:
         raise argparse.ArgumentTypeError(f"{name} is set by the client")

@@ -22,6 +22,7 @@ from mmrole.jobs import job
 from mmrole.jobs.answers import ANSWERS
 from mmrole.jobs.options import JobOptions
 from mmrole.jobs.processes import Interrupted
+from mmrole.scoring.review_program import review_program
 
 KEY = "sk-0123456789abcdef"
 QUICK = ApiPatience(first=0.004, longest=0.02, tries=6, costly_tries=4)
@@ -43,9 +44,12 @@ class Office:
         """Runs the job; changes are of the job's options or the server's."""
         folder = self.desk.folder
         work = JobOptions(folder / "test", folder / "answers", folder / "images", Path(NAME))
+        resampling = changes.pop("resampling", False)
         of_job = {name: changes.pop(name) for name in list(changes) if hasattr(work, name)}
         options = replace(self.options, **changes)
-        return job.run(program, replace(work, **of_job), lambda place: find_api(options, place=place))
+        return job.run(
+            program, replace(work, **of_job), lambda place: find_api(options, place=place, resampling=resampling)
+        )
 
     def answers(self) -> dict[str, str]:
         return {record["id"]: record["conversations"][1]["answer"] for record in self.desk.read()}
@@ -379,6 +383,27 @@ def test_what_was_taken_before_is_not_left_out_later(office):
     assert office.settings()["noted"]["left_out"] == []
 
 
+def test_reviews_are_made_again_sampled(office):
+    """The retries have a setting that the server refuses, and the first requests do not have."""
+    office.desk.write(*(sample(id_, answer={"answer": "Aye."}) for id_ in IDS[:2]))
+
+    def behaviour(ask: Ask) -> Say | dict:
+        if "top_p" in ask.settings:
+            return strict("top_p")(ask)
+        is_first = ask.settings["temperature"] == 0
+        return completion("Hm." if is_first and "/Tone" in ask.id else "Good. [Scores]: (7, 8)")
+
+    office.server.behaviour = behaviour
+    program = review_program(1, False)
+    assert office.run(program, resampling=True, settings=GenerationSettings(do_sample=False)) == 0
+    scores = [review["score"] for record in office.desk.read() for review in record["rm_review"].values()]
+    assert scores == [[7.0, 8.0]] * 16
+    retries = [ask for ask in office.server.log if "retry" in ask.id]
+    assert {ask.id for ask in retries} == {f"{id_}/Tone Consistency/retry-1" for id_ in IDS[:2]}
+    assert retries[-1].settings == {"max_tokens": 512, "temperature": 1.0, "seed": 1235}
+    assert office.settings()["noted"]["left_out"] == ["top_p"]
+
+
 def test_probes_come_first_and_what_they_find_is_noted(office, capsys):
     office.server.behaviour = lambda ask: completion(f"{len(office.server.log)}" if "words" in ask.id else "grey")
     assert office.run(probe=True, settings=GenerationSettings(do_sample=False)) == 0
@@ -518,3 +543,23 @@ def test_without_the_client(office, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^the package openai is not installed; run: pip install -e '\.\[api\]'$"):
         find_api(office.options)
+
+
+@pytest.mark.parametrize("said", ["is another picture than when this job began", "an image cannot be read any more"])
+def test_a_picture_that_is_not_what_it_was(office, said):
+    path = office.desk.folder / "images/a.png"
+    office.desk.write(sample("a", image=None), sample("b"))
+    data = path.read_bytes()
+
+    def behaviour(ask: Ask) -> Say | dict:
+        path.write_bytes(b"another") if said.startswith("is") else path.unlink()
+        return calm(ask)
+
+    office.server.behaviour = behaviour
+    with pytest.raises(UserError, match=said):
+        office.run(concurrency=1)
+    assert office.journaled() == ["a"]
+    path.write_bytes(data)
+    office.server.behaviour = calm
+    assert office.run() == 0
+    assert office.server.asked() == ["a", "b"]

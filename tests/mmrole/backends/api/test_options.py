@@ -116,6 +116,7 @@ def test_an_output_folder_is_needed():
         (("--api_header", "X-A: 1\nX-B: 2"), "it is not of the form"),
         (("--api_header", "authorization: Bearer secret-of-mine"), "authorization is for keys"),
         (("--api_header", "Api-Key: secret-of-mine"), "use --api_key_env"),
+        (("--api_header", "X-My-Token: secret-of-mine"), "X-My-Token is for keys"),
         (("--api_header", "X-Client-Request-Id: 1"), "X-Client-Request-Id is set by the client"),
         (("--temperature", "-1"), "-1 is not a number from 0 on"),
         (("--top_p", "1.1"), "1.1 is not a number from 0 to 1"),
