@@ -85,8 +85,8 @@ class Asking:
             return await asyncio.to_thread(body_of, request, self._options, tuple(self._left_out))
         except OSError as error:
             raise UserError(
-                f"an image cannot be read any more: {error}; what is finished is kept: run the same command again to go "
-                "on"
+                f"an image cannot be read any more: {error}; what is finished is kept: run the same command again to "
+                "go on"
             ) from None
 
     def _leave_out(self, failure: ApiFailure) -> None:
