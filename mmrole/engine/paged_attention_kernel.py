@@ -25,6 +25,7 @@ from mmrole.engine.paged_attention import MOST_LEAVES
 # A run of fewer slots costs more in partial results than it gains.
 SHORTEST_RUN = tl.constexpr(128)
 MOST_RUNS = 64
+MOST_CHANNELS = 256
 _LEAST = tl.constexpr(-1.0e30)  # finite: the maximum of nothing, less itself, is 0 and not NaN
 
 
@@ -247,11 +248,13 @@ def launch(
     """Computes `paged_tree_attention` with the kernel, cut as `tiling` says or as is best.
 
     Raises:
-        ValueError: the page size is no power of two, or less than 16; a window without positions.
+        ValueError: the page size is no power of two, or less than 16; heads are too large; a window without positions.
     """
     query, keys, values, page_table, lengths, first_row, leaves, visible = inputs
     rows, heads, d = query.shape
     page_size, kv_heads = keys.shape[1:3]
+    if d > MOST_CHANNELS:
+        raise ValueError(f"heads have {d} channels; the kernel takes at most {MOST_CHANNELS}")
     if page_size < 16 or page_size & (page_size - 1):
         raise ValueError(f"pages have {page_size} slots; the kernel takes a power of two, at least 16")
     if window and (positions is None or slot_positions is None):
