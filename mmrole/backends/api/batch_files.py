@@ -14,6 +14,7 @@ from mmrole.backends.api.replies import read_completion
 from mmrole.base.errors import UserError, shown
 from mmrole.base.files import parse_json, replacing
 from mmrole.base.json_values import JsonObject
+from mmrole.data.image_file import ImageFile
 from mmrole.data.requests import NO_USAGE, ChatReply, ChatRequest, Origin
 
 _PATH = "/v1/chat/completions"
@@ -21,8 +22,14 @@ _ID_LENGTH = 32
 
 
 def custom_id(request: ChatRequest, fingerprint: JsonObject) -> str:
-    """What stands for a request in batch files: ids hold blanks and Chinese, and are of one model and its settings."""
-    text = json.dumps([request.id, fingerprint], sort_keys=True)
+    """What stands for a request in batch files: ids hold blanks and Chinese.
+
+    It is of all that is asked, too: reviews of two models' answers to a sample have the same ids, and a record
+    can change between a batch and its results.
+    """
+    messages = [(message.role, message.text) for message in request.messages]
+    images = [image.sha256 for image in request.images if isinstance(image, ImageFile)]
+    text = json.dumps([request.id, fingerprint, messages, images], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
 
 
@@ -110,7 +117,7 @@ class BatchResults:
         """The reply to a request; one that has failed where there is none."""
         result = self._results.get(custom_id(request, self._fingerprint))
         if result is None:
-            return ChatReply(request.id, "", "failed", error="it is not among the results, of this model and settings")
+            return ChatReply(request.id, "", "failed", error="it is not among the results, as it is asked now")
         try:
             return self._read_reply(request, result)
         except ApiFailure as failure:

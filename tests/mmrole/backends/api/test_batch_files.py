@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fixtures.desk import NAME, Desk, sample
 from fixtures.servers import completion
+from PIL import Image
 
 from mmrole.backends.api.api_backend import find_api
 from mmrole.backends.api.options import ApiOptions, BatchFiles
@@ -94,7 +95,7 @@ def test_what_failed_or_is_missing_is_named_and_only_that_is_written_again(desk,
     assert run(batch_read=(write(tmp_path / "a.jsonl", results),)) == job.FAILED
     said = capsys.readouterr().out
     assert "of 7 replies 0 are cut at 512 new tokens, 0 are empty, 1 are refusals, 3 have failed" in said
-    assert "(it is not among the results, of this model and settings)" in said
+    assert "(it is not among the results, as it is asked now)" in said
     assert "(400 Bad Request: expired\\x1b[31m)" in said
     assert "(400 Bad Request: no such field)" in said
     again = tmp_path / "again.jsonl"
@@ -126,6 +127,20 @@ def test_results_of_other_settings_are_none(run, tmp_path, capsys):
     results = write(tmp_path / "a.jsonl", list(map(result, lines(tmp_path / "batch.jsonl"))))
     assert run(batch_read=(results,)) == job.FAILED
     assert "7 have failed" in capsys.readouterr().out
+
+
+def test_results_of_the_same_ids_about_something_else_are_none(desk, run, tmp_path, capsys):
+    """As reviews of two models' answers are, and records that have changed between the batch and its results."""
+    run(batch_write=BatchFiles(tmp_path / "batch.jsonl"))
+    results = write(tmp_path / "a.jsonl", list(map(result, lines(tmp_path / "batch.jsonl"))))
+    changed = sample(IDS[1])
+    changed["conversations"][0]["value"] += " Look again."
+    Image.new("RGB", (6, 4), "orange").save(desk.folder / "images/b.png")
+    desk.write(sample(IDS[0]), changed, sample(IDS[2], "b.png"))
+    capsys.readouterr()
+    assert run(batch_read=(results,)) == job.FAILED
+    assert "of 3 replies 0 are cut at 512 new tokens, 0 are empty, 2 have failed" in capsys.readouterr().out
+    assert list(answers(desk).values()) == [AYE[IDS[0]], "", ""]
 
 
 def test_fields_can_be_left_out(run, tmp_path):
