@@ -35,6 +35,7 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 FOLDERS = (Path("eval/in-test_reviews"), Path("eval/out-test_reviews"))
+REPORT = Path("eval/report")
 INCOMPLETE = 3
 """Exit status where the numbers do not cover all answers."""
 
@@ -63,8 +64,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--output_dir",
         type=Path,
-        default=Path("eval/report"),
-        help="folder of the report, made if needed (default: %(default)s)",
+        help=f"folder of the report, made if needed (default: {REPORT}, or {REPORT}@NAME with --judge)",
     )
     add(
         "--image_dir",
@@ -90,7 +90,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--seed", type=at_least(0), default=1234, help="of these draws (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace an earlier report in --output_dir")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.output_dir is None:
+        arguments.output_dir = REPORT if arguments.judge is None else _of_judge(REPORT, arguments.judge)
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,7 +126,7 @@ def read_reviews(arguments: argparse.Namespace) -> list[ModelReviews]:
         UserError: there are none, or some are faulty.
     """
     judge = arguments.judge
-    usual = [folder if judge is None else folder.with_name(f"{folder.name}@{judge}") for folder in FOLDERS]
+    usual = FOLDERS if judge is None else [_of_judge(folder, judge) for folder in FOLDERS]
     folders = arguments.reviews or [folder for folder in usual if folder.is_dir()]
     if not folders:
         raise UserError(
@@ -180,6 +183,10 @@ def print_report(report: Report) -> None:
         print(listed([f"{pair.first} – {pair.second}: {numbers}: {pair.verdict}"], 1))
     if len(pairs) < len(report.pairs):
         print(f"these are pairs at most {NEIGHBOURS} ranks apart; pairs.csv has all {len(report.pairs)}")
+
+
+def _of_judge(folder: Path, judge: str) -> Path:
+    return folder.with_name(f"{folder.name}@{judge}")
 
 
 def _category(text: str) -> tuple[str, str]:

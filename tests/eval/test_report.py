@@ -120,16 +120,16 @@ def test_the_reviews_of_another_judge(
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "eval", "one")
     write(tmp_path / "eval", "one", (5, 10), judge="GPT & co")
-    flags = ["--output_dir", "out", "--draws", "100"]
+    flags = ["--draws", "100"]
     assert script([*flags, "--judge", "GPT & co"]) == 0
     assert capsys.readouterr().out.startswith("reviews by GPT & co\n")
-    (row,) = csv.DictReader((tmp_path / "out/leaderboard.csv").open(encoding="utf-8"))
+    (row,) = csv.DictReader((tmp_path / "eval/report@GPT & co/leaderboard.csv").open(encoding="utf-8"))
     assert (row["model"], row["Overall"], row["judge"]) == ("one", "0.5", "GPT & co")
     names = {"leaderboard.md": "Reviews by GPT &amp; co. ", "leaderboard.tex": r"reviews by GPT \& co: In-Test"}
     for table, name in (names | {"index.html": '"judge":"GPT & co"'}).items():
-        assert name in (tmp_path / "out" / table).read_text("utf-8")
-    assert script([*flags, "--overwrite"]) == 0  # without a name, the published reward model's
-    rows = list(csv.DictReader((tmp_path / "out/leaderboard.csv").open(encoding="utf-8")))
+        assert name in (tmp_path / "eval/report@GPT & co" / table).read_text("utf-8")
+    assert script(flags) == 0  # without a name, the published reward model's
+    rows = list(csv.DictReader((tmp_path / "eval/report/leaderboard.csv").open(encoding="utf-8")))
     assert {row["judge"] for row in rows} == {"the published reward model"}
     assert (rows[0]["Overall"], len(rows)) == ("0.9", 14)
     with pytest.raises(
