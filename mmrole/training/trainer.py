@@ -259,10 +259,11 @@ class TreeTrainer(Trainer):
             UserError: they do not fit.
         """
         limit_recomputation(cast("nn.Module", self.model), self.family, self.args.checkpoint_layers)
-        self._rates.take()
         folder = resume_from_checkpoint if self.is_deepspeed_enabled else None
         with contextlib.nullcontext() if folder is None else reading(folder):
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self._rates.take()  # what it took is no part of the first step
+        return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads the weights that `_save_checkpoint` wrote; transformers would take others that lie there."""
