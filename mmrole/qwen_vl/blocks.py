@@ -82,7 +82,7 @@ class QWenAttention(nn.Module):
         heads = states.shape[1] // 3
         # Of a split the gradient is one copy; of two slices it is a sum of two padded ones.
         queries_and_keys, value = states.split((2 * heads, heads), dim=1)
-        query, key = rotated(queries_and_keys, *rotary).split(heads, dim=1)
+        query, key = rotated(queries_and_keys, *rotary).chunk(2, dim=1)
         if logn is not None:
             query = query * logn[:, None, :, None]
         if tree_attention is not None:
