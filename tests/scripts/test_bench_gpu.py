@@ -1,6 +1,7 @@
 """`scripts/bench_gpu.sh` on the CPU: each part runs on a tiny model, and a part that fails fails alone."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,3 +81,19 @@ def test_the_whole(bench):
     assert {part["part"]: part["outcome"] for part in report["parts"]} == dict.fromkeys(
         import_module("bench_gpu").PARTS, "done"
     )
+
+
+def test_figures_of_the_docs_are_those_of_the_committed_run(scripts, repository):
+    bench = import_module("bench_gpu")
+    report = json.loads((repository / "docs/bench_gpu.json").read_text("utf-8"))
+    assert (repository / "docs/bench_gpu.md").read_text("utf-8") == bench.table(report)
+    measured = {
+        (part["part"], row["what"]): f"{bench.shown(row['value'])} {row['unit']}".strip()
+        for part in report["parts"]
+        for row in part["figures"]
+    }
+    page = (repository / "docs/gpu.md").read_text("utf-8").partition("## What was measured")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) ?\| (.*?) \|$", page, re.MULTILINE)
+    assert len(rows) > 10
+    for part, what, _, reached in rows:
+        assert reached == measured.get((part, what), "not measured"), what
