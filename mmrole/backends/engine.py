@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmrole.backends.backend import ALONE, Generator, Note, ProcessPlace
 from mmrole.base.errors import UserError
+from mmrole.data.messages import one_turn
 from mmrole.data.requests import ChatRequest, GenerationSettings
 from mmrole.models.context import Context, longest_quotation
 from mmrole.models.loading import Model, ModelOptions, check_checkpoint, find_model, load
+
+if TYPE_CHECKING:
+    from mmrole.engine.engine import Engine
 
 # Prompts of so many contexts are no mistake of a few words: they would take hours and all memory, for nothing.
 _MOST_CONTEXTS = 4
@@ -82,6 +88,8 @@ class EngineBackend:
         engine = Engine(loaded, self.max_batch_tokens)
         try:
             with _failures_named():
+                if self.model.device.type == "cuda":
+                    warm_up(engine)
                 yield engine
         finally:
             engine.close()
@@ -109,6 +117,16 @@ def find_engine(
     """
     model = find_model(options, place.local_rank, place.local_world_size, resampling=resampling)
     return EngineBackend(model, model.fingerprint(), resampling, max_batch_tokens, place.progress)
+
+
+def warm_up(engine: Engine) -> None:
+    """Answers a short request, for which a GPU compiles kernels, takes memory and records a step; prints how long."""
+    start = time.perf_counter()
+    settings = GenerationSettings(max_new_tokens=4, do_sample=False)
+    request = ChatRequest("warm-up", one_turn("Count.", "Count from one to a hundred."), settings)
+    with suppress(FloatingPointError):  # the first real request says it better
+        list(engine.generate([request]))
+    print(f"ready {time.perf_counter() - start:.1f} s after loading", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Requests that come and go: who joins or leaves changes no other reply, and pieces make up the text."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from fixtures.engine import make_engine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mmrole.backends.engine import warm_up
 from mmrole.data.messages import Message, Quotation, one_turn
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings, Piece
 from mmrole.engine.engine import Engine
@@ -106,6 +108,14 @@ def test_a_chat_of_several_turns_and_images_is_answered_as_by_generate(make, pic
     (reply,) = engine.generate([request])
     assert list(reply.token_ids) == generate_alone(engine.runner.model.module, request).tokens
     assert engine.runner.images.encoded == 3
+
+
+def test_warming_up_leaves_nothing_behind(make, requests, capsys):
+    engine, fresh = make(), make()
+    warm_up(engine)
+    assert re.fullmatch(r"ready \d+\.\d s after loading\n", capsys.readouterr().err)
+    assert engine.is_idle
+    assert list(engine.generate(requests[:2])) == list(fresh.generate(requests[:2]))
 
 
 def test_a_cancelled_request_frees_its_place_at_the_next_step(make, requests):
