@@ -90,7 +90,8 @@ class PageTables:
         tree_of, column = np.full(self.shape.rows, self.shape.trees), np.zeros(self.shape.rows, dtype=np.int64)
         row = 0
         for place, tree in enumerate(trees):
-            page_table[place, : len(tree.pages)] = tree.pages
+            pages = tree.pages[: page_table.shape[1]]  # those behind are for later steps
+            page_table[place, : len(pages)] = pages
             visible[place, : len(tree.visible)] = tree.visible
             lengths[place], first_row[place], counts[place] = len(tree.visible), row, tree.leaves
             tree_of[row : row + tree.leaves] = place

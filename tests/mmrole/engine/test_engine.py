@@ -11,7 +11,9 @@ from PIL import Image
 
 from mmrole.data.messages import one_turn
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
+from mmrole.engine.engine import Engine
 from mmrole.engine.kv_cache import Lane, TreeKVCache
+from mmrole.engine.paged_kv_cache import STEPS_AHEAD
 from mmrole.engine.planning import PlannedTree, in_passes
 from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
 from mmrole.prompt_tree import TokenSequence, build_tree
@@ -147,6 +149,21 @@ def test_equal_requests_are_drawn_apart(exact, tokenizer, pictures, paged):
     replies = answers(exact, tokenizer, requests, paged=paged)
     assert len({reply.token_ids for reply in replies.values()}) == 4
     assert answers(exact, tokenizer, requests[2:3], paged=paged)["twin 2"] == replies["twin 2"]
+
+
+def test_replies_that_are_longer_than_what_is_laid_out_at_once_go_on(make_model, tokenizer, pictures):
+    model, long = make_model(torch.float64), GenerationSettings(max_new_tokens=STEPS_AHEAD + 150, top_p=1.0)
+    requests = [
+        ChatRequest(f"{name} {n}", one_turn(SYSTEM, text, str(n)), long)
+        for name, text in (("tree", words(300, 1)), ("alone", words(30, 2)))
+        for n in range(8 if name == "tree" else 1)
+    ]
+    family = QwenVL(tokenizer, model.config)
+    family.stop_ids = frozenset()
+    engines = [Engine(QwenVLTreeModel(model, family), 30_000, paged=paged) for paged in (False, True)]
+    lanes, pages = ({reply.id: reply for reply in engine.generate(requests)} for engine in engines)
+    assert pages == lanes
+    assert {len(reply.token_ids) for reply in pages.values()} == {STEPS_AHEAD + 150}
 
 
 def test_common_prefixes_are_read_once_and_images_encoded_once(exact, tokenizer, pictures, paged):
