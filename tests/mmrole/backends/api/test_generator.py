@@ -166,10 +166,10 @@ def test_a_server_that_is_in_trouble_all_the_time(office):
 
 
 def test_a_time_out(office):
-    office.server.behaviour = once(Say(completion("late"), seconds=1.0), IDS[3])
-    assert office.run(timeout=0.2) == 0
+    office.server.behaviour = once(Say(completion("late"), seconds=4.0), IDS[3])
+    assert office.run(timeout=1.5) == 0
     assert office.answers() == AYE
-    assert len(office.server.asked()) == 13
+    assert office.server.asked().count(IDS[3]) == 2
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_any_text_is_kept_as_it_is(office):
 )
 def test_where_going_on_is_useless_it_stops_at_once_and_keeps_what_there_is(office, said, reason, monkeypatch):
     monkeypatch.setenv("MINE", KEY)
-    office.server.behaviour = lambda ask: said if len(office.server.log) > 6 else calm(ask)
+    office.server.behaviour = lambda ask: said if ask.place >= 6 else calm(ask)
     with pytest.raises(UserError) as caught:
         office.run(key_env="MINE")
     assert reason in str(caught.value)
@@ -271,7 +271,7 @@ def test_no_server(office):
 
 
 def test_a_server_that_breaks_down_for_good(office):
-    office.server.behaviour = lambda ask: error(502) if len(office.server.log) > 5 else calm(ask)
+    office.server.behaviour = lambda ask: error(502) if ask.place >= 5 else calm(ask)
     with pytest.raises(UserError, match=r"502 Bad Gateway: no; 3 requests in a row came to nothing; what is finished"):
         office.run()
     assert len(office.journaled()) == 5
@@ -308,7 +308,7 @@ def test_the_key_is_nowhere(office, monkeypatch, capfd):
 
 def test_another_models_id_stops_the_job(office):
     other = completion("I am another.", model="other\x1b[31m")
-    office.server.behaviour = lambda ask: other if len(office.server.log) > 6 else calm(ask)
+    office.server.behaviour = lambda ask: other if ask.place >= 6 else calm(ask)
     with pytest.raises(UserError) as caught:
         office.run()
     assert "now answers as 'other\\x1b[31m', the replies so far are of 'calm-1'; what is finished is kept" in str(
@@ -439,7 +439,7 @@ def test_a_server_that_bears_few_requests_at_once(office):
     office.server.behaviour = behaviour
     office.write([f"r {number}" for number in range(80)], image=None)
     assert office.run(concurrency=None) == 0
-    assert len(office.server.done) < 2.5 * 80
+    assert len(office.server.done) < 6 * 80
 
 
 def test_a_retry_after_holds_all_requests(office):
