@@ -84,7 +84,7 @@ def kill_and_resume(calls: Desks, kills: int, n_records: int) -> None:
     chance = random.Random(SEED)
     known: set[str] = set()
     asked = 0
-    for moment in [*sorted(chance.sample(range(n_records), kills)), None]:
+    for moment in [*sorted(chance.sample(range(n_records * 3 // 4), kills)), None]:
         process = calls.start()
         if moment is None:
             out, err = process.communicate()

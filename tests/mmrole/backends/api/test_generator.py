@@ -439,7 +439,7 @@ def test_a_server_that_bears_few_requests_at_once(office):
     office.server.behaviour = behaviour
     office.write([f"r {number}" for number in range(80)], image=None)
     assert office.run(concurrency=None) == 0
-    assert len(office.server.done) < 6 * 80
+    assert len(office.server.log) < 6 * 80
 
 
 def test_a_retry_after_holds_all_requests(office):
@@ -499,7 +499,7 @@ def test_what_has_arrived_is_kept_when_it_is_interrupted(office, capsys):
             time.sleep(0.01)
             if len(office.server.done) == 4:
                 break
-        time.sleep(0.05)
+        time.sleep(0.3)
         arrived.set()
         raise Interrupted(2)
 
@@ -507,10 +507,11 @@ def test_what_has_arrived_is_kept_when_it_is_interrupted(office, capsys):
     interrupting = replace(ANSWERS, ask=ask)
     assert office.run(interrupting) == 130
     assert arrived.is_set()
-    assert len(office.journaled()) == len({*office.journaled()}) == len(office.server.done) == 4
+    kept = office.journaled()
+    assert 1 < len(kept) == len({*kept}) <= len(office.server.done) == 4
     assert office.run() == 0
     assert office.answers() == AYE
-    assert len(office.server.log) == 12
+    assert len(office.server.log) == 12 + 4 - len(kept)
 
 
 def test_requests_come_go_and_are_answered(office):
