@@ -86,7 +86,8 @@ class Decoder:
             self.graphs.run((cache.tables.shape, rows.sampling.kind), self.run)
         else:
             if isinstance(cache, TreeKVCache):
-                rows.choosing = None if len(open_leaves) == self._leaves else torch.tensor(open_leaves)
+                all_choose = len(open_leaves) == self._leaves
+                rows.choosing = None if all_choose else torch.tensor(open_leaves, device=self.model.device)
             self.run()
         cache.count_step()
         self._begun.append(_BegunStep(rows.chosen[: self._leaves]))

@@ -166,7 +166,7 @@ class TreeKVCache:
 
         `prefill` then takes in its keys and values.
         """
-        self._new.append(mask)
+        self._new.append(mask.to(self.model.device))
         self._steps = max(self._steps, steps)
 
     def lay_out(self) -> list[int]:

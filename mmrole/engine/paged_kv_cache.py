@@ -6,6 +6,7 @@ leaf; its pages are listed in that order. Who sees a slot is said by bits, one f
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmrole.base.triton_support import has_triton
 from mmrole.engine.kv_cache import prefill_attention
 from mmrole.engine.page_tables import PageTables, StepShape
 from mmrole.engine.paged_attention import PAGE_SIZE, paged_tree_attention
@@ -267,6 +269,21 @@ class PagedPrefill:
         """Stores [1, heads, nodes, head_size] of a layer; each node attends to its ancestors and itself."""
         self._pool.write(layer, self._places, key, value)
         return self._attention.attend(layer, query, key, value, scaling, dropout)
+
+
+def suits_pages(model: TreeModel) -> bool:
+    """Whether a model's keys and values lie in pages: on a GPU, where Triton can attend to them.
+
+    A line says why, where they do not on a GPU.
+    """
+    if model.device.type != "cuda":
+        return False
+    wide = any(shape.dtype == torch.float64 for shape in model.kv_shapes)
+    if has_triton() and not wide:
+        return True
+    reason = "float64 has no kernel" if wide else "Triton is not installed"
+    warnings.warn(f"decoding without CUDA graphs, which is slower: {reason}", stacklevel=2)
+    return False
 
 
 def pages_for(slots: int, page_size: int) -> int:

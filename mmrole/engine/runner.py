@@ -15,7 +15,7 @@ from mmrole.engine.decoding import LeafState
 from mmrole.engine.image_features import ImageFeatures
 from mmrole.engine.kv_budget import FEWEST_NODES, free_positions, nodes_at_once
 from mmrole.engine.kv_cache import TreeKVCache
-from mmrole.engine.paged_kv_cache import PagedKVCache
+from mmrole.engine.paged_kv_cache import PagedKVCache, suits_pages
 from mmrole.engine.planning import PlannedTree, Prompt
 from mmrole.engine.sampling import Choice, Sampling, choose_tokens
 from mmrole.models.families import TreeModel
@@ -54,11 +54,11 @@ class Runner:
         Args:
             model: what computes.
             positions: of the KV cache.
-            paged: whether the KV cache is paged; by default on a GPU.
+            paged: whether the KV cache is paged; by default where that suits.
         """
         self.model = model
         self.positions = free_positions(model) if positions is None else positions
-        paged = model.device.type == "cuda" if paged is None else paged
+        paged = suits_pages(model) if paged is None else paged
         self.cache = PagedKVCache(model, self.positions) if paged else TreeKVCache(model)
         self.decoder = Decoder(model, self.cache)
         self.images = ImageFeatures(model)

@@ -6,10 +6,12 @@ from fixtures.engine import make_engine
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmrole.base.triton_support import has_triton
 from mmrole.data.messages import one_turn
 from mmrole.data.requests import ChatRequest, GenerationSettings
 from mmrole.engine.page_tables import LEAST_ROWS, LEAST_SLOTS, WASTE, StepShape
-from mmrole.engine.paged_kv_cache import PagedKVCache, PagedTree, pages_for
+from mmrole.engine.paged_kv_cache import PagedKVCache, PagedTree, pages_for, suits_pages
+from mmrole.models.families import KVShape
 from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
 from mmrole.qwen_vl.random_checkpoint import random_config
 
@@ -83,6 +85,22 @@ def test_trees_wait_for_pages_and_one_that_is_too_large_gets_memory_of_its_own(m
     assert cache.has_room(10 * SIZE, 1, 0)
     cache.add(torch.ones(1, 25 * SIZE, dtype=torch.bool), 0)
     assert len(cache.trees[0].pages) == 25
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pages_are_for_gpus_where_triton_can_attend_to_them(model, dtype):
+    class OnGPU:
+        """What is asked of a model; there may be no GPU here."""
+
+        device = torch.device("cuda")
+        kv_shapes = (KVShape(2, 8, dtype, device),)
+
+    assert not suits_pages(model)
+    if has_triton() and dtype == torch.float32:
+        assert suits_pages(OnGPU())
+    else:
+        with pytest.warns(UserWarning, match="without CUDA graphs"):
+            assert not suits_pages(OnGPU())
 
 
 def test_memory_is_taken_once_and_pages_of_finished_trees_come_back(make_model, tokenizer):
