@@ -185,7 +185,8 @@ class ApiGenerator:
             self._has_replied, self._given_up = True, 0
             self._deliver(reply)
         finally:
-            del self._tasks[request.id]
+            if self._tasks.get(request.id) is asyncio.current_task():  # else it was cancelled, and is asked anew
+                del self._tasks[request.id]
             self._send()
 
     def _after(self, request: ChatRequest, failure: ApiFailure) -> None:
