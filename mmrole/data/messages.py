@@ -59,8 +59,13 @@ class Message(NamedTuple):
     @property
     def images(self) -> tuple[ImageSource, ...]:
         """Its images, in order."""
-        shown = [part for part in self.content if not isinstance(part, _TEXTS)]
-        return tuple([part.image if isinstance(part, LabelledImage) else part for part in shown])
+        return tuple(
+            [
+                part.image if isinstance(part, LabelledImage) else part
+                for part in self.content
+                if not isinstance(part, _TEXTS)
+            ]
+        )
 
 
 def one_turn(system: str, *content: Part | None) -> tuple[Message, Message]:

@@ -127,12 +127,12 @@ class ChatRequest:
     @property
     def text(self) -> str:
         """What was said in all turns, without the images."""
-        return "".join(message.text for message in self.turns)
+        return "".join([message.text for message in self.turns])
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
         """The images of all messages, in order."""
-        return tuple(image for message in self.messages for image in message.images)
+        return tuple([image for message in self.messages for image in message.images])
 
     def complete_settings(self) -> GenerationSettings:
         """The settings; what is open is MMRole's, where no backend has filled it in."""

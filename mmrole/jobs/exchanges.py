@@ -97,10 +97,8 @@ class Exchange(Generic[AnyJobRecord]):
 
     def _with_files(self, request: ChatRequest) -> ChatRequest:
         """The request with files for the names of images."""
-        if not request.images:
-            return request
         messages = tuple(
-            Message(role, tuple(self._with_file(part) for part in content)) for role, content in request.messages
+            [Message(role, tuple([self._with_file(part) for part in content])) for role, content in request.messages]
         )
         return ChatRequest(request.id, messages, request.settings)
 
