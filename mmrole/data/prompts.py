@@ -60,6 +60,7 @@ _HISTORY = re.compile(r"\n\n\nThe conversation history between .+? and .+? is as
 _REQUEST = re.compile(r"\n\n\nPlease respond to the following words of .+? about the image in .+? using the [^\n]+?:\n")
 _INITIATIVE = re.compile(r"\n\n\nPlease initiate the conversation with [^\n]+\Z")
 _HEADING = re.compile(r"^## \*\*\[(.*)\]\*\*$", re.MULTILINE)
+_METRIC_LINE = re.compile(r"\nPlease evaluate the following aspect of each model's response:\n([^:\n]+): ")
 _QUESTION = "## **[Question Start]**"
 
 REVIEW_HEADINGS = (
@@ -238,6 +239,16 @@ def read_review_prompt(text: str) -> ReviewPrompt | None:
     if sorted(ends) != ends:
         return None
     return ReviewPrompt(*(text[start:end] for start, end in pairwise([0, *ends, len(text)])))
+
+
+def split_instruction(text: str) -> tuple[str, str] | None:
+    """What a user turn of `review_prompt` shows before its instruction, whatever that says, and the metric.
+
+    None where no metric of `METRICS` is asked for.
+    """
+    shown, _, instruction = text.rpartition("\n## **[Instruction]**\n")
+    aspect = _METRIC_LINE.search(instruction)
+    return (shown, aspect[1]) if aspect and aspect[1] in METRICS else None
 
 
 def is_review_prompt(text: str) -> bool:

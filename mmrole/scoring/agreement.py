@@ -1,7 +1,6 @@
 """Agreement of two sets of reviews of the same answers: a reward model against GPT-4, people, or another version."""
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from mmrole.base.errors import Problems, Where, shown
 from mmrole.base.files import read_records
 from mmrole.data.pictures import read_conversation
-from mmrole.data.prompts import METRICS
+from mmrole.data.prompts import METRICS, split_instruction
 from mmrole.data.records import Review, TrainingRecord
 from mmrole.data.requests import ChatReply
 from mmrole.data.scores import parse_review
@@ -34,8 +33,6 @@ ALL_REVIEWS = "All reviews"
 
 ALL_ANSWERS = "Overall score"
 """Every answer counts once, with the means over its eight metrics."""
-
-_ASPECT = re.compile(r"\nPlease evaluate the following aspect of each model's response:\n([^:\n]+): ")
 
 
 class Key(NamedTuple):
@@ -130,9 +127,8 @@ def read_conversations(path: str | os.PathLike, replies: Mapping[str, ChatReply]
     for record in read_records(path, TrainingRecord, problems):
         conversation = read_conversation(record)
         prompt = conversation.turns[0].text
-        answer, _, instruction = prompt.rpartition("\n## **[Instruction]**\n")
-        aspect = _ASPECT.search(instruction)
-        if len(record.turns) != 2 or aspect is None or aspect[1] not in METRICS:
+        parts = split_instruction(prompt)
+        if len(record.turns) != 2 or parts is None:
             problems.add(
                 f"{record.where}: conversations[0] is not a prompt for a review under one of the eight metrics"
             )
@@ -149,7 +145,8 @@ def read_conversations(path: str | os.PathLike, replies: Mapping[str, ChatReply]
         if not isinstance(reply, str):
             problems.add(f'{record.where}: "answer" of conversations[1] must be a text, not {shown(reply)}')
             continue
-        key = Key((image, f"{times[image, prompt]} {answer}"), aspect[1])
+        answer, metric = parts
+        key = Key((image, f"{times[image, prompt]} {answer}"), metric)
         judgements[key] = Judgement(image or key.answer[1], "", parse_review(reply).score, record.where)
     problems.raise_if_any("the reviews cannot be compared", "correct them, or give another file")
     return judgements

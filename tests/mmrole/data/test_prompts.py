@@ -211,3 +211,21 @@ def test_the_published_dialogues_are_read(shared):
             assert found.last == (before[-1] if before else None)
             checked += 1
     assert checked > 100
+
+
+@pytest.mark.parametrize("metric", prompts.METRICS)
+def test_the_instruction_of_a_review_prompt_is_found_whatever_is_quoted(metric):
+    asked = {"role": "Mira", "series": "Harbour", "other_role": prompts.HUMAN_PARTNER, "metric": "Fluency"}
+    quoted = prompts.review_prompt(question="Q", evaluated_answer="A", reference="B", **asked).text
+    prompt = prompts.review_prompt(
+        question="Q", evaluated_answer=quoted, reference=quoted, **asked | {"metric": metric}
+    )
+    shown, found = prompts.split_instruction(prompt.text)
+    assert found == metric
+    assert shown.endswith("## **[Model B's Response End]**\n\n")
+    assert quoted in shown
+
+
+def test_a_turn_without_a_metric_has_no_instruction():
+    assert prompts.split_instruction("Hello\n## **[Instruction]**\nPlease evaluate.") is None
+    assert prompts.split_instruction("") is None
