@@ -75,6 +75,7 @@ def golden_tokens(setting: Setting) -> None:
 
             model = QWenLMHeadModel(read_config(folder))
             model.load_state_dict(conftest.full_state_dict(), strict=False)
+            # transformers wraps `to` in a decorator that loses its `self`.
             model = model.to(setting.device)  # pyright: ignore[reportArgumentType]
         golden = conftest.Golden(name, folder)
         cases = [case for case in golden.cases("generation").values() if comparable(case)]

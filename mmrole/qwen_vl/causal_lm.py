@@ -159,6 +159,7 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Images go in with the prompt, and again at every step if there is no cache."""
+        # transformers has as `self` of these methods a class of its own that no model is; so below.
         inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids, is_first_iteration=is_first_iteration, inputs_embeds=inputs_embeds, **kwargs
         )
@@ -183,6 +184,7 @@ class QWenLMHeadModel(QWenPreTrainedModel, GenerationMixin):
             model_kwargs["image_positions"] = find_image_positions(
                 input_ids, self.config.image_start_id, len(pixel_values)
             )
+        # As above: another `self`.
         expanded, others = super()._expand_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )

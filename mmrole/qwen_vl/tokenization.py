@@ -110,6 +110,7 @@ class QWenTokenizer(PreTrainedTokenizer):
             position = end
         return encoded + ids[position:] if encoded else ids
 
+    # Tokens are bytes here, as in the published tokenizer, where transformers has them as texts; so below.
     def tokenize(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         text: str,
