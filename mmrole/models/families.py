@@ -80,6 +80,8 @@ class Family(Protocol):
     """Of its attention."""
     drops_attention: bool
     """Whether its attention drops weights in training."""
+    lora_targets: Sequence[str]
+    """Ends of the names of the matrices that get adapters unless others are named."""
     not_quantized: Sequence[str]
     """Names of modules that stay as they are where the language model's matrices are quantized."""
 

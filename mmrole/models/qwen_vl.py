@@ -25,15 +25,13 @@ from mmrole.qwen_vl.lm_head import LossPositions
 from mmrole.qwen_vl.rotary import ntk_alpha
 from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE, PositionTables
 
-LORA_TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")
-"""Ends of the names of the matrices that get adapters, as published: those of the language model."""
-
 
 class QwenVL:
     """A `Family`: Qwen-VL with the vocabulary and configuration of a checkpoint."""
 
     position_rows = 1
     not_quantized: Sequence[str] = ("lm_head", "transformer.visual")
+    lora_targets: Sequence[str] = ("c_attn", "attn.c_proj", "w1", "w2")  # as published
 
     def __init__(self, tokenizer: QWenTokenizer, config: QWenConfig) -> None:
         self.tokenizer, self.config = tokenizer, config

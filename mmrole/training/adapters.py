@@ -38,17 +38,19 @@ def load_model(
     if training.device.type == "cuda" and not family.drops_attention and flex_is_usable(family.head_size):
         model.set_attn_implementation("flex_attention")
     if training.use_lora:
-        return add_adapters(model, lora, bool(training.gradient_checkpointing))
+        return add_adapters(model, family, lora, bool(training.gradient_checkpointing))
     return model
 
 
-def add_adapters(model: PreTrainedModel, lora: LoraArguments, activation_checkpointing: bool) -> PeftModel:
+def add_adapters(
+    model: PreTrainedModel, family: Family, lora: LoraArguments, activation_checkpointing: bool
+) -> PeftModel:
     """Freezes the model and adds trainable LoRA adapters; in 4 bits, small weights are kept in float32."""
     if lora.q_lora:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if activation_checkpointing:
         model.enable_input_require_grads()
-    return get_peft_model(model, _config(lora))
+    return get_peft_model(model, _config(family, lora))
 
 
 def check_adapters(family: Family, lora: LoraArguments) -> None:
@@ -59,7 +61,7 @@ def check_adapters(family: Family, lora: LoraArguments) -> None:
     """
     model = family.empty_module()
     modules = dict(model.named_modules())
-    for target in lora.lora_target_modules:
+    for target in lora.targets(family):
         matched = [name for name in modules if name == target or name.endswith(f".{target}")]
         if not matched:
             own = ", ".join(family.language_matrices(model))
@@ -67,17 +69,17 @@ def check_adapters(family: Family, lora: LoraArguments) -> None:
         if "lm_head" in matched:
             raise UserError(f"--lora_target_modules {target}: the LM head gets no adapter; leave it out")
     try:
-        get_peft_model(model, _config(lora))
+        get_peft_model(model, _config(family, lora))
     except ValueError as error:
         raise UserError(f"--lora_target_modules: {' '.join(str(error).split())}") from None
 
 
-def _config(lora: LoraArguments) -> LoraConfig:
+def _config(family: Family, lora: LoraArguments) -> LoraConfig:
     return LoraConfig(
         r=lora.lora_r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=list(lora.lora_target_modules),
+        target_modules=lora.targets(family),
         bias=cast(Literal["none", "all", "lora_only"], lora.lora_bias),  # checked with the other flags
         task_type="CAUSAL_LM",
     )

@@ -16,7 +16,7 @@ import transformers
 from transformers import HfArgumentParser
 
 from mmrole.base.errors import UserError
-from mmrole.models.qwen_vl import LORA_TARGETS
+from mmrole.models.families import Family
 from mmrole.training import deepspeed_config, extensions, flags, values
 from mmrole.training.old_flags import translate
 from mmrole.training.reporters import check_reporters
@@ -57,10 +57,11 @@ class LoraArguments:
     lora_r: int = field(default=64, metadata={"help": "Rank of the adapters."})
     lora_alpha: int = field(default=16, metadata={"help": "Scale of the adapters, times the rank."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before an adapter, in training."})
-    lora_target_modules: list[str] = field(
-        default_factory=lambda: list(LORA_TARGETS),
+    lora_target_modules: list[str] | None = field(
+        default=None,
         metadata={
-            "help": "Ends of the names of the matrices that get adapters; by default those of the language model."
+            "help": "Ends of the names of the matrices that get adapters; by default those of the language model, "
+            "which docs/training.md names."
         },
     )
     lora_weight_path: str = field(default="", metadata={"help": "Published; the published code does not read it."})
@@ -69,6 +70,10 @@ class LoraArguments:
         default=False,
         metadata={"help": "With --use_lora: the language model's matrices in 4 bits (NF4). Needs bitsandbytes."},
     )
+
+    def targets(self, family: Family) -> list[str]:
+        """`--lora_target_modules`, or what a family names."""
+        return list(family.lora_targets if self.lora_target_modules is None else self.lora_target_modules)
 
 
 @dataclass

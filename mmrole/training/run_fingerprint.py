@@ -9,6 +9,7 @@ from typing import Any
 
 from mmrole.base.files import sha256
 from mmrole.data.images import PIXELS
+from mmrole.models.families import Family
 from mmrole.training.arguments import Arguments, TrainingArguments, zero_stage
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.steps import TrainingSteps
@@ -22,13 +23,14 @@ _WITH_MEMORY = ("reduce_lr_on_plateau", "greedy")
 
 
 def fingerprint_run(
-    arguments: Arguments, model: str, steps: TrainingSteps, eval_steps: TrainingSteps | None
+    arguments: Arguments, model: str, family: Family, steps: TrainingSteps, eval_steps: TrainingSteps | None
 ) -> RunFingerprint:
     """What must not change. Rates, their schedule, numbers of epochs and of steps between logs are no part of it.
 
     Args:
         arguments: the command line.
         model: hash of the model to start from.
+        family: of the model.
         steps: of the training data.
         eval_steps: of the evaluation data.
 
@@ -64,7 +66,7 @@ def fingerprint_run(
         run["number of processes"] = training.world_size  # DeepSpeed's checkpoints are cut for that number
     if training.use_lora:
         run |= {"--lora_r": lora.lora_r, "--lora_alpha": lora.lora_alpha, "--q_lora": lora.q_lora}
-        run |= {"--lora_target_modules": sorted(lora.lora_target_modules), "--lora_bias": lora.lora_bias}
+        run |= {"--lora_target_modules": sorted(lora.targets(family)), "--lora_bias": lora.lora_bias}
     return run | _schedule(training)
 
 
