@@ -7,7 +7,7 @@ import pytest
 
 PACKAGES = Path(__file__).parents[3] / "mmrole"
 QWENS = re.compile(
-    r"mmrole\.(models\.)?qwen_vl|QWen|Qwen|c_attn|transformer\.h\b|\.h\.|kv_channels|ntk|\bseq_length|\.visual\b|attn_pool\.|qwen\.tiktoken"
+    r"mmrole\.(models\.)?qwen_vl|QWen|QwenVL|c_attn|transformer\.h\b|\.h\.|kv_channels|ntk|\bseq_length|\.visual\b|attn_pool\.|qwen\.tiktoken"
     r"|FEATURES_PER_IMAGE|im_(start|end)_id|eod_id|img_\w+_id"
     r"|(?<!MIN_SHARED = )(?<!MOST_CHANNELS = )\b256\b(?! samples)"
 )
