@@ -21,8 +21,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -38,11 +40,13 @@ class Part(NamedTuple):
         half: 1 or 2, in which it runs.
         seconds: its limit.
         about: what it measures, for the table.
+        together: it shows that a script runs, and does so beside the other parts of this kind.
     """
 
     half: int
     seconds: int
     about: str
+    together: bool = False
 
 
 PARTS = {
@@ -50,14 +54,14 @@ PARTS = {
     "reviews": Part(1, 110, "Reviews: 12 answers with 8 reviews each"),
     "answers": Part(1, 75, "Answers: 32 prompts, 64 tokens each"),
     "prefill": Part(1, 40, "Reading prompts, and a decoding step"),
-    "training": Part(1, 100, "Training, forward and backward, gradient checkpointing"),
-    "loading": Part(2, 60, "From files to the first token"),
-    "small_card": Part(2, 45, "A card of 24 GB, by a limit of memory"),
-    "finetune_ds": Part(2, 100, "finetune/finetune_ds.sh, 6 steps of a small model"),
-    "finetune_lora_ds": Part(2, 60, "finetune/finetune_lora_ds.sh, 2 steps of a small model"),
-    "finetune": Part(2, 60, "finetune.py without DeepSpeed, 6 steps of a small model"),
-    "inference": Part(2, 40, "inference.sh, a small model"),
-    "RM_review": Part(2, 40, "eval/RM_review.sh, a small model"),
+    "small_card": Part(1, 45, "A card of 24 GB, by a limit of memory"),
+    "training": Part(2, 100, "Training, forward and backward, gradient checkpointing"),
+    "finetune_ds": Part(2, 110, "finetune/finetune_ds.sh, 6 steps of a small model", together=True),
+    "finetune_lora_ds": Part(2, 110, "finetune/finetune_lora_ds.sh, 2 steps of a small model", together=True),
+    "finetune": Part(2, 110, "finetune.py without DeepSpeed, 6 steps of a small model", together=True),
+    "inference": Part(2, 110, "inference.sh, a small model", together=True),
+    "RM_review": Part(2, 110, "eval/RM_review.sh, a small model", together=True),
+    "loading": Part(2, 75, "From files to the first token"),
 }
 
 
@@ -82,18 +86,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {**machine(arguments.commit), "shape": arguments.shape, "parts": []}
     print(", ".join(f"{name} {value}" for name, value in report.items() if name != "parts"), flush=True)
-    used = {1: 0.0, 2: 0.0}
+    left = dict.fromkeys((1, 2), float(HALF_SECONDS))
     with open(arguments.output_dir / "bench_gpu.log", "w", encoding="utf-8") as log:
-        for name in chosen:
-            part = PARTS[name]
-            limit = min(part.seconds, HALF_SECONDS - used[part.half]) if arguments.part is None else part.seconds
-            print(f"== {name}: {part.about} (at most {limit:.0f} s)", flush=True)
-            result = run_part(name, limit, arguments, log)
-            used[part.half] += result["seconds"]
-            report["parts"].append({"part": name, "about": part.about, **result})
+        for names in groups(chosen):
+            half, began = PARTS[names[0]].half, time.monotonic()
+            limits = [PARTS[name].seconds if arguments.part else min(PARTS[name].seconds, left[half]) for name in names]
+            print(*(f"== {name}: {PARTS[name].about}" for name in names), sep="\n", flush=True)
+            with ThreadPoolExecutor(len(names)) as threads:
+                work = [
+                    threads.submit(run_part, name, limit, arguments, log)
+                    for name, limit in zip(names, limits, strict=True)
+                ]
+            left[half] -= time.monotonic() - began
+            for name, result in zip(names, [each.result() for each in work], strict=True):
+                report["parts"].append({"part": name, "about": PARTS[name].about, **result})
+                print(f"{name}: {result['outcome']}, {result['seconds']} s", flush=True)
             write(report, arguments.output_dir)
-            print(f"{name}: {result['outcome']}, {result['seconds']} s", flush=True)
     return int(any(part["outcome"] != "done" for part in report["parts"]))
+
+
+def groups(names: Sequence[str]) -> list[list[str]]:
+    """Parts that run at the same time: each alone, but for neighbours that run together."""
+    grouped = groupby(names, key=lambda name: "together" if PARTS[name].together else name)
+    return [list(members) for _, members in grouped]
 
 
 def run_part(name: str, limit: float, arguments: argparse.Namespace, log: TextIO) -> dict[str, Any]:
@@ -123,8 +138,8 @@ def run_part(name: str, limit: float, arguments: argparse.Namespace, log: TextIO
     said: list[str] = []
     assert process.stdout is not None
     for line in process.stdout:
-        print(line, end="", flush=True)
-        print(line, end="", file=log, flush=True)
+        for place in (sys.stdout, log):
+            print(f"[{name}] {line}", end="", file=place, flush=True)
         said += [line.strip()] if line.strip() else []
     code = process.wait()
     expired = not timer.is_alive()
@@ -185,7 +200,8 @@ def table(report: dict[str, Any]) -> str:
     for part in report["parts"]:
         lines += ["", f"## {part['about']}", ""]
         outcome = part["outcome"].replace("|", "\\|")
-        lines += [f"`{part['part']}`: {outcome}, {part['seconds']} s.", ""]
+        run = f" Of another run: commit {part['commit']}, {part['date']}." if "commit" in part else ""
+        lines += [f"`{part['part']}`: {outcome}, {part['seconds']} s.{run}", ""]
         if part["figures"]:
             lines += ["| | | |", "|---|---|---|"]
             lines += [f"| {row['what']} | {shown(row['value'])} | {row['unit']} |" for row in part["figures"]]

@@ -59,7 +59,11 @@ def test_a_part_gives_its_figures(scripts, tmp_path, part):
 
 def test_every_part_has_a_place(scripts):
     parts = [part for names in import_module("bench_gpu_part").MODULES.values() for part in names]
-    assert parts == list(import_module("bench_gpu").PARTS)
+    bench = import_module("bench_gpu")
+    assert sorted(parts) == sorted(bench.PARTS)
+    assert [names for names in bench.groups(list(bench.PARTS)) if len(names) > 1] == [
+        ["finetune_ds", "finetune_lora_ds", "finetune", "inference", "RM_review"]
+    ]
     for module, names in import_module("bench_gpu_part").MODULES.items():
         assert all(callable(getattr(import_module(module), name)) for name in names)
 
