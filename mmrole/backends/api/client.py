@@ -18,6 +18,7 @@ import openai
 from mmrole.backends.api.access import Access
 from mmrole.backends.api.failures import ApiFailure, failure_of_status
 from mmrole.backends.api.options import ApiOptions
+from mmrole.base.errors import UserError
 from mmrole.base.files import parse_json
 from mmrole.base.json_values import Json, JsonObject
 
@@ -39,7 +40,11 @@ def encoded_id(id_: str) -> str:
 
 
 class ApiClient:
-    """Sends requests to a server, each once. Used in one event loop."""
+    """Sends requests to a server, each once. Used in one event loop.
+
+    Raises:
+        UserError: the environment names a proxy or certificates that cannot be used.
+    """
 
     def __init__(self, options: ApiOptions, access: Access) -> None:
         self._access = access
@@ -48,12 +53,19 @@ class ApiClient:
         self._most_bytes = _ROOM + _BYTES_A_TOKEN * options.settings.max_new_tokens
         unlimited = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
         hooks = {"request": [self._send_nothing_else], "response": [self._limit]}
-        self._http = httpx2.AsyncClient(
-            follow_redirects=False,
-            timeout=None,
-            limits=unlimited,
-            event_hooks=hooks,  # the whole try has a time-out
-        )
+        try:
+            self._http = httpx2.AsyncClient(
+                follow_redirects=False,
+                timeout=None,  # the whole try has one
+                limits=unlimited,
+                event_hooks=hooks,
+            )
+        except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
+            why = "a SOCKS proxy needs the package socksio" if isinstance(error, ImportError) else error
+            raise UserError(
+                f"the environment names a proxy or certificates that cannot be used ({why}); correct HTTPS_PROXY, "
+                "HTTP_PROXY and ALL_PROXY, which can be http://…, or SSL_CERT_FILE and SSL_CERT_DIR"
+            ) from None
         # Each of these is given so that no environment variable is read in its place.
         self._client = openai.AsyncOpenAI(
             api_key=_NO_KEY,

@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
+from urllib.request import getproxies_environment
 
 from mmrole.backends.api.asking import Asking
 from mmrole.backends.api.failures import ApiFailure
@@ -38,6 +39,9 @@ class ApiGenerator:
         options: how it is asked.
         asking: how one request is asked once; made in the loop's thread.
         say: prints a line.
+
+    Raises:
+        UserError: the environment names a proxy or certificates that cannot be used.
     """
 
     def __init__(self, options: ApiOptions, asking: Callable[[], Asking], say: Callable[[str], None]) -> None:
@@ -64,7 +68,11 @@ class ApiGenerator:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="API", daemon=True)
         self._thread.start()
-        self._asking = self._run(_called(asking))
+        try:
+            self._asking = self._run(_called(asking))
+        except BaseException:
+            self._end_thread()
+            raise
 
     def add(self, request: ChatRequest) -> None:
         """Lets a request join, at the next step."""
@@ -120,9 +128,7 @@ class ApiGenerator:
     def close(self) -> None:
         """Cuts off what is under way, and ends the thread."""
         self._run(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._end_thread()
 
     def _probe(self, added: Sequence[ChatRequest]) -> None:
         """Before the first request, finds out what the server does not do."""
@@ -138,6 +144,11 @@ class ApiGenerator:
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """What a coroutine returns in the loop's thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _end_thread(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     # In the loop's thread.
 
@@ -233,7 +244,10 @@ class ApiGenerator:
         del self._tries[request.id]
         self._given_up += 1
         if failure.kind == "unreachable" and not self._has_replied:
-            raise UserError(f"{base}: {failure}; correct --api_base, or start the server; {_KEPT}")
+            remedy = "correct --api_base, or start the server"
+            if not {"http", "https", "all"}.isdisjoint(getproxies_environment()):
+                remedy += ", or correct the environment's proxy (NO_PROXY names servers that need none)"
+            raise UserError(f"{base}: {failure}; {remedy}; {_KEPT}")
         if self._given_up >= _FUTILE and (failure.kind != "unreadable" or not self._has_replied):
             raise UserError(f"{base}: {failure}; {self._given_up} requests in a row came to nothing; {_KEPT}")
         return None

@@ -270,6 +270,41 @@ def test_no_server(office):
         office.run(base=url)
 
 
+PROXIES = [
+    (
+        {"HTTP_PROXY": "http://me:secret@127.0.0.1:x"},
+        r"a proxy or certificates that cannot be used \(Invalid port: 'x'\)",
+    ),
+    (
+        {"ALL_PROXY": "socks://me:secret@127.0.0.1:1"},
+        r"cannot be used \(.*socks://.*\); correct HTTPS_PROXY, HTTP_PROXY and",
+    ),
+    ({"SSL_CERT_FILE": "/nowhere.pem"}, r"cannot be used \(.*No such file.*\); correct .* or SSL_CERT_FILE"),
+    (
+        {"HTTP_PROXY": "http://me:secret@127.0.0.1:1"},
+        r"no connection: .*, or correct the environment's proxy \(NO_PROXY",
+    ),
+]
+
+
+@pytest.mark.parametrize(("environment", "said"), PROXIES)
+def test_an_environment_that_leads_nowhere_is_named_and_its_password_is_not(office, monkeypatch, environment, said):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said) as raised:
+        office.run()
+    assert "secret" not in str(raised.value)
+    assert not office.server.log
+
+
+def test_no_proxy_leaves_the_proxy_out(office, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert office.run() == 0
+
+
 def test_a_server_that_breaks_down_for_good(office):
     office.server.behaviour = lambda ask: error(502) if ask.place >= 5 else calm(ask)
     with pytest.raises(UserError, match=r"502 Bad Gateway: no; 3 requests in a row came to nothing; what is finished"):
