@@ -29,6 +29,8 @@ def describe_differences(files: Iterable[ReviewFile]) -> list[str]:
         settings = _UNTOLD | read_json(path, dict) if path.exists() else {}
         told = settings.pop(NOTED, {})  # by a server
         settings |= {name: told[name] for name in ("left_out", "not_honoured") if name in told}
+        if told and "model" in settings:  # servers report one id for whatever they are asked for
+            settings["api_model"] = settings["model"]
         for name, value in settings.items():
             if name not in (*_OF_THE_INPUT, *IDENTITY):
                 models.setdefault(name, {}).setdefault(shown(value), {})[file.model] = None

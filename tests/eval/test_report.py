@@ -113,6 +113,20 @@ def test_one_judge_and_settings_that_differ(script: Callable, tmp_path: Path, ca
     assert "reviews by the model abc\n" in said.out
 
 
+def test_a_server_that_reports_one_id_for_the_models_it_is_asked_for(
+    script: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for model in ("one", "two"):
+        reviews = write(tmp_path, model, judge="gpt")
+        settings = {"model": f"{model}.gguf", "api_image_pixels": 1, "noted": {"reported_model": "llama"}}
+        (reviews / model / "comment_test.json.settings").write_text(json.dumps(settings), "utf-8")
+    assert script(["--reviews", str(reviews), "--output_dir", str(tmp_path / "out"), "--draws", "100"]) == 0
+    assert capsys.readouterr().err == (
+        "warning: the reviews differ in api_model, and their scores may not be comparable: 'one.gguf' ('one'); "
+        "'two.gguf' ('two')\n"
+    )
+
+
 def test_the_reviews_of_another_judge(
     script: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
