@@ -70,7 +70,7 @@ def run(program: Program, options: JobOptions, find_backend: FindBackend) -> int
         with interruptible(), processes, ExitStack() as journals:
             backend = processes.first_alone(prepare)
             if work:
-                _work(backend, work, processes, options.overwrite)
+                _work(backend, work, processes, options.without)
     except Interrupted as interruption:
         kept = sum(len(task.journal.collect()) for task, _ in work)
         processes.say(f"interrupted: {kept} replies are kept, and {again} goes on")
@@ -123,7 +123,7 @@ def _open_journals(
             processes.say(f"{file.output}: started anew; after an interruption go on without --overwrite")
 
 
-def _work(backend: Backend, work: Sequence[Work], processes: Processes, overwrite: bool) -> None:
+def _work(backend: Backend, work: Sequence[Work], processes: Processes, without: str) -> None:
     """Generates what is pending; the first process then writes the output files."""
     pending = {each.request.id: (each, task) for task, of_task in work for each in of_task}
     before = {id_ for task, _ in work for id_ in task.journal.done} - pending.keys()  # refused ones are asked again
@@ -139,7 +139,7 @@ def _work(backend: Backend, work: Sequence[Work], processes: Processes, overwrit
             task.journal.close()
     _gather_failures([task for task, _ in work], processes)
     if processes.is_first:
-        _write_outputs([task for task, _ in work], before, time.monotonic() - began, processes, overwrite)
+        _write_outputs([task for task, _ in work], before, time.monotonic() - began, processes, without)
 
 
 def _gather_failures(tasks: Sequence[Task], processes: Processes) -> None:
@@ -150,9 +150,7 @@ def _gather_failures(tasks: Sequence[Task], processes: Processes) -> None:
             task.failed.update({id_: ChatReply(id_, "", "failed", error=error) for id_, error in failed.items()})
 
 
-def _write_outputs(
-    tasks: Sequence[Task], before: Set[str], seconds: float, processes: Processes, overwrite: bool
-) -> None:
+def _write_outputs(tasks: Sequence[Task], before: Set[str], seconds: float, processes: Processes, without: str) -> None:
     """Writes every output that can be written, then fails if any could not."""
     made = new_tokens = 0
     reports, failures = [], []
@@ -169,7 +167,7 @@ def _write_outputs(
         counts = count_replies(replies, task.max_new_tokens)
         processes.say(f"{task.file.output}: {len(task.file.records)} records written; {counts}")
         reports += task.program.report(task.file.output, task.results(replies))
-        reports += name_errors(task.file.output, task.errors(replies), overwrite)
+        reports += name_errors(task.file.output, task.errors(replies), without)
     if made:
         rate = f"{new_tokens / seconds:.1f} tokens/s"
         processes.say(f"{made} replies, {new_tokens:,} new tokens in {seconds:.1f} s ({rate})")

@@ -32,6 +32,15 @@ class JobOptions:
     retry_refused: bool = False
     rehearses: bool = False
     """Nothing is asked: it is said what it would cost, or written into files."""
+    reads_batches: bool = False
+    """Replies come from results of batches, which ask nothing again."""
+
+    @property
+    def without(self) -> str:
+        """The flags that a command leaves out which asks again what is missing, in words."""
+        flags = {"--overwrite": self.overwrite, "--batch_read": self.reads_batches}
+        named = " and ".join(flag for flag, is_given in flags.items() if is_given)
+        return f" without {named}" if named else ""
 
     @classmethod
     def of_flags(cls, flags: Mapping[str, Any]) -> JobOptions:
@@ -46,7 +55,11 @@ class JobOptions:
                 "--output_dir"
             )
         of_flags = {field.name: flags[field.name] for field in fields(cls) if field.name in flags}
-        return cls(**of_flags, rehearses=flags["dry_run"] or flags["batch_write"] is not None)
+        return cls(
+            **of_flags,
+            rehearses=flags["dry_run"] or flags["batch_write"] is not None,
+            reads_batches=bool(flags["batch_read"]),
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, model_path: str, input_dir: str, output_dir: str) -> None:

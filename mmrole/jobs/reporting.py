@@ -22,19 +22,18 @@ def count_replies(replies: Mapping[str, ChatReply], max_new_tokens: int | None) 
     return ", ".join(parts)
 
 
-def name_errors(output: Path, replies: Sequence[ChatReply], overwrite: bool) -> list[str]:
+def name_errors(output: Path, replies: Sequence[ChatReply], without: str) -> list[str]:
     """Lines that name what was refused and what has failed, with the reasons of the first ones.
 
     Args:
         output: what was written.
         replies: those that were refused or have failed.
-        overwrite: whether the job started anew, so that the same command would do so again.
+        without: the flags that the same command must leave out to ask them again, as `JobOptions.without` has it.
     """
     lines = []
-    but = " without --overwrite" if overwrite else ""
     remedies = {
-        "refused": f"were refused; --retry_refused{but} asks them again",
-        "failed": f"have failed; the same command{but} asks them again",
+        "refused": f"were refused; --retry_refused{without} asks them again",
+        "failed": f"have failed; the same command{without} asks them again",
     }
     for kind, remedy in remedies.items():
         errors = [

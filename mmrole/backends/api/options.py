@@ -127,6 +127,10 @@ class ApiOptions:
             )
         if not flags["api_model"].strip():
             raise UserError("--api_model is empty; name a model of the server")
+        if not flags["api_model"].isprintable():
+            raise UserError(
+                f"--api_model {shown(flags['api_model'])} holds control characters; name a model of the server"
+            )
         _check_together(flags, given)
         prices = None
         if flags["price_in"] is not None:

@@ -150,6 +150,8 @@ def test_reasons_are_said_in_a_line_and_what_was_started_anew_is_not_so_again(de
     refused, failed = capsys.readouterr().out.splitlines()[-2:]
     assert refused.endswith("were refused; --retry_refused without --overwrite asks them again: 'a' (no\\n\\x1b[31m)")
     assert failed.endswith("have failed; the same command without --overwrite asks them again: 'b' (no\\n\\x1b[31m)")
+    assert desk.run(ANSWERS, reply, overwrite=True, reads_batches=True) == FAILED
+    assert "the same command without --overwrite and --batch_read asks them again: 'b'" in capsys.readouterr().out
 
 
 def test_a_refusal_stands_until_it_is_asked_again(desk, capsys):

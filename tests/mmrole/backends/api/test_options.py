@@ -63,6 +63,7 @@ def test_all_flags():
         (("--api_model", "u"), "--api_model: of a server's model only; give --api_base as well"),
         (("--temperature", "1"), "--temperature: of a server's model only; give --api_base and --api_model as well"),
         (("--dry_run",), "--dry_run: of a server's model only"),
+        ((*SERVER[:3], "a\nb"), "--api_model 'a\\nb' holds control characters; name a model of the server"),
         ((*SERVER, "--no_random", "--temperature", "1"), "--no_random takes the most probable token; leave out --temp"),
         ((*SERVER, "--no_random", "--top_p", "1"), "leave out --top_p, or --no_random"),
         ((*SERVER, "--temperature", "0"), "--temperature 0 is --no_random"),
@@ -92,6 +93,7 @@ def test_what_sends_nothing():
         assert not ApiOptions.of_flags(made).sends
         assert JobOptions.of_flags(made).rehearses == (given[0] != "--batch_read")
     assert ApiOptions.of_flags(made).batch_read == (Path("f"), Path("g"))
+    assert JobOptions.of_flags(made).without == " without --batch_read"
     made = flags(*SERVER, "--batch_write", "f", "--batch_requests", "3", "--batch_bytes", "9")
     assert ApiOptions.of_flags(made).batch_write == BatchFiles(Path("f"), 3, 9)
 
