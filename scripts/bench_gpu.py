@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {**machine(arguments.commit), "shape": arguments.shape, "parts": []}
     print(", ".join(f"{name} {value}" for name, value in report.items() if name != "parts"), flush=True)
-    left: dict[int, float] = {half: HALF_SECONDS for half in (1, 2)}
+    left = dict.fromkeys(range(1, 3), float(HALF_SECONDS))
     with open(arguments.output_dir / "bench_gpu.log", "w", encoding="utf-8") as log:
         for names in groups(chosen):
             half, began = PARTS[names[0]].half, time.monotonic()
