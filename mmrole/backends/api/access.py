@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from mmrole.base.errors import UserError, shown
@@ -33,6 +34,12 @@ class Access:
         """Whether it is OpenAI's own."""
         return _is_openai(self.url)
 
+    @property
+    def exposes_key(self) -> bool:
+        """Whether the key goes unencrypted to another machine."""
+        parts = urlsplit(self.url)
+        return self.key is not None and parts.scheme == "http" and not _is_local(parts.hostname or "")
+
     def without_key(self, text: str) -> str:
         """A text of the server's, in which the key may be repeated, without it."""
         if self.key is None or len(self.key) < _SHORTEST_SECRET:
@@ -56,11 +63,13 @@ def find_access(base: str, key_env: str | None, environment: Mapping[str, str]) 
     if key_env is None and not _is_openai(url):
         return Access(url)
     name = key_env or OPENAI_KEY
+    # What is given for a name can be the key itself, so it is not shown.
+    variable = f"the environment variable {OPENAI_KEY}" if name == OPENAI_KEY else "the variable of --api_key_env"
     key = environment.get(name, "").strip()
     if not key:
-        raise UserError(f"there is no key for {url}: the environment variable {shown(name)} is empty; export it")
+        raise UserError(f"there is no key for {url}: {variable} is empty; export it, and give its name, not the key")
     if not re.fullmatch(r"[\x21-\x7e]+", key):
-        raise UserError(f"the environment variable {shown(name)} holds blanks or other characters that no key has")
+        raise UserError(f"{variable} holds blanks or other characters that no key has; correct it")
     return Access(url, key)
 
 
@@ -86,9 +95,16 @@ def find_url(base: str) -> str:
         raise UserError(f"--api_base must end with a path, without ? and #; {remedy}")
     if parts.path.endswith("/completions"):
         raise UserError(f"--api_base must end before /chat/completions, which is added; {remedy}")
-    if host == OPENAI_HOST and parts.scheme != "https":
+    if _is_openai(url) and parts.scheme != "https":
         raise UserError(f"--api_base {url} would send the key unencrypted; write https")
     return url
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _is_openai(url: str) -> bool:

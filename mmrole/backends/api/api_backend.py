@@ -115,6 +115,8 @@ def find_api(options: ApiOptions, *, place: ProcessPlace = ALONE, resampling: bo
     access = find_access(options.base, options.key_env, os.environ)
     if importlib.util.find_spec("openai") is None:
         raise UserError("the package openai is not installed; run: pip install -e '.[api]'")
+    if access.exposes_key:
+        _say(f"warning: the key goes to {access.url} unencrypted, for others to read; https would keep it secret")
     return ApiBackend(options, access, resampling)
 
 

@@ -24,9 +24,15 @@ def test_another_key_is_named():
 @pytest.mark.parametrize(
     ("url", "name", "said"),
     [
-        ("https://api.openai.com/v1", "NONE", "the environment variable 'NONE' is empty; export it"),
-        ("http://localhost/v1", "ODD", "'ODD' holds blanks or other characters that no key has"),
+        (
+            "https://api.openai.com/v1",
+            "NONE",
+            "the variable of --api_key_env is empty; export it, and give its name, not",
+        ),
+        ("https://api.openai.com/v1", KEY, "the variable of --api_key_env is empty"),
+        ("http://localhost/v1", "ODD", "--api_key_env holds blanks or other characters that no key has"),
         ("http://api.openai.com/v1", None, "would send the key unencrypted; write https"),
+        ("http://eu.API.openai.com/v1", None, "would send the key unencrypted; write https"),
         ("localhost:8000/v1", None, "is no address of a server; give it as in https://api.openai.com/v1 or"),
         ("ftp://localhost", None, "is no address"),
         ("http://", None, "is no address"),
@@ -43,12 +49,21 @@ def test_what_is_refused(url, name, said):
         find_access(url, name, ENVIRONMENT)
     assert said in str(caught.value)
     assert "secret" not in str(caught.value)
+    assert KEY not in str(caught.value)
     assert len(caught.value.lines) == 1
 
 
 def test_without_a_key_for_openai():
     with pytest.raises(UserError, match=r"^there is no key for https://api.openai.com/v1: the environment variable"):
         find_access("https://api.openai.com/v1", None, {})
+
+
+def test_a_key_that_goes_unencrypted_to_another_machine():
+    for url in ("http://192.168.0.7:8000/v1", "http://gpu-box/v1", "http://localhost.evil.org/v1"):
+        assert Access(url, KEY).exposes_key
+        assert not Access(url).exposes_key
+    for url in ("https://gpu-box/v1", "http://localhost:8000/v1", "http://127.0.0.3/v1", "http://[::1]:80/v1"):
+        assert not Access(url, KEY).exposes_key
 
 
 def test_a_key_is_shown_to_nobody():

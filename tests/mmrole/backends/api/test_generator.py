@@ -299,6 +299,15 @@ def test_an_environment_that_leads_nowhere_is_named_and_its_password_is_not(offi
     assert not office.server.log
 
 
+def test_a_key_that_others_could_read_is_warned_of(server, monkeypatch, capsys):
+    monkeypatch.setenv("MINE", KEY)
+    for url in ("http://gpu-box/v1", server.url):
+        find_api(ApiOptions(url, "m", key_env="MINE"))
+    assert capsys.readouterr().out == (
+        "warning: the key goes to http://gpu-box/v1 unencrypted, for others to read; https would keep it secret\n"
+    )
+
+
 def test_no_proxy_leaves_the_proxy_out(office, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
