@@ -27,6 +27,7 @@ _HAVE_FLAGS = {
 }
 _NOT_FOR_EXTRA = ("messages", "stream", "stream_options", "n", "tools", "functions")
 _OF_KEYS = re.compile("auth|key|token|secret|password|cookie|credential")
+_KEY_FIELD = re.compile("api.?key|authorization|password|secret|credential")
 _OF_SENDING = ("--max_cost", "--no_api_probe", "--api_concurrency", "--api_timeout")
 _OWN_HEADERS = (
     *("host", "content-type", "content-length", "content-encoding", "transfer-encoding", "connection"),
@@ -284,6 +285,8 @@ def _extra(text: str) -> JsonObject:
             raise argparse.ArgumentTypeError(f"{name} is said by {_HAVE_FLAGS[name]}")
         if name in _NOT_FOR_EXTRA:
             raise argparse.ArgumentTypeError(f"{name} is not for this flag: a job needs one whole reply")
+        if _KEY_FIELD.search(name.lower()):
+            raise argparse.ArgumentTypeError(f"{name} is for keys, which others could read here; use --api_key_env")
     return value
 
 

@@ -112,6 +112,10 @@ def test_an_output_folder_is_needed():
         (("--api_extra", '{"a": NaN}'), "is no JSON object"),
         (("--api_extra", '{"max_tokens": 3}'), "max_tokens is said by --max_new_tokens"),
         (("--api_extra", '{"model": null}'), "model is said by --api_model"),
+        (
+            ("--api_extra", '{"api_key": "sk-1"}'),
+            "api_key is for keys, which others could read here; use --api_key_env",
+        ),
         (("--api_extra", '{"temperature": 3}'), "temperature is said by --temperature and --no_random"),
         (("--api_extra", '{"stream": true}'), "stream is not for this flag"),
         (("--api_header", "X-Colour"), "it is not of the form 'NAME: VALUE', in ASCII"),
