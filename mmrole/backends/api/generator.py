@@ -60,6 +60,7 @@ class ApiGenerator:
         self._paused_until = 0.0
         self._has_replied = False
         self._given_up = self._retries = 0
+        self._told: set[str] = set()  # kinds of failures, each told once: until a reply comes the bar says nothing
         self._stop: BaseException | None = None
         # What follows is of both threads.
         self._arrived: dict[str, ChatReply] = {}
@@ -237,6 +238,9 @@ class ApiGenerator:
         self._tries[request.id] = tries, used
         if used < _ALL:
             self._retries += 1
+            if failure.kind not in self._told:
+                self._told.add(failure.kind)
+                self._say(f"{base}: {failure}; it is asked again")
             if failure.wait is not None:
                 self._paused_until = max(self._paused_until, self._loop.time() + failure.wait)
                 return failure.wait

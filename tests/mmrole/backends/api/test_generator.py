@@ -154,6 +154,7 @@ def test_what_may_not_happen_again_is_asked_again(office, said, capsys):
     assert len(office.server.asked()) == 18
     assert "calm-1 at http://127.0.0.1:" in (out := capsys.readouterr().out)
     assert ": 6 asked again\n" in out
+    assert out.count("; it is asked again\n") == 1
 
 
 def test_a_server_that_is_in_trouble_all_the_time(office):
