@@ -24,18 +24,18 @@ def _words(heading: str) -> str:
 _HEADINGS = "|".join(map(_words, REVIEW_HEADINGS[:-1]))
 _COMMON = "instructions?|scores?"  # as a line of their own words like others
 _NAME = f"(?:{_HEADINGS}|{_COMMON})"
-_MARKUP = r"[#*_=~<>(){}\[\]|:.\- ]*"
-_DECORATION = "[ *_]{0,9}"
+_MARKUP = r"[#*_=~<>(){}\[\]|:.\\'\- ]*"
+_DECORATION = r"[ *_\\']{0,9}"  # a backslash has Markdown show the bracket behind it
 _NUMBER = r"(?:model [ab][^\w\n]{0,9})?\d{1,9}(?:\.\d{1,9})?(?: ?/ ?10)?"
 
 _HEADING_LINES = (
-    r"^[ >*_]*#{1,6}[ *_]*\[(?P<form>[^\n]*)\][ *_#]*$",  # by its form, whatever it says
+    r"^[ >*_\\']*#{1,6}[ *_\\']*\[(?P<form>[^\n]*)\][ *_#\\']*$",  # by its form, whatever it says
     rf"^{_MARKUP}(?P<line>{_HEADINGS}){_MARKUP}$",
     rf"^(?=[^\w\n]){_MARKUP}(?P<common>{_COMMON}){_MARKUP}$",
 )
 _INLINE = (
     rf"\[{_DECORATION}(?P<name>{_NAME}){_DECORATION}\]",
-    rf"(?<!\w)(?P<scores>scores?)(?={_DECORATION}[:=][^\w\n]{{0,9}}{_NUMBER}[^\w\n]{{0,9}}{_NUMBER})",
+    rf"(?<!\w)(?P<scores>scores?)(?=[ *_\\')>}}]{{0,9}}[:=][^\w\n]{{0,9}}{_NUMBER}[^\w\n]{{0,9}}{_NUMBER})",
 )
 _TAGS = "|".join(
     (
