@@ -12,7 +12,8 @@ from mmrole.base.interruption import STATUS, end_quietly, was_interrupted
 
 _SHOWN_PROBLEMS = 10
 _SHOWN_CHARACTERS = 80
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Also what turns the direction of the text around it: a name or a server's words could show as others.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class UserError(Exception):
@@ -84,7 +85,7 @@ def shown(value: object) -> str:
 
 
 def in_one_line(text: str) -> str:
-    """`text` with its control characters, line ends among them, escaped."""
+    """`text` with its control characters, line ends and marks of direction among them, escaped."""
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrole.base.errors import Problems, UserError, listed, run, shown
+from mmrole.base.errors import Problems, UserError, in_one_line, listed, run, shown
 
 
 def exit_of(main, capsys: pytest.CaptureFixture) -> tuple[int | None, str]:
@@ -113,3 +113,7 @@ def test_names_with_line_ends_do_not_break_a_line(capsys: pytest.CaptureFixture)
     lines += [r"  图\u2028.json is empty", "fill them"]
     assert exit_of(main, capsys) == (2, "error: " + "\n".join(lines) + "\n")
     assert pickle.loads(pickle.dumps(UserError(*lines))).lines == lines
+
+
+def test_a_text_cannot_turn_its_direction_around():
+    assert in_one_line("\u202etxt.exe\u2066 \u827e") == "\\u202etxt.exe\\u2066 \u827e"
