@@ -193,7 +193,7 @@ def _write(
 
 def _report_rows(answers: list[ReviewedAnswer], rows: ScoredReviews, judge: str) -> None:
     models = len({answer.model for answer in answers})
-    print(f"{len(rows.usable):,} usable reviews by {judge} of {len(answers):,} answers by {models} models")
+    print(f"{len(rows.usable):,} usable reviews of {len(answers):,} answers by {models} models; the judge: {judge}")
     for reason, count in rows.left_out.items():
         print(f"  left out: {count:,} {reason}")
 

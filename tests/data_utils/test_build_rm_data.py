@@ -240,7 +240,7 @@ def test_one_judge_is_learned_from(reviews_dir: Path, tmp_path: Path, capsys: py
     (reviews_dir / "two").rename(by_other)
     build("--reviews", by_other, "--output_dir", tmp_path / "out")
     assert read_json(tmp_path / "out/build_info.json", dict)["judge"] == "gpt-4o"
-    assert "64 usable reviews by gpt-4o of 8 answers by 1 models" in capsys.readouterr().out
+    assert "64 usable reviews of 8 answers by 1 models; the judge: gpt-4o" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"by different judges are not comparable: the published .*, gpt-4o"):
         build("--reviews", reviews_dir, by_other, "--output_dir", tmp_path / "both")
     assert not (tmp_path / "both").exists()

@@ -70,7 +70,7 @@ def test_the_walk_of_the_docs(root: Path, repository: Path):
     command = ["bash", "-c", f"set -euo pipefail\n{script}"]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "48 usable reviews by gpt-4o of 6 answers by 2 models" in done.stdout
+    assert "48 usable reviews of 6 answers by 2 models; the judge: gpt-4o" in done.stdout
     # It has learned to say what the judge always says, to a prompt that it has not seen as well.
     compared = ["16 reviews compared: the first set", "24 reviews compared: rm-gpt-4o (first) and gpt-4o (second)"]
     for beginning, table in zip(compared, done.stdout.split("reviews compared: ")[1:], strict=True):
