@@ -1,87 +1,23 @@
 """Jobs with a server's model: calm, hostile, resumed. The server is a real one, on this machine."""
 
-import json
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from fixtures.desk import NAME, Desk, sample
-from fixtures.servers import Ask, Say, Server, calm, completion, error, serving
+from fixtures.desk import sample
+from fixtures.office import AYE, IDS, KEY, always, once
+from fixtures.servers import Ask, Say, calm, completion, error
 
 from mmrole.backends.api.api_backend import find_api
 from mmrole.backends.api.costs import Prices
-from mmrole.backends.api.options import ApiOptions, ApiPatience
 from mmrole.backends.backend import ProcessPlace
 from mmrole.base.errors import UserError
 from mmrole.data.messages import one_turn
 from mmrole.data.requests import ChatReply, ChatRequest, GenerationSettings
 from mmrole.jobs import job
 from mmrole.jobs.answers import ANSWERS
-from mmrole.jobs.options import JobOptions
 from mmrole.jobs.processes import Interrupted
-from mmrole.scoring.review_program import review_program
-
-KEY = "sk-0123456789abcdef"
-QUICK = ApiPatience(first=0.004, longest=0.02, tries=6, costly_tries=4)
-IDS = [f"r {number} 船" for number in range(12)]
-
-
-class Office:
-    """Jobs of a desk with a server's model."""
-
-    def __init__(self, desk: Desk, server: Server) -> None:
-        self.desk, self.server = desk, server
-        self.options = ApiOptions(server.url, "calm-1", probe=False, patience=QUICK, concurrency=4, timeout=20)
-        self.write()
-
-    def write(self, ids: list[str] = IDS, **fields: object) -> None:
-        self.desk.write(*(sample(id_, **fields) for id_ in ids))
-
-    def run(self, program=ANSWERS, **changes: object) -> int:
-        """Runs the job; changes are of the job's options or the server's."""
-        folder = self.desk.folder
-        work = JobOptions(folder / "test", folder / "answers", folder / "images", Path(NAME))
-        resampling = changes.pop("resampling", False)
-        of_job = {name: changes.pop(name) for name in list(changes) if hasattr(work, name)}
-        options = replace(self.options, **changes)
-        return job.run(
-            program, replace(work, **of_job), lambda place: find_api(options, place=place, resampling=resampling)
-        )
-
-    def answers(self) -> dict[str, str]:
-        return {record["id"]: record["conversations"][1]["answer"] for record in self.desk.read()}
-
-    def errors(self) -> dict[str, str]:
-        last = {record["id"]: record["conversations"][1] for record in self.desk.read()}
-        return {id_: turn["answer_error"] for id_, turn in last.items() if "answer_error" in turn}
-
-    def journaled(self) -> list[str]:
-        lines = [line for file in self.desk.journal.glob("*.jsonl") for line in file.read_text().splitlines()[1:]]
-        return [json.loads(line)["id"] for line in lines]
-
-    def settings(self) -> dict:
-        return json.loads(self.desk.output.with_name(f"{NAME}.settings").read_bytes())
-
-
-@pytest.fixture
-def office(desk, server) -> Office:
-    return Office(desk, server)
-
-
-AYE = {id_: f"Aye, {id_}." for id_ in IDS}
-
-
-def once(said: Say, *ids: str) -> Callable[[Ask], Say | dict]:
-    """A calm server that says something else at first, to some ids or all."""
-    return lambda ask: said if ask.number == 0 and (not ids or ask.id in ids) else calm(ask)
-
-
-def always(said: Say | dict, *ids: str) -> Callable[[Ask], Say | dict]:
-    """A calm server that says something else to some ids."""
-    return lambda ask: said if ask.id in ids else calm(ask)
 
 
 def test_a_calm_server(office, capsys):
@@ -262,191 +198,11 @@ def test_a_useless_first_request_is_the_only_one(office):
     assert len(office.server.log) == 1
 
 
-def test_no_server(office):
-    with serving() as gone:
-        url = gone.url
-    with pytest.raises(
-        UserError, match=r"no connection: .*; correct --api_base, or start the server; what is finished"
-    ):
-        office.run(base=url)
-
-
-PROXIES = [
-    (
-        {"HTTP_PROXY": "http://me:secret@127.0.0.1:x"},
-        r"a proxy or certificates that cannot be used \(Invalid port: 'x'\)",
-    ),
-    (
-        {"ALL_PROXY": "socks://me:secret@127.0.0.1:1"},
-        r"cannot be used \(.*socks://.*\); correct HTTPS_PROXY, HTTP_PROXY and",
-    ),
-    ({"SSL_CERT_FILE": "/nowhere.pem"}, r"cannot be used \(.*No such file.*\); correct .* or SSL_CERT_FILE"),
-    (
-        {"HTTP_PROXY": "http://me:secret@127.0.0.1:1"},
-        r"no connection: .*, or correct the environment's proxy \(NO_PROXY",
-    ),
-]
-
-
-@pytest.mark.parametrize(("environment", "said"), PROXIES)
-def test_an_environment_that_leads_nowhere_is_named_and_its_password_is_not(office, monkeypatch, environment, said):
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.delenv("no_proxy", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=said) as raised:
-        office.run()
-    assert "secret" not in str(raised.value)
-    assert not office.server.log
-
-
-def test_a_key_that_others_could_read_is_warned_of(server, monkeypatch, capsys):
-    monkeypatch.setenv("MINE", KEY)
-    for url in ("http://gpu-box/v1", server.url):
-        find_api(ApiOptions(url, "m", key_env="MINE"))
-    assert capsys.readouterr().out == (
-        "warning: the key goes to http://gpu-box/v1 unencrypted, for others to read; https would keep it secret\n"
-    )
-
-
-def test_no_proxy_leaves_the_proxy_out(office, monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    assert office.run() == 0
-
-
 def test_a_server_that_breaks_down_for_good(office):
     office.server.behaviour = lambda ask: error(502) if ask.place >= 5 else calm(ask)
     with pytest.raises(UserError, match=r"502 Bad Gateway: no; 3 requests in a row came to nothing; what is finished"):
         office.run()
     assert len(office.journaled()) == 5
-
-
-def test_a_redirect_is_not_followed_and_takes_no_key_along(office, monkeypatch):
-    monkeypatch.setenv("MINE", KEY)
-    with serving() as other:
-        office.server.behaviour = lambda ask: Say({}, 307, {"Location": f"{other.url}/chat/completions"})
-        with pytest.raises(UserError, match=r"it redirects to http://127.* which is not followed; correct --api_base"):
-            office.run(key_env="MINE")
-        assert other.log == []
-    assert office.server.log[0].headers["authorization"] == f"Bearer {KEY}"
-
-
-def test_the_key_is_nowhere(office, monkeypatch, capfd):
-    """The server repeats it wherever it can."""
-    monkeypatch.setenv("MINE", KEY)
-    said = {
-        IDS[0]: completion(f"Your key is {KEY}.", model="calm-1"),
-        IDS[1]: completion("", refusal=f"not with {KEY}"),
-        IDS[2]: error(400, f"wrong {KEY}"),
-        IDS[3]: Say(KEY.encode()),
-        IDS[4]: Say(json.dumps(completion("Aye.")).replace("Aye", "".join(f"\\u{ord(c):04x}" for c in KEY)).encode()),
-    }
-    office.server.behaviour = lambda ask: said.get(ask.id) or calm(ask)
-    assert office.run(key_env="MINE") == job.FAILED
-    written = [path.read_text() for path in office.desk.folder.rglob("*.json*") if path.is_file()]
-    assert len(written) >= 4
-    out = capfd.readouterr()
-    assert not any(KEY in text for text in [*written, out.out, out.err])
-    assert office.answers()[IDS[0]] == "Your key is (the key)."
-
-
-def test_another_models_id_stops_the_job(office):
-    other = completion("I am another.", model="other\x1b[31m")
-    office.server.behaviour = lambda ask: other if ask.place >= 6 else calm(ask)
-    with pytest.raises(UserError) as caught:
-        office.run()
-    assert "now answers as 'other\\x1b[31m', the replies so far are of 'calm-1'; what is finished is kept" in str(
-        caught.value
-    )
-    kept = office.journaled()
-    assert len(kept) == 6
-    with pytest.raises(UserError, match="the replies so far are of 'calm-1'"):
-        office.run()
-    assert office.journaled() == kept
-    office.server.behaviour = calm
-    assert office.run() == 0
-    assert office.answers() == AYE
-    assert not {*kept} & {*office.server.asked()[-6:]}
-
-
-def test_the_id_that_the_first_reply_reports_is_noted(office, capsys):
-    office.server.behaviour = lambda ask: completion("Aye.", model="calm-1@main")
-    assert office.run() == 0
-    assert capsys.readouterr().out.count("calm-1 replies as 'calm-1@main'\n") == 1
-    assert office.settings()["noted"]["reported_model"] == "calm-1@main"
-    assert office.settings()["model"] == "calm-1"
-
-
-def test_the_same_model_elsewhere_goes_on(office):
-    office.server.behaviour = always(error(400), *IDS[6:])
-    assert office.run() == job.FAILED
-    with serving() as other:
-        assert office.run(base=other.url) == 0
-        assert sorted(other.asked()) == sorted(IDS[6:])
-        assert office.settings()["noted"]["urls"] == sorted([other.url, office.server.url])
-
-
-def strict(*refused: str) -> Callable[[Ask], Say | dict]:
-    """A server that refuses fields by name."""
-
-    def behaviour(ask: Ask) -> Say | dict:
-        found = [name for name in ask.settings if name in refused]
-        return error(400, f"Unsupported parameter: '{found[0]}'", param=found[0]) if found else calm(ask)
-
-    return behaviour
-
-
-def test_without_what_a_server_refuses(office, capsys):
-    office.server.behaviour = strict("max_tokens", "temperature")
-    assert office.run() == 0
-    assert office.answers() == AYE
-    assert len(office.server.log) == 14
-    assert office.server.log[-1].settings == {"max_completion_tokens": 512, "top_p": 0.3, "seed": 1234}
-    out = capsys.readouterr().out
-    assert out.count("calm-1 does not take max_tokens, and is asked without it; max_completion_tokens is sent in") == 1
-    assert out.count("calm-1 does not take temperature, and is asked without it (400 Bad Request: Unsupp") == 1
-    assert office.settings()["noted"]["left_out"] == ["max_tokens", "temperature"]
-
-
-def test_what_is_refused_is_of_the_fingerprint(office):
-    office.server.behaviour = lambda ask: error(400) if ask.id in IDS[6:] else strict("temperature")(ask)
-    assert office.run() == job.FAILED
-    office.server.behaviour = calm
-    with pytest.raises(UserError, match="now takes temperature, the replies so far were made without; what is"):
-        office.run()
-    office.server.behaviour = strict("temperature")
-    assert office.run() == 0
-    assert office.answers() == AYE
-
-
-def test_what_was_taken_before_is_not_left_out_later(office):
-    """A refusal of it is about the one request."""
-    office.server.behaviour = always(error(400, param="temperature"), IDS[5])
-    assert office.run() == job.FAILED
-    assert list(office.errors()) == [IDS[5]]
-    assert office.settings()["noted"]["left_out"] == []
-
-
-def test_reviews_are_made_again_sampled(office):
-    """The retries have a setting that the server refuses, and the first requests do not have."""
-    office.desk.write(*(sample(id_, answer={"answer": "Aye."}) for id_ in IDS[:2]))
-
-    def behaviour(ask: Ask) -> Say | dict:
-        if "top_p" in ask.settings:
-            return strict("top_p")(ask)
-        is_first = ask.settings["temperature"] == 0
-        return completion("Hm." if is_first and "/Tone" in ask.id else "Good. [Scores]: (7, 8)")
-
-    office.server.behaviour = behaviour
-    program = review_program(1, False)
-    assert office.run(program, resampling=True, settings=GenerationSettings(do_sample=False)) == 0
-    scores = [review["score"] for record in office.desk.read() for review in record["rm_review"].values()]
-    assert scores == [[7.0, 8.0]] * 16
-    retries = [ask for ask in office.server.log if "retry" in ask.id]
-    assert {ask.id for ask in retries} == {f"{id_}/Tone Consistency/retry-1" for id_ in IDS[:2]}
-    assert retries[-1].settings == {"max_tokens": 512, "temperature": 1.0, "seed": 1235}
-    assert office.settings()["noted"]["left_out"] == ["top_p"]
 
 
 def test_probes_come_first_and_what_they_find_is_noted(office, capsys):
