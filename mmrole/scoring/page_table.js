@@ -125,7 +125,7 @@ function notes() {
     .map(
       ({ name, position }) =>
         `${name}: ${fixed(position.first[0])} shown first, ${fixed(position.second[0])} shown second; difference ` +
-        `${fixed(position.difference[0])} (${range(position.difference)}), ${pValue(position.p, true)}; ` +
+        `${fixed(position.difference[0])}${inBrackets(range(position.difference))}, ${pValue(position.p, true)}; ` +
         `both orders agree in ${Math.round(100 * position.agreement)} % of the reviews.`,
     );
   const lengths = models
@@ -138,6 +138,11 @@ function notes() {
       "own samples; length is the median ratio, in characters. Correlation of the overall score with the logarithm " +
       `of that ratio (Pearson, Spearman): ${lengths.join(" ")}`,
   ];
+}
+
+/** A range behind its number; nothing where too few images give none. */
+function inBrackets(text) {
+  return text && ` (${text})`;
 }
 
 function pValue(p, named = false) {

@@ -248,6 +248,15 @@ def test_a_metric_opens_the_reviews_of_all_models_and_the_heat_map_leads_to_samp
     assert tab.text_content("#count") == "1 of 3 samples"
 
 
+def test_where_too_few_images_give_no_interval_there_are_no_empty_brackets(tmp_path, open_page):
+    swapped = {"review": "Now. [Scores]: (9, 6)", "score": [6.0, 9.0]}
+    tab = open_page(read_page(tmp_path, {"a": [record(1, rm_review_swapped=dict.fromkeys(METRICS, swapped))]}))
+    note = tab.text_content("#table-note")
+    assert "Position bias: a: " in note
+    assert "()" not in note
+    assert tab.errors == []
+
+
 def test_names_that_javascript_has_for_itself_are_names(tmp_path, open_page):
     names = ("__proto__", "constructor")
     records = [record(n, role=name, image=name, script=name) for n, name in enumerate(names)]
