@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from mmrole.base.errors import UserError, shown
+from mmrole.base.errors import UserError, listed, shown
 from mmrole.base.json_values import Json
 from mmrole.data.requests import ChatReply, ChatRequest, Piece
 
@@ -37,8 +37,7 @@ class NoReplyError(UserError):
     """
 
     def __init__(self, source: object, ids: Sequence[str]) -> None:
-        more = f" … and {len(ids) - _LISTED:,} more" if len(ids) > _LISTED else ""
-        first = ", ".join(map(shown, ids[:_LISTED])) + more
+        first = listed([shown(id_) for id_ in ids], _LISTED)
         text = (
             f"there is no reply to {first}, which is asked; add a line with this id"
             if len(ids) == 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmrole.base.errors import Problems, UserError, shown
+from mmrole.base.errors import Problems, UserError, listed, shown
 from mmrole.base.files import read_records, sha256
 from mmrole.data.image_file import ImageFile
 from mmrole.data.images import Selection, resolve_image, select_images
@@ -40,11 +40,10 @@ class InputFile:
 
     def describe_left_out(self) -> str:
         """What is left out and what that means; the first ten ids."""
-        ids = ", ".join(shown(record.id) for record in self.left_out[:_LISTED])
-        more = f" … and {len(self.left_out) - _LISTED} more" if len(self.left_out) > _LISTED else ""
+        ids = listed([shown(record.id) for record in self.left_out], _LISTED)
         return (
             f"{self.path}: {len(self.left_out)} of {len(self.left_out) + len(self.records)} records have no image file "
-            f"and are left out; they will not be in {self.output}: {ids}{more}"
+            f"and are left out; they will not be in {self.output}: {ids}"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmrole.backends.backend import Backend, NoReplyError
-from mmrole.base.errors import Problems, UserError, shown
+from mmrole.base.errors import Problems, UserError, listed, shown
 from mmrole.base.journal import Journal
 from mmrole.base.json_values import Json, JsonObject
 from mmrole.data.image_file import ImageFile
@@ -225,10 +225,9 @@ def begin_exchanges(
     if cut := told["cut"]:
         warnings.append(f"warning: {file.path}: {len(cut)} answers are cut to fit into {room}: {', '.join(cut)}")
     if long := told["long"]:
-        more = f" … and {len(long) - _LISTED} more" if len(long) > _LISTED else ""
         warnings.append(
             f"warning: {file.path}: {len(long)} prompts are longer than {room}, for which the model was made; "
-            f"shorten them: {', '.join(long[:_LISTED])}{more}"
+            f"shorten them: {listed(long, _LISTED)}"
         )
     return exchanges, warnings
 
