@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from fixtures.vlms.chosen import FALLING_BACK, WITH_LONG, tiny_vlm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,6 +46,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason="long; run with --long"))
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Names the kinds of vision-language models that are left out."""
+    if config.getoption("--long"):
+        return None
+    return f"without --long, tiny vision-language models left out: {', '.join((*WITH_LONG, *FALLING_BACK))}"
 
 
 @pytest.fixture(scope="session")
