@@ -39,9 +39,16 @@ class StepCache(Protocol):
         """Opens one more slot for each leaf, in tensors."""
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        dropout: float = 0.0,
+        window: int = 0,
     ) -> Tensor:
-        """See `TreeAttention.attend`; the positions are the rows of the step."""
+        """See `TreeAttention.attend`; the nodes are the rows of the step."""
         ...
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmrole.models.families import KVShape, TreeModel
 from mmrole.prompt_tree.attention import TreeAttention, masked_attention
 from mmrole.prompt_tree.forest_attention import forward_attention
+from mmrole.prompt_tree.mask import Visibility
 
 # Most steps of decoding for which memory is taken at once: growing copies everything.
 STEPS_AHEAD = 128
@@ -42,6 +43,7 @@ class Lane:
         self.visible = masks[0].new_zeros(rows, leaves, self.length + leaves * steps)
         for row, mask in enumerate(masks):
             self.visible[row, :, : mask.shape[1]] = mask
+        self._within: dict[int, Tensor] = {}
         self.keys: list[Tensor] = []  # per layer [rows, heads, capacity, head_size]
         self.values: list[Tensor] = []
 
@@ -70,8 +72,22 @@ class Lane:
         leaves = self.visible.shape[1]
         own = torch.arange(leaves, device=self.visible.device)
         self.visible[:, own, self.length + own] = True
+        self._within.clear()
 
-    def attend(self, layer: int, implementation: str, states: Sequence[Tensor], scaling: float) -> Tensor:
+    def _seen(self, window: int) -> Tensor:
+        """Which of the slots in use the leaves see in a layer with this window, bool [rows, leaves, slots]."""
+        visible = self.visible[:, :, : self.length + self.visible.shape[1]]
+        if not window:
+            return visible
+        if window not in self._within:  # layers with the same window share it
+            # The slots that a leaf sees are its path in order, so its window is as many of them as are last.
+            behind = visible.sum(-1, keepdim=True) - visible.cumsum(-1)
+            self._within[window] = visible & (behind < window)
+        return self._within[window]
+
+    def attend(
+        self, layer: int, implementation: str, states: Sequence[Tensor], scaling: float, window: int = 0
+    ) -> Tensor:
         """Stores the step's keys and values and attends to all that a leaf sees.
 
         Args:
@@ -79,6 +95,7 @@ class Lane:
             implementation: "eager" or "sdpa".
             states: query, key and value, each [heads, tokens, head_size].
             scaling: factor of the scores.
+            window: of the layer, see `TreeAttention.attend`.
 
         Returns:
             [tokens, heads, head_size].
@@ -89,7 +106,7 @@ class Lane:
         keys, values = self.keys[layer], self.values[layer]
         keys[:, :, self.length : stop] = key
         values[:, :, self.length : stop] = value
-        mask = self.visible[:, None, :, :stop].to(query.device)
+        mask = self._seen(window)[:, None].to(query.device)
         output = masked_attention(implementation, query, keys[:, :, :stop], values[:, :, :stop], mask, scaling)
         return rearrange(output, "row leaf head d -> (row leaf) head d")
 
@@ -125,16 +142,23 @@ class TreeKVCache:
             lane.begin_step()
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        dropout: float = 0.0,
+        window: int = 0,
     ) -> Tensor:
-        """One layer's attention: [1, heads, tokens, head_size] each → [1, tokens, heads, head_size].
+        """One layer's attention, see `TreeAttention.attend`.
 
-        The tokens are those of the leaves, row by row in the order of the lanes.
+        The nodes are the tokens of the leaves, row by row in the order of the lanes.
         """
         sizes = [lane.tokens for lane in self.lanes]
         parts = zip(*(states[0].split(sizes, dim=1) for states in (query, key, value)), strict=True)
         outputs = [
-            lane.attend(layer, self.model.attention, states, scaling)
+            lane.attend(layer, self.model.attention, states, scaling, window)
             for lane, states in zip(self.lanes, parts, strict=True)
         ]
         return torch.cat(outputs)[None]
@@ -144,9 +168,9 @@ class TreeKVCache:
         for lane in self.lanes:
             lane.length += lane.visible.shape[1]
 
-    def prefill(self, rows: Sequence[int], sizes: Sequence[int], last: Tensor) -> PrefillAttention:
-        """For the pass that reads the trees of some rows, which have so many nodes; `last` is that of their forest."""
-        return PrefillAttention([self._find(row) for row in rows], sizes, prefill_attention(self.model, last))
+    def prefill(self, rows: Sequence[int], sizes: Sequence[int], visibility: Visibility) -> PrefillAttention:
+        """For the pass that reads the trees of some rows, which have so many nodes, as the forest that they are."""
+        return PrefillAttention([self._find(row) for row in rows], sizes, prefill_attention(self.model, visibility))
 
     def has_room(self, nodes: int, leaves: int, steps: int) -> bool:
         """Whether there is memory for one more tree: it is taken as it is needed."""
@@ -232,20 +256,27 @@ class PrefillAttention:
         self._rows, self._sizes, self._attention = rows, list(sizes), attention
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        dropout: float = 0.0,
+        window: int = 0,
     ) -> Tensor:
-        """Stores [1, heads, nodes, head_size] of a layer; each node attends to its ancestors and itself."""
+        """Stores [1, heads, nodes, head_size] of a layer; each node attends to what it sees."""
         parts = (states[0].split(self._sizes, dim=1) for states in (key, value))
         for (lane, row), size, tree_key, tree_value in zip(self._rows, self._sizes, *parts, strict=True):
             lane.keys[layer][row, :, :size] = tree_key
             lane.values[layer][row, :, :size] = tree_value
-        return self._attention.attend(layer, query, key, value, scaling, dropout)
+        return self._attention.attend(layer, query, key, value, scaling, dropout, window)
 
 
-def prefill_attention(model: TreeModel, last: Tensor) -> TreeAttention:
-    """The attention of the nodes of a forest; `last` is `PromptTree.last` [nodes], in the memory of the CPU."""
+def prefill_attention(model: TreeModel, visibility: Visibility) -> TreeAttention:
+    """The attention of the nodes of a forest."""
     shape = model.kv_shapes[0]
-    return forward_attention(last, model.attention, shape.head_size, shape.dtype, shape.device)
+    return forward_attention(visibility, model.attention, shape.head_size, shape.dtype, shape.device)
 
 
 def _lanes(order: list[int], shapes: list[tuple[int, int]]) -> list[list[int]]:

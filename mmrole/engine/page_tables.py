@@ -66,9 +66,12 @@ class PageTables:
         leaves: int32 [trees].
         visible: int64 [trees, slots], by bits, which leaves of the tree see a slot.
         writes: int64 [rows], where in all pages together the rows of the step write.
+        positions: int32 [rows], those of the tokens of the step in their sequences; None where no layer has a window.
+        slot_positions: int32 [trees, slots], the same of what is in the slots.
     """
 
-    def __init__(self, shape: StepShape, page_size: int, device: torch.device) -> None:
+    def __init__(self, shape: StepShape, page_size: int, device: torch.device, windowed: bool = False) -> None:
+        """Tables without trees; `windowed` says whether a layer has a window."""
         self.shape, self._page_size = shape, page_size
         trees, pages = shape.trees + 1, -(-shape.slots // page_size)
 
@@ -79,6 +82,9 @@ class PageTables:
         self._lengths, self._first_row, self._leaves = zeros(trees), zeros(trees), zeros(trees)
         self._tree, self._column = (zeros(shape.rows, dtype=torch.int64) for _ in range(2))
         self._bit, self.writes = (zeros(shape.rows, dtype=torch.int64) for _ in range(2))
+        self.positions = zeros(shape.rows) if windowed else None
+        self._slot_positions = zeros(trees, shape.slots) if windowed else None
+        self.slot_positions = None if self._slot_positions is None else self._slot_positions[:-1]
         self.page_table, self.visible = self._page_table[:-1], self._visible[:-1]
         self.lengths, self.first_row, self.leaves = self._lengths[:-1], self._first_row[:-1], self._leaves[:-1]
 
@@ -97,7 +103,7 @@ class PageTables:
             tree_of[row : row + tree.leaves] = place
             column[row : row + tree.leaves] = np.arange(tree.leaves)
             row += tree.leaves
-        written = (
+        written = [
             (self._page_table, page_table),
             (self._visible, visible),
             (self._lengths, lengths),
@@ -106,14 +112,34 @@ class PageTables:
             (self._tree, tree_of),
             (self._column, column),
             (self._bit, np.left_shift(1, column)),
-        )
+        ]
+        if self.positions is not None and self._slot_positions is not None:
+            positions, slot_positions = self._places(trees)
+            written += [(self.positions, positions), (self._slot_positions, slot_positions)]
         for table, values in written:
             table.copy_(torch.from_numpy(values))
+
+    def _places(self, trees: Sequence[TreeSlots]) -> tuple[np.ndarray, np.ndarray]:
+        """What `positions` and `slot_positions` are before the next step: the slots of a leaf are its path in order."""
+        positions = np.zeros(self.shape.rows, dtype=np.int32)
+        slot_positions = np.zeros((self.shape.trees + 1, self.shape.slots), dtype=np.int32)
+        row = 0
+        for place, tree in enumerate(trees):
+            for leaf in range(tree.leaves):
+                path = np.flatnonzero(np.right_shift(tree.visible, leaf) & 1)
+                slot_positions[place, path] = np.arange(len(path))
+                positions[row] = len(path) - 1
+                row += 1
+        return positions, slot_positions
 
     def begin_step(self) -> None:
         """Opens one more slot for each leaf: behind those of its tree, in the order of its leaves."""
         slot = self._lengths.index_select(0, self._tree) + self._column
-        self._visible.view(-1).index_copy_(0, self._tree * self.shape.slots + slot, self._bit)
+        there = self._tree * self.shape.slots + slot
+        self._visible.view(-1).index_copy_(0, there, self._bit)
+        if self.positions is not None and self._slot_positions is not None:
+            self.positions.add_(1)
+            self._slot_positions.view(-1).index_copy_(0, there, self.positions)
         place = self._tree * self._page_table.shape[1] + slot // self._page_size
         page = self._page_table.view(-1).index_select(0, place).to(torch.int64)
         torch.add(page * self._page_size, slot % self._page_size, out=self.writes)

@@ -21,6 +21,7 @@ from mmrole.engine.page_tables import PageTables, StepShape
 from mmrole.engine.paged_attention import PAGE_SIZE, paged_tree_attention
 from mmrole.models.families import KVShape, TreeModel
 from mmrole.prompt_tree.attention import TreeAttention
+from mmrole.prompt_tree.mask import Visibility
 
 # Steps that tables have room for, before they are filled anew.
 STEPS_AHEAD = 128
@@ -117,6 +118,7 @@ class PagedKVCache:
         """A cache without memory as yet, which it takes for so many positions, or for a single tree that has more."""
         self.model, self.page_size = model, page_size
         self.positions = positions
+        self._windowed = any(model.family.windows)
         self.trees: list[PagedTree] = []
         self.pool: PagePool | None = None
         self.tables: PageTables | None = None
@@ -177,26 +179,33 @@ class PagedKVCache:
         slots = max((tree.length + tree.leaves * ahead for tree in self.trees), default=1)
         shape = StepShape.of(max(1, sum(self.leaves)), max(1, len(self.trees)), slots, self._tables)
         if shape not in self._tables:
-            self._tables[shape] = PageTables(shape, self.page_size, self.model.device)
+            self._tables[shape] = PageTables(shape, self.page_size, self.model.device, self._windowed)
         self.tables = self._tables[shape]
         self.tables.fill(self.trees)
         return list(range(len(self.trees)))
 
-    def prefill(self, rows: Sequence[int], sizes: Sequence[int], last: Tensor) -> PagedPrefill:
-        """For the pass that reads the trees of some rows, which have so many nodes; `last` is that of their forest."""
+    def prefill(self, rows: Sequence[int], sizes: Sequence[int], visibility: Visibility) -> PagedPrefill:
+        """For the pass that reads the trees of some rows, which have so many nodes, as the forest that they are."""
         assert self.pool is not None
         places = [self._places(row, size) for row, size in zip(rows, sizes, strict=True)]
         there = torch.from_numpy(np.concatenate(places)).to(self.model.device)
-        return PagedPrefill(self.pool, there, prefill_attention(self.model, last))
+        return PagedPrefill(self.pool, there, prefill_attention(self.model, visibility))
 
     def begin_step(self) -> None:
         """Opens one more slot for each leaf."""
         self._at_work[1].begin_step()
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        dropout: float = 0.0,
+        window: int = 0,
     ) -> Tensor:
-        """One layer's attention: [1, heads, rows, head_size] each → [1, rows, heads, head_size]."""
+        """One layer's attention, see `TreeAttention.attend`; the nodes are the rows of the step."""
         pool, tables = self._at_work
         pool.write(layer, tables.writes, key, value)
         output = paged_tree_attention(
@@ -209,6 +218,9 @@ class PagedKVCache:
             tables.leaves,
             tables.visible,
             scaling,
+            window,
+            tables.positions if window else None,
+            tables.slot_positions if window else None,
         )
         return output[None]
 
@@ -264,11 +276,18 @@ class PagedPrefill:
         self._pool, self._places, self._attention = pool, places, attention
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        dropout: float = 0.0,
+        window: int = 0,
     ) -> Tensor:
-        """Stores [1, heads, nodes, head_size] of a layer; each node attends to its ancestors and itself."""
+        """Stores [1, heads, nodes, head_size] of a layer; each node attends to what it sees."""
         self._pool.write(layer, self._places, key, value)
-        return self._attention.attend(layer, query, key, value, scaling, dropout)
+        return self._attention.attend(layer, query, key, value, scaling, dropout, window)
 
 
 def suits_pages(model: TreeModel) -> bool:

@@ -20,7 +20,7 @@ from mmrole.engine.planning import PlannedTree, Prompt
 from mmrole.engine.sampling import Choice, Sampling, choose_tokens
 from mmrole.models.families import TreeModel
 from mmrole.prompt_tree import concatenate
-from mmrole.prompt_tree.mask import ancestor_rows
+from mmrole.prompt_tree.mask import Visibility, ancestor_rows
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -114,6 +114,7 @@ class Runner:
             OSError: an image cannot be read.
         """
         forest, device = concatenate([planned.tree for planned in trees]), self.model.device
+        family = self.model.family
         sizes = [len(planned.tree) for planned in trees]
         share_keys = [planned.share_key for planned in trees]
         # One for all is less to compute.
@@ -122,7 +123,7 @@ class Runner:
             torch.from_numpy(forest.input_ids).to(device),
             torch.from_numpy(np.concatenate([planned.positions for planned in trees], axis=1)).to(device),
             torch.tensor(per_node, device=device),
-            self.cache.prefill(rows, sizes, torch.from_numpy(forest.last)),
+            self.cache.prefill(rows, sizes, Visibility.of(forest, family.images_both_ways, family.windows)),
             self.images.shown(forest.image_keys),
         )
         logits = self.model.logits(hidden_states[torch.from_numpy(forest.leaf).to(device)])

@@ -80,6 +80,10 @@ class Family(Protocol):
     """Of its attention."""
     drops_attention: bool
     """Whether its attention drops weights in training."""
+    images_both_ways: bool
+    """Whether the rows of an image see each other both ways."""
+    windows: Sequence[int]
+    """By layer, from how many positions, its own included, a position attends to; 0 where to all before it."""
     lora_targets: Sequence[str]
     """Ends of the names of the matrices that get adapters unless others are named."""
     not_quantized: Sequence[str]

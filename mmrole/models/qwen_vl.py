@@ -30,6 +30,7 @@ class QwenVL:
     """A `Family`: Qwen-VL with the vocabulary and configuration of a checkpoint."""
 
     position_rows = 1
+    images_both_ways = False
     not_quantized: Sequence[str] = ("lm_head", "transformer.visual")
     lora_targets: Sequence[str] = ("c_attn", "attn.c_proj", "w1", "w2")  # as published
 
@@ -38,6 +39,7 @@ class QwenVL:
         self.max_positions, self.hidden_size = config.max_position_embeddings, config.hidden_size
         self.layers, self.head_size = config.num_hidden_layers, config.kv_channels
         self.drops_attention = config.attn_dropout_prob > 0
+        self.windows: Sequence[int] = (0,) * config.num_hidden_layers
         self.stop_ids = frozenset((tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id))
         self._encode_text = text_encoder(tokenizer)
 

@@ -5,6 +5,7 @@ Training and generation share it, and any model whose attention hands over its q
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmrole.prompt_tree.mask import ancestor_rows
+from mmrole.prompt_tree.mask import Visibility, ancestor_rows
 
 # Smaller blocks compute fewer scores in vain, larger ones run faster for each score.
 BLOCK_SIZE = 256
@@ -22,21 +23,38 @@ class TreeAttention(Protocol):
     """What the layers of a model hand their queries, keys and values to: it knows who sees whom."""
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        dropout: float = 0.0,
+        window: int = 0,
     ) -> Tensor:
-        """A layer's [1, heads, N, d] each → [1, N, heads, d]; keys and values may have fewer heads."""
+        """A layer's [1, heads, N, d] each → [1, N, heads, d]; keys and values may have fewer heads.
+
+        Args:
+            layer: its index.
+            query: of the nodes.
+            key: the same.
+            value: the same.
+            scaling: factor of the scores.
+            dropout: probability of dropping a weight.
+            window: from how many positions, its own included, a node attends to; 0 where to all before it.
+        """
         ...
 
 
 class _Block(NamedTuple):
     """Queries that follow one another in a tree, the nodes that at least one of them sees, and who sees which.
 
-    `keys` [keys] int64 (indices in the tree) is None where it would be all nodes up to the last query. `mask` is None
-    where a whole tree is one block in which each node sees all before it.
+    `keys` are indices in the tree, a slice or int64 [keys]. `mask` is None where a whole tree is one block in which
+    each node sees all before it.
     """
 
     queries: int
-    keys: Tensor | None
+    keys: slice | Tensor
     mask: Tensor | None
 
 
@@ -82,8 +100,8 @@ def masked_attention(
 class BlockwiseAttention:
     """Attention of a forest of trees that lie end to end in one row.
 
-    Equal to attention with the trees' dense mask. Scores are computed for the ancestors of each block of queries, not
-    for other branches and other trees, and no mask of the whole row exists.
+    Equal to attention with the trees' dense mask. Scores are computed for what the queries of a block see, not for
+    other branches, other trees, and what lies before a window, and no mask of the whole row exists.
     """
 
     def __init__(
@@ -92,43 +110,68 @@ class BlockwiseAttention:
         implementation: str = "sdpa",
         block_size: int = BLOCK_SIZE,
         device: torch.device | str | None = None,
+        *,
+        first: Tensor | None = None,
+        depths: Tensor | None = None,
     ) -> None:
-        """Cuts a forest into trees and blocks.
+        """Cuts a forest into trees and blocks; for layers with a window it is cut again when the first of them comes.
 
         Args:
             last: [N] int64, `PromptTree.last`. In the memory of the CPU, nothing here waits for the device.
             implementation: "sdpa" or "eager".
             block_size: most queries of a block.
             device: of the queries and keys; by default that of `last`.
+            first: [N] int64, see `Visibility`, like `last`.
+            depths: [N] int64, the same; for layers with a window.
         """
         self._device = last.device if device is None else torch.device(device)
-        self.implementation = implementation
+        self.implementation, self._block_size = implementation, block_size
         self.trees = _tree_lengths(last)
-        self.blocks = [self._cut(tree, block_size) for tree in self._shifted(last)]
+        starts = np.cumsum([0, *self.trees]).tolist()
+        whole = Visibility(last, first, depths)
+        self._visible = [_part(whole, start, stop) for start, stop in pairwise(starts)]
+        self._blocks = {0: [self._cut(tree, 0) for tree in self._visible]}
 
-    def _cut(self, last: Tensor, block_size: int) -> list[_Block]:
-        if self.implementation == "sdpa" and bool((last == len(last) - 1).all()):
-            return [_Block(len(last), None, None)]  # causal without a mask is SDPA's fastest way
-        return _blocks(last, block_size, self._device)
+    def blocks(self, window: int = 0) -> list[list[_Block]]:
+        """The blocks of each tree, in a layer with this window (0: none).
 
-    def _shifted(self, last: Tensor) -> list[Tensor]:
-        starts = np.cumsum([0, *self.trees[:-1]]).tolist()
-        return [tree - start for tree, start in zip(last.split(self.trees), starts, strict=True)]
+        Raises:
+            ValueError: a window without depths.
+        """
+        if window not in self._blocks:
+            before = zip(self._visible, self._blocks[0], strict=True)
+            self._blocks[window] = [
+                blocks if _reaches_all(tree, window) else self._cut(tree, window) for tree, blocks in before
+            ]
+        return self._blocks[window]
+
+    def _cut(self, tree: Visibility, window: int) -> list[_Block]:
+        if self.implementation == "sdpa" and not window and _is_causal(tree):
+            return [_Block(len(tree.last), slice(None), None)]  # causal without a mask is SDPA's fastest way
+        return _blocks(tree, window, self._block_size, self._device)
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        dropout: float = 0.0,
+        window: int = 0,
     ) -> Tensor:
-        """[1, heads, N, d] each → [1, N, heads, d]; keys and values may have fewer heads. The same for every layer."""
+        """See `TreeAttention.attend`. The same for every layer that has the same window.
+
+        Raises:
+            ValueError: a window without depths.
+        """
         outputs = []
-        trees = zip(*(states.split(self.trees, dim=2) for states in (query, key, value)), self.blocks, strict=True)
-        for tree_query, tree_key, tree_value, blocks in trees:
-            stop = 0
+        states = (each.split(self.trees, dim=2) for each in (query, key, value))
+        for tree_query, tree_key, tree_value, blocks in zip(*states, self.blocks(window), strict=True):
             for block, block_query in zip(
                 blocks, tree_query.split([block.queries for block in blocks], dim=2), strict=True
             ):
-                stop += block.queries
-                seen = slice(stop) if block.keys is None else block.keys
-                seen_key, seen_value = tree_key[:, :, seen], tree_value[:, :, seen]
+                seen_key, seen_value = tree_key[:, :, block.keys], tree_value[:, :, block.keys]
                 outputs.append(
                     masked_attention(
                         self.implementation, block_query, seen_key, seen_value, block.mask, scaling, dropout
@@ -146,12 +189,52 @@ def _tree_lengths(last: Tensor) -> list[int]:
     return lengths
 
 
-def _blocks(last: Tensor, block_size: int, device: torch.device) -> list[_Block]:
-    blocks, there = [], last.to(device, non_blocking=True)
-    for start in range(0, len(last), block_size):
-        stop = min(start + block_size, len(last))
-        seen = last[:stop] >= start
-        keys = None if bool(seen.all()) else seen.nonzero()[:, 0].to(device, non_blocking=True)
-        mask = ancestor_rows(there[:stop], torch.arange(start, stop, device=device))
-        blocks.append(_Block(stop - start, keys, mask if keys is None else mask[:, keys]))
+def _part(whole: Visibility, start: int, stop: int) -> Visibility:
+    """Of some nodes that follow one another, counted from the first of them."""
+    last, first, depths = (None if each is None else each[start:stop] for each in whole)
+    assert last is not None
+    return Visibility(last - start, None if first is None else first - start, depths)
+
+
+def _is_causal(tree: Visibility) -> bool:
+    """Whether each node sees all before it and none behind it."""
+    nodes = len(tree.last)
+    return bool((tree.last == nodes - 1).all()) and (
+        tree.first is None or bool((tree.first == torch.arange(nodes)).all())
+    )
+
+
+def _reaches_all(tree: Visibility, window: int) -> bool:
+    """Whether no path of a tree is longer than a window."""
+    if tree.depths is None:
+        raise ValueError("a window needs depths")
+    return int(tree.depths.max()) < window
+
+
+def _blocks(tree: Visibility, window: int, block_size: int, device: torch.device) -> list[_Block]:
+    nodes, blocks = len(tree.last), []
+    there = Visibility(*(None if each is None else each.to(device, non_blocking=True) for each in tree))
+    for start in range(0, nodes, block_size):
+        stop = min(start + block_size, nodes)
+        # An image that goes on behind the block is seen from within it.
+        reach = stop if tree.first is None else int(torch.searchsorted(tree.first, stop))
+        seen = tree.last[:reach] >= start
+        if window and tree.depths is not None:
+            seen &= tree.depths[:reach] > tree.depths[start:stop].min() - window
+        keys = seen.nonzero()[:, 0]
+        low = int(keys[0])
+        part = _part(there, low, reach)
+        mask = ancestor_rows(
+            part.last, torch.arange(start - low, stop - low, device=device), part.first, part.depths, window
+        )
+        if len(keys) == reach - low:
+            blocks.append(_Block(stop - start, slice(low, reach), mask))
+        else:
+            blocks.append(
+                _Block(
+                    stop - start,
+                    keys.to(device, non_blocking=True),
+                    mask[:, (keys - low).to(device, non_blocking=True)],
+                )
+            )
     return blocks

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from mmrole.base.triton_support import can_compile
 from mmrole.prompt_tree.mask import block_mask
@@ -25,13 +25,23 @@ class FlexForestAttention:
     position sees itself, which costs next to nothing, since blocks are skipped in which nobody sees anybody.
     """
 
-    def __init__(self, last: Tensor, most: int, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        last: Tensor,
+        most: int,
+        device: torch.device | str | None = None,
+        *,
+        first: Tensor | None = None,
+        depths: Tensor | None = None,
+    ) -> None:
         """Lists which blocks of keys a block of queries meets, without a wait for the device.
 
         Args:
             last: [N] int64, `PromptTree.last`; in pinned memory, if the device is a GPU.
             most: nodes that a row may have in the run, at least N: what is padded to.
             device: of the queries and keys; by default that of `last`.
+            first: [N] int64, see `Visibility`, like `last`.
+            depths: [N] int64, the same; for layers with a window.
 
         Raises:
             ValueError: the row is longer.
@@ -39,17 +49,25 @@ class FlexForestAttention:
         if len(last) > most:
             raise ValueError(f"a row of {len(last)} nodes is longer than the {most} that it is padded to")
         self.length = -(-most // BLOCK) * BLOCK
-        padded = torch.arange(self.length, device=last.device if device is None else device)
-        padded[: len(last)] = last.to(padded.device, non_blocking=True)
-        self._mask = block_mask(padded, BLOCK)
+        self._device = last.device if device is None else torch.device(device)
+        self._last = self._padded(last)
+        self._first, self._depths = (None if each is None else self._padded(each) for each in (first, depths))
+        self._masks = {0: block_mask(self._last, BLOCK, self._first)}
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        dropout: float = 0.0,
+        window: int = 0,
     ) -> Tensor:
-        """[1, heads, N, d] each → [1, N, heads, d]; keys and values may have fewer heads. The same for every layer.
+        """See `TreeAttention.attend`. The same for every layer that has the same window.
 
         Raises:
-            ValueError: weights are to be dropped, which FlexAttention cannot do.
+            ValueError: weights are to be dropped, which FlexAttention cannot do, or a window without depths.
         """
         if dropout:
             raise ValueError("FlexAttention drops no weights; use sdpa")
@@ -60,8 +78,19 @@ class FlexForestAttention:
         padding = (0, 0, 0, self.length - nodes)
         padded = (F.pad(states, padding) for states in (query, key, value))
         grouped = heads != key.shape[1]
-        output = _compiled()(*padded, block_mask=self._mask, scale=scaling, enable_gqa=grouped)
+        output = _compiled()(*padded, block_mask=self._mask(window), scale=scaling, enable_gqa=grouped)
         return output[:, :, :nodes].transpose(1, 2)
+
+    def _padded(self, values: Tensor) -> Tensor:
+        """Behind its end each is its own place."""
+        padded = torch.arange(self.length, device=self._device)
+        padded[: len(values)] = values.to(self._device, non_blocking=True)
+        return padded
+
+    def _mask(self, window: int) -> BlockMask:
+        if window not in self._masks:
+            self._masks[window] = block_mask(self._last, BLOCK, self._first, self._depths, window)
+        return self._masks[window]
 
 
 def flex_is_usable(head_size: int) -> bool:

@@ -7,27 +7,30 @@ from torch import Tensor
 
 from mmrole.base.triton_support import has_triton
 from mmrole.prompt_tree.attention import BlockwiseAttention, TreeAttention
+from mmrole.prompt_tree.mask import Visibility
 
 
 def forward_attention(
-    last: Tensor, implementation: str, head_size: int, dtype: torch.dtype, device: torch.device
+    visibility: Visibility, implementation: str, head_size: int, dtype: torch.dtype, device: torch.device
 ) -> TreeAttention:
     """The attention of a forest that is read without gradients: on CUDA the kernel, else SDPA or eager in blocks.
 
-    What has no fast matrix product (float32) goes through SDPA on CUDA too, and so does all without Triton.
+    What has no fast matrix product (float32) goes through SDPA on CUDA too, and so does all without Triton, and what
+    the kernel does not know: windows, and images that see themselves both ways.
 
     Args:
-        last: [N] int64 in the memory of the CPU, `PromptTree.last`.
+        visibility: of its N nodes.
         implementation: "sdpa" or "eager"; what is eager stays so, on every device.
         head_size: d of the keys.
         dtype: of queries, keys and values.
         device: of these.
     """
     half = dtype in (torch.bfloat16, torch.float16)
-    if device.type == "cuda" and implementation == "sdpa" and half and has_triton():
+    last, first, depths = visibility
+    if device.type == "cuda" and implementation == "sdpa" and half and visibility.is_plain and has_triton():
         # Larger blocks do not fit into a multiprocessor.
         return ForestAttention(last, device) if head_size <= 128 else ForestAttention(last, device, 64, 32)
-    return BlockwiseAttention(last, implementation, device=device)
+    return BlockwiseAttention(last, implementation, device=device, first=first, depths=depths)
 
 
 class ForestAttention:
@@ -54,17 +57,24 @@ class ForestAttention:
         )
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float = 0.0
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        dropout: float = 0.0,
+        window: int = 0,
     ) -> Tensor:
-        """[1, heads, N, d] each → [1, N, heads, d]; keys and values may have fewer heads. The same for every layer.
+        """See `TreeAttention.attend`. The same for every layer.
 
         Raises:
-            ValueError: dropout is asked for.
+            ValueError: dropout or a window is asked for.
         """
+        if dropout or window:
+            raise ValueError("this attention drops no weights and has no window")
         from mmrole.prompt_tree.forest_kernel import attend_forest  # Triton, only where it is used
 
-        if dropout:
-            raise ValueError("this attention drops no weights")
         lists = self.last, self.blocks, self.counts
         return attend_forest(query[0], key[0], value[0], lists, scaling, self.query_block, self.key_block)[None]
 

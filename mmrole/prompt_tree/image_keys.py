@@ -40,6 +40,19 @@ def images_shown(keys: np.ndarray) -> list[int]:
     return np.unique(keys[keys != TEXT] // _MOST_ROWS).tolist()
 
 
+def first_viewers(keys: np.ndarray) -> np.ndarray:
+    """The first node that sees each one where the rows of an image see each other both ways, int64 [N].
+
+    That is the node itself, and of a row of an image the first of the rows that follow one another up to it.
+
+    Args:
+        keys: int64 [N], of the nodes of a tree, each of whose images is there with all of its rows.
+    """
+    goes_on = (keys[1:] != TEXT) & (keys[:-1] != TEXT) & (keys[1:] == keys[:-1] + 1) & (keys[1:] % _MOST_ROWS != 0)
+    starts = np.append(True, ~goes_on)[: len(keys)]
+    return np.maximum.accumulate(np.where(starts, np.arange(len(keys)), 0))
+
+
 def feature_rows(keys: np.ndarray, rows: Mapping[int, int]) -> np.ndarray:
     """Which row each position takes of the features of images that are laid one after the other.
 

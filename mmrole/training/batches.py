@@ -15,7 +15,7 @@ from mmrole.prompt_tree import TokenSequence, build_tree, concatenate, group_by_
 from mmrole.prompt_tree.attention import BlockwiseAttention
 from mmrole.prompt_tree.flex import FlexForestAttention
 from mmrole.prompt_tree.image_keys import feature_rows
-from mmrole.prompt_tree.mask import dense_mask
+from mmrole.prompt_tree.mask import Visibility, dense_mask
 from mmrole.training.encoding import EncodedSample
 from mmrole.training.packing import MIN_SHARED
 
@@ -27,8 +27,10 @@ class TreeBatch:
     Attributes:
         input_ids: int64 [1, N].
         position_ids: int64 [P, N], see `Family.positions`.
-        last: int64 [N], the last node of each subtree: who sees whom (`PromptTree.last`). It stays in the memory of
-            the CPU, where the blocks of the attention are made without a wait for the device.
+        last: int64 [N], the last node of each subtree: who sees whom, see `Visibility`. It stays in the memory of the
+            CPU, where the blocks of the attention are made without a wait for the device.
+        first: like `last`, see `Visibility`; None where no model's images see themselves both ways.
+        depths: the same; None where no layer has a window.
         image_positions: int64 [1, N], the row of the features that a node takes, -1 for text.
         pixel_values: of `Family.preprocess`, each distinct image once; None without images.
         parents: int64 [T], the nodes whose hidden states predict a target.
@@ -43,6 +45,8 @@ class TreeBatch:
     input_ids: Tensor
     position_ids: Tensor
     last: Tensor
+    first: Tensor | None
+    depths: Tensor | None
     image_positions: Tensor
     pixel_values: Tensor | None
     parents: Tensor
@@ -56,12 +60,12 @@ class TreeBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The batch with its tensors on a device, but for what is looked at in the memory of the CPU.
 
-        That is `last`, and `image_positions` where there are no images.
+        That is `last`, `first` and `depths`, and `image_positions` where there are no images.
         """
         moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
         if self.pixel_values is None:
             moved = replace(moved, image_positions=self.image_positions)
-        return replace(moved, last=self.last)
+        return replace(moved, last=self.last, first=self.first, depths=self.depths)
 
     def pin_memory(self) -> Self:
         """The batch in pinned memory (what a DataLoader calls)."""
@@ -76,8 +80,8 @@ class TreeBatch:
 
         Args:
             family: of the model.
-            attn_implementation: of the model: "eager" gets the dense mask, "flex_attention" its compiled kernel,
-                "sdpa" blocks of queries with the keys that they see.
+            attn_implementation: of the model: "flex_attention" gets its compiled kernel, "sdpa" blocks of queries with
+                the keys that they see, "eager" the dense mask, or blocks where one mask does not do for all layers.
 
         Raises:
             ValueError: the implementation takes no masks (FlashAttention).
@@ -87,11 +91,14 @@ class TreeBatch:
                 f"attn_implementation={attn_implementation!r} takes no tree's mask; use sdpa, flex_attention or eager"
             )
         attention: dict[str, Any]
-        device = self.input_ids.device
-        if attn_implementation == "sdpa":
-            attention = {"tree_attention": BlockwiseAttention(self.last, device=device)}
-        elif attn_implementation == "flex_attention":
-            attention = {"tree_attention": FlexForestAttention(self.last, self.most_nodes, device)}
+        device, first, depths = self.input_ids.device, self.first, self.depths
+        if attn_implementation == "flex_attention":
+            flex = FlexForestAttention(self.last, self.most_nodes, device, first=first, depths=depths)
+            attention = {"tree_attention": flex}
+        elif attn_implementation == "sdpa" or first is not None or depths is not None:
+            way = "sdpa" if attn_implementation == "sdpa" else "eager"
+            blocks = BlockwiseAttention(self.last, way, device=device, first=first, depths=depths)
+            attention = {"tree_attention": blocks}
         else:
             attention = {"attention_mask": dense_mask(self.last.to(device, non_blocking=True))[None, None]}
         return family.loss_arguments(
@@ -128,10 +135,13 @@ def collate(
     numbers = sorted(images)
     image_positions = feature_rows(tree.image_keys, {number: images[number].rows for number in numbers})
     pictures = [images[number].file for number in numbers]
+    last, first, depths = Visibility.of(tree, family.images_both_ways, family.windows)
     return TreeBatch(
         input_ids=torch.from_numpy(tree.input_ids)[None],
         position_ids=torch.from_numpy(family.positions(tree)),
-        last=torch.from_numpy(tree.last),
+        last=last,
+        first=first,
+        depths=depths,
         image_positions=torch.from_numpy(image_positions)[None],
         pixel_values=family.preprocess(pictures) if numbers else None,
         parents=torch.from_numpy(tree.parent[tree.target_nodes]),

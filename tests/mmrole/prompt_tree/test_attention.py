@@ -49,7 +49,7 @@ def test_other_branches_and_other_trees_cost_nothing():
     tree = build_tree(sequences)
     attention = BlockwiseAttention(torch.from_numpy(tree.last), block_size=100)
     assert attention.trees == [2000, 2000]
-    scores = sum(block.mask.numel() for blocks in attention.blocks for block in blocks)
+    scores = sum(block.mask.numel() for blocks in attention.blocks() for block in blocks)
     causal = 2 * sum(range(100, 1001, 100)) * 100
     assert scores == causal + 2 * 10 * 100 * 1100
     assert scores < len(tree) ** 2 / 4

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmrole.prompt_tree import TokenSequence, build_tree
 from mmrole.prompt_tree.attention import BlockwiseAttention
 from mmrole.prompt_tree.forest_attention import ForestAttention, forward_attention, seen_blocks
-from mmrole.prompt_tree.mask import dense_mask
+from mmrole.prompt_tree.mask import Visibility, dense_mask
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40), min_size=1, max_size=8)
 CPU = torch.device("cpu")
@@ -35,8 +35,21 @@ def test_blocks_are_seen_where_one_of_their_nodes_is(sequences, query_block, key
 
 
 def test_on_the_cpu_blocks_are_computed():
-    attention = forward_attention(forest([[1, 2], [1, 3]]), "sdpa", 16, torch.bfloat16, CPU)
+    attention = forward_attention(Visibility(forest([[1, 2], [1, 3]])), "sdpa", 16, torch.bfloat16, CPU)
     assert isinstance(attention, BlockwiseAttention)
+
+
+@pytest.mark.parametrize("more", ["first", "depths"])
+def test_what_the_kernel_does_not_know_is_computed_in_blocks_everywhere(more):
+    visibility = Visibility(forest([[1, 2]]))._replace(**{more: torch.arange(2)})
+    attention = forward_attention(visibility, "sdpa", 16, torch.bfloat16, torch.device("cuda"))
+    assert isinstance(attention, BlockwiseAttention)
+
+
+def test_the_kernel_refuses_windows():
+    states = torch.zeros(1, 1, 2, 16)
+    with pytest.raises(ValueError, match="has no window"):
+        ForestAttention(forest([[1, 2]]), CPU).attend(0, states, states, states, 1.0, window=1)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs in the interpreter, see below")
