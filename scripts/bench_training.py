@@ -108,7 +108,7 @@ def make_trees(data: str, number: int, config: QWenConfig, folder: Path) -> list
     for index in range(number):
         file = folder / f"{index}.png"
         Image.fromarray(rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)).save(file)
-        image = ImageRows(19, 256, index, file)  # <|im_start|>system …, <|im_start|>user, Picture 1: <img>
+        image = ImageRows(((19, 275),), index, file)  # <|im_start|>system …, <|im_start|>user, Picture 1: <img>
         tree, ids = [], np.zeros(0, dtype=np.int32)
         for shared, length, n_targets in profile[(2 * index + 1) * len(profile) // (2 * number)]:
             ids = np.concatenate([ids[:shared], rng.integers(low, config.vocab_size, length - shared, dtype=np.int32)])
@@ -211,7 +211,7 @@ def micro_batches(
     flops = 0.0
     for batch in batches():
         nodes, scores = len(batch.last), int((batch.position_ids + 1).sum())
-        images = 0 if batch.pixel_values is None else len(batch.pixel_values)
+        images = 0 if batch.pixels is None else len(batch.pixels["pixel_values"])
         flops += operations(nodes, scores, len(batch.targets), images, costs)
     return run, flops
 
@@ -235,7 +235,7 @@ def published(
             labels[0, : len(sample)][targets] = ids[0, : len(sample)][targets]
             positions = torch.full_like(ids, -1)
             for image in sample.images:
-                positions[0, image.start : image.start + 256] = torch.arange(256)
+                positions[0, slice(*image.spans[0])] = torch.arange(256)
             inputs = {
                 "input_ids": ids,
                 "labels": labels,

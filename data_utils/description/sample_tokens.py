@@ -44,7 +44,7 @@ class SampleTokens:
         chat = encode_chat(self._tokenizer, messages, answer=False, encode_text=self._encode_text)
         (start, *_), (*_, (reply, _), (end, _)) = *chat.images, chat.learned
         ids = np.array(chat.input_ids, dtype=np.int32)
-        keys = image_keys(ids.size, [ImagePlace(start, FEATURES_PER_IMAGE, 0)])
+        keys = image_keys(ids.size, [ImagePlace([(start, start + FEATURES_PER_IMAGE)], 0)])
         return TokenSequence(ids, keys), TokenCounts(ids.size - reply - end, reply, ids.size)
 
 

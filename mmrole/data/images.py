@@ -19,6 +19,9 @@ PIXELS = "2: resized in width, then in height"
 What was begun with other pixels is not gone on with. The first were resized in an order that Pillow chose.
 """
 
+OTHER_PIXELS = "1: transformers' image processor on Pillow"
+"""The same of transformers' models: `mmrole.models.vlm.processor` computes them."""
+
 
 class ImagePathError(UserError, ValueError):
     """An image path that must not or cannot be used. The text names the path and what is wrong."""

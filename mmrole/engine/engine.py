@@ -12,7 +12,7 @@ from torch import OutOfMemoryError
 from mmrole.data.requests import ChatReply, ChatRequest, Piece, Usage
 from mmrole.engine.batch import Batch, Leaf
 from mmrole.engine.images import ImageTable
-from mmrole.engine.planning import PlannedTree, Prompt, images_of, in_passes, plan_trees
+from mmrole.engine.planning import PlannedTree, Prompt, ShownImage, images_of, in_passes, plan_trees
 from mmrole.engine.reply_text import ReplyText
 from mmrole.engine.runner import Runner
 from mmrole.models.families import TreeModel
@@ -184,19 +184,20 @@ class Engine:
                 self._release(prompt for planned in part for prompt in planned.prompts)
 
     def _encode(self, request: ChatRequest) -> Prompt:
-        return Prompt(request, request.complete_settings(), ReplyText(self.family), *self._token_ids(request))
+        sequence, images = self._token_ids(request)
+        return Prompt(request, request.complete_settings(), ReplyText(self.family), sequence, images)
 
-    def _token_ids(self, request: ChatRequest) -> tuple[TokenSequence, list[int]]:
-        """Token ids of a request's prompt, and the numbers of its images, of which there is a user more."""
+    def _token_ids(self, request: ChatRequest) -> tuple[TokenSequence, list[ShownImage]]:
+        """Token ids of a request's prompt, and its images, of which there is a user more."""
         encoded = self.family.encode(request.messages)
-        numbers = [self.images.acquire(image.image) for image in encoded.images]
-        places = [ImagePlace(image.start, image.rows, n) for image, n in zip(encoded.images, numbers, strict=True)]
-        return TokenSequence(encoded.input_ids, image_keys(len(encoded.input_ids), places)), numbers
+        shown = [ShownImage(self.images.acquire(image.image), image.grid) for image in encoded.images]
+        places = [ImagePlace(image.spans, own.number) for image, own in zip(encoded.images, shown, strict=True)]
+        return TokenSequence(encoded.input_ids, image_keys(len(encoded.input_ids), places)), shown
 
     def _release(self, prompts: Iterable[Prompt]) -> None:
         """Lets go of images: keys and values are all that decoding needs."""
         for prompt in prompts:
-            self.runner.images.forget([number for number in prompt.images if self.images.release(number)])
+            self.runner.images.forget([image.number for image in prompt.images if self.images.release(image.number)])
             prompt.images = []
 
     def _shrink(self, failure: str) -> OutOfMemoryError | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmrole.data.image_file import ImageFile
 from mmrole.data.messages import ImageSource
-from mmrole.models.families import TreeModel
+from mmrole.models.families import Pixels, TreeModel
 from mmrole.prompt_tree.image_keys import feature_rows, images_shown
 
 # That the vision tower of a GPU encodes at once. A CPU takes one after the other: it is as fast, and what an image
@@ -34,7 +34,7 @@ class ImageFeatures:
         self._at_once = IMAGES_AT_ONCE if model.device.type == "cuda" else 1
         self._n_readers = READERS_FOR_GPU if model.device.type == "cuda" else READERS_FOR_CPU
         self._readers: ThreadPoolExecutor | None = None
-        self._pixels: dict[int, Future[Tensor]] = {}
+        self._pixels: dict[int, Future[Pixels]] = {}
         self._features: dict[int, Tensor] = {}
 
     def read_ahead(self, images: Mapping[int, ImageSource]) -> None:
@@ -79,13 +79,17 @@ class ImageFeatures:
 
     def _encode(self, numbers: Sequence[int]) -> None:
         pixels = {number: self._pixels.pop(number).result() for number in numbers}
-        for _, alike in groupby(numbers, key=lambda number: pixels[number].shape):
+        for _, alike in groupby(numbers, key=lambda number: _shapes(pixels[number])):
             members = list(alike)
             for start in range(0, len(members), self._at_once):
                 together = members[start : start + self._at_once]
-                features = self._model.image_features(torch.cat([pixels[number] for number in together]))
+                features = self._model.image_features([pixels[number] for number in together])
                 self._features.update(zip(together, features, strict=True))
                 self.encoded += len(together)
 
-    def _read(self, source: ImageSource) -> Tensor:
+    def _read(self, source: ImageSource) -> Pixels:
         return self._model.family.preprocess([source.open() if isinstance(source, ImageFile) else source])
+
+
+def _shapes(pixels: Pixels) -> list[tuple[str, torch.Size]]:
+    return [(name, value.shape) for name, value in pixels.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,19 +19,26 @@ MIN_SHARED = 256
 MAX_LEAVES = 16
 
 
+class ShownImage(NamedTuple):
+    """An image of a prompt: its number in the engine's `ImageTable`, and `EncodedImage.grid`."""
+
+    number: int
+    grid: tuple[int, int] | None
+
+
 @dataclass(eq=False)
 class Prompt:
     """A request, its token ids, and what its reply says.
 
     Attributes:
-        images: numbers of its images in the engine's `ImageTable`, until its tree has been read.
+        images: its images, until its tree has been read.
     """
 
     request: ChatRequest
     settings: GenerationSettings
     text: ReplyText
     sequence: TokenSequence
-    images: list[int]
+    images: list[ShownImage]
 
 
 @dataclass(eq=False)
@@ -71,10 +79,12 @@ def plan_trees(prompts: Sequence[Prompt], family: Family) -> list[PlannedTree]:
     for share_key in sorted(set(share_keys)):
         members = [prompt for prompt, other in zip(prompts, share_keys, strict=True) if other == share_key]
         for group in group_by_prefix([prompt.sequence for prompt in members], MIN_SHARED):
-            for start in range(0, len(group), MAX_LEAVES):
-                chosen = [members[index] for index in group[start : start + MAX_LEAVES]]
+            most = MAX_LEAVES if family.reads_trees else 1
+            for start in range(0, len(group), most):
+                chosen = [members[index] for index in group[start : start + most]]
                 tree = build_tree([prompt.sequence for prompt in chosen])
-                trees.append(PlannedTree(chosen, tree, family.positions(tree), share_key))
+                grids = {image.number: image.grid for prompt in chosen for image in prompt.images}
+                trees.append(PlannedTree(chosen, tree, family.positions(tree, grids), share_key))
     return sorted(trees, key=lambda tree: (-len(tree.prompts), -tree.slots))
 
 
@@ -92,4 +102,4 @@ def in_passes(trees: Iterable[PlannedTree], nodes: int) -> Iterator[list[Planned
 
 def images_of(trees: Iterable[PlannedTree]) -> list[int]:
     """The numbers of the images that these trees show."""
-    return [image for tree in trees for prompt in tree.prompts for image in prompt.images]
+    return [image.number for tree in trees for prompt in tree.prompts for image in prompt.images]

@@ -12,8 +12,7 @@ from mmrole.base.files import read_json
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-    from mmrole.qwen_vl import QWenConfig
+    from transformers import PreTrainedModel
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -109,8 +108,13 @@ def read_adapter_config(adapter: Path) -> dict[str, Any]:
     return settings
 
 
-def check_adapter(adapter: Path, base: Path, config: QWenConfig) -> None:
+def check_adapter(adapter: Path, base: Path, empty_base: Callable[[], PreTrainedModel]) -> None:
     """Compares the headers of an adapter's weights with what its configuration makes of the base model.
+
+    Args:
+        adapter: its directory.
+        base: the directory of the model that it is for.
+        empty_base: makes that model, without weights.
 
     Raises:
         UserError: weights are missing, left over or of another shape, or the file is damaged.
@@ -123,7 +127,7 @@ def check_adapter(adapter: Path, base: Path, config: QWenConfig) -> None:
         found = shapes_in_file(file)
     except CheckpointError as error:
         raise UserError(str(error)) from None
-    expected = _expected_shapes(adapter, base, config)
+    expected = _expected_shapes(adapter, base, empty_base)
     does_not_fit = f"{file}: this adapter does not fit {base}"
     for names, fault in (
         (expected.keys() - found.keys(), "missing"),
@@ -154,17 +158,15 @@ def lora_config(adapter: Path) -> LoraConfig:
     return LoraConfig(**read_adapter_config(adapter))
 
 
-def _expected_shapes(adapter: Path, base: Path, config: QWenConfig) -> Mapping[str, MatrixShape]:
+def _expected_shapes(adapter: Path, base: Path, empty_base: Callable[[], PreTrainedModel]) -> Mapping[str, MatrixShape]:
     """Names and shapes of the adapter's weights, from a model without data."""
     import torch
     from peft import PeftModel, get_peft_model_state_dict
 
-    from mmrole.qwen_vl import QWenLMHeadModel
-
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            adapted = PeftModel(QWenLMHeadModel(config), lora_config(adapter))
+            adapted = PeftModel(empty_base(), lora_config(adapter))
             weights: Iterable[tuple[str, torch.Tensor]] = get_peft_model_state_dict(adapted).items()
     except UserError:
         raise

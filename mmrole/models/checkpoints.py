@@ -16,6 +16,18 @@ PUBLISHED = {"MMRole-Agent": "agent", "MMRole-Eval_RM": "rm", "Qwen-VL-Chat": "b
 """Directory names of the published checkpoints, and what `scripts/download.sh` calls them."""
 
 VOCABULARY = "qwen.tiktoken"
+"""Of Qwen-VL."""
+QWEN_VL = "qwen"
+"""`model_type` of Qwen-VL's config.json; other types are those of transformers' models."""
+TOKENIZER = "tokenizer.json"
+IMAGE_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+"""One of them describes the image processor of a transformers' model."""
+PROCESSOR_FILES = (
+    *(TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
+    *(*IMAGE_PROCESSOR, "video_preprocessor_config.json"),
+)
+"""Of transformers' models: tokenizer, chat template, image processor. What is there belongs to the model."""
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "model*.index.json", "pytorch_model*.index.json")
 
@@ -29,6 +41,18 @@ class Checkpoint:
 
     def __str__(self) -> str:
         return str(self.base) if self.adapter is None else f"{self.adapter} on {self.base}"
+
+    @property
+    def is_qwen_vl(self) -> bool:
+        """Whether it is a Qwen-VL, in the original layout; otherwise it is a model of transformers."""
+        return is_qwen_vl(self.base)
+
+    @property
+    def processor_files(self) -> list[Path]:
+        """The files of tokenizer, chat template and image processor."""
+        if self.is_qwen_vl:
+            return [self.file(VOCABULARY)]
+        return [file for name in PROCESSOR_FILES if (file := self.file(name)).is_file()]
 
     def file(self, name: str) -> Path:
         """A file of the adapter if it has one of this name, else of the base."""
@@ -45,7 +69,7 @@ class Checkpoint:
             UserError: a file cannot be read.
         """
         weights = _files(self.base, _WEIGHTS)
-        identity = {"model": hash_files([self.file(VOCABULARY), self.base / "config.json", *weights])}
+        identity = {"model": hash_files([*self.processor_files, self.base / "config.json", *weights])}
         if self.adapter is not None:
             adapter = [self.adapter / ADAPTER_CONFIG, *_files(self.adapter, ADAPTER_WEIGHTS)]
             identity["adapter"] = hash_files(adapter)
@@ -96,10 +120,27 @@ def find_checkpoint(model_path: Path, use_lora: bool) -> Checkpoint:
     return Checkpoint(base, model_path)
 
 
+def is_qwen_vl(directory: Path) -> bool:
+    """Whether the model in a directory is a Qwen-VL, by its vocabulary, or by its config.json.
+
+    Raises:
+        UserError: the latter is damaged.
+    """
+    if (directory / VOCABULARY).is_file():
+        return True
+    return read_json(directory / "config.json", dict).get("model_type", QWEN_VL) == QWEN_VL
+
+
 def _require_model(directory: Path) -> None:
-    for name in ("config.json", VOCABULARY):
-        if not (directory / name).is_file():
-            raise UserError(f"{directory / name} is missing; {_how_to_get(directory)}")
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{directory / 'config.json'} is missing; {_how_to_get(directory)}")
+    vocabulary = VOCABULARY if is_qwen_vl(directory) else TOKENIZER
+    if not (directory / vocabulary).is_file():
+        raise UserError(f"{directory / vocabulary} is missing; {_how_to_get(directory)}")
+    if vocabulary == TOKENIZER and not any((directory / name).is_file() for name in IMAGE_PROCESSOR):
+        raise UserError(
+            f"{directory} has no image processor ({IMAGE_PROCESSOR[0]}): no model that sees; {_how_to_get(directory)}"
+        )
     if not _files(directory, _WEIGHTS):
         raise UserError(
             f"{directory} has no weights (model*.safetensors or pytorch_model*.bin); {_how_to_get(directory)}"

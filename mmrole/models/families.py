@@ -7,7 +7,7 @@ prompt trees. Only `models/` knows what stands behind them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,22 +23,27 @@ if TYPE_CHECKING:
     from mmrole.prompt_tree.attention import TreeAttention
 
 
+Pixels: TypeAlias = "dict[str, Tensor]"
+"""Images as a model takes them: its arguments by name."""
+
+
 class EncodedImage(NamedTuple):
     """An image in a sequence of tokens.
 
     Attributes:
-        start: the first of the positions that take rows of its features.
-        rows: how many do.
+        spans: the positions that take the rows of its features, in order: ranges, each its first and one behind its
+            last.
         label_start: the first position of all that belongs to it: label, frame and rows.
         stop: the end of that.
         image: what the message holds.
+        grid: rows and columns of its features, where positions count them so (M-RoPE); else None.
     """
 
-    start: int
-    rows: int
+    spans: tuple[tuple[int, int], ...]
     label_start: int
     stop: int
     image: Any
+    grid: tuple[int, int] | None = None
 
 
 class Encoded(NamedTuple):
@@ -72,6 +77,8 @@ class Family(Protocol):
     hidden_size: int
     stop_ids: frozenset[int]
     """Tokens that end a reply."""
+    reads_trees: bool
+    """Whether prompt trees are exact with its model; otherwise each sequence is read alone."""
     position_rows: int
     """Numbers that say where a position is: P, 1 for most."""
     layers: int
@@ -111,15 +118,19 @@ class Family(Protocol):
         """By the length of a prompt, equal where two prompts may share keys and values."""
         ...
 
-    def positions(self, tree: PromptTree) -> np.ndarray:
+    def positions(self, tree: PromptTree, grids: Mapping[int, tuple[int, int] | None]) -> np.ndarray:
         """The position ids of a tree's nodes, int64 [P, N].
 
         Text that goes on behind a node has in all P rows the largest of its numbers plus 1, plus 2, and so on.
+
+        Args:
+            tree: of encoded messages.
+            grids: `EncodedImage.grid` of the images that it shows, by the number in its image keys.
         """
         ...
 
-    def preprocess(self, pictures: Sequence[Image.Image | Path]) -> Tensor:
-        """Pictures, or those in files, as the model takes them, in the memory of the CPU.
+    def preprocess(self, pictures: Sequence[Image.Image | Path]) -> Pixels:
+        """Pictures, or those in files, as the model takes them all at once, in the memory of the CPU.
 
         Raises:
             OSError: one cannot be read.
@@ -153,7 +164,7 @@ class Family(Protocol):
         *,
         input_ids: Tensor,
         position_ids: Tensor,
-        pixel_values: Tensor | None,
+        pixels: Pixels | None,
         image_positions: Tensor,
         sources: Tensor,
         targets: Tensor,
@@ -165,7 +176,7 @@ class Family(Protocol):
         Args:
             input_ids: int64 [1, N].
             position_ids: int64 [P, N].
-            pixel_values: of `preprocess`.
+            pixels: of `preprocess`.
             image_positions: int64 [1, N], which row of all images' features a node takes, -1 for text.
             sources: int64 [T], the nodes whose hidden states predict.
             targets: int64 [T], the tokens that they are to predict.
@@ -203,8 +214,8 @@ class TreeModel(Protocol):
         """How its attention computes: "sdpa" or "eager"."""
         ...
 
-    def image_features(self, pixels: Tensor) -> list[Tensor]:
-        """Images of `Family.preprocess` → the rows of features of each, [rows, hidden_size]."""
+    def image_features(self, images: Sequence[Pixels]) -> list[Tensor]:
+        """Images, each of `Family.preprocess` and all of the same shapes → the features of each, [rows, …]."""
         ...
 
     def hidden_states(
@@ -222,7 +233,7 @@ class TreeModel(Protocol):
             positions: int64 [P, N].
             share_keys: int64 [N], or [1] where it is the same for all.
             attention: keeps keys and values and knows who sees whom.
-            images: places int64 [n] that show images, and their features [n, hidden_size].
+            images: places int64 [n] that show images, and what `image_features` has for each, [n, …].
         """
         ...
 

@@ -13,19 +13,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mmrole.base.errors import UserError
-from mmrole.data.images import PIXELS
+from mmrole.data.images import OTHER_PIXELS, PIXELS
 from mmrole.data.requests import GenerationSettings
-from mmrole.models.adapters import check_adapter, lora_config
-from mmrole.models.checkpoints import VOCABULARY, Checkpoint, find_checkpoint
+from mmrole.models.adapters import lora_config
+from mmrole.models.checkpoints import Checkpoint, find_checkpoint
 from mmrole.models.context import Context
-from mmrole.models.generation_config import check_stop_tokens, generation_settings, sampling_settings
-from mmrole.models.model_files import check_model_files
+from mmrole.models.generation_config import generation_settings, sampling_settings
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
-    from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
-    from mmrole.qwen_vl import QWenLMHeadModel
+    from mmrole.models.families import Family, TreeModel
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class ModelOptions:
     no_random: bool = False
     seed: int = 1234
     max_new_tokens: int | None = None
+    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Model:
     sampling: GenerationSettings
     device: torch.device
     dtype: torch.dtype
+    max_pixels: int | None = None
 
     def __str__(self) -> str:
         way = f"sampling with top_p {self.settings.top_p} and seed {self.settings.seed}"
@@ -63,7 +64,10 @@ class Model:
         settings = asdict(self.settings)
         if not self.settings.do_sample:
             settings = {key: settings[key] for key in ("do_sample", "max_new_tokens", "repetition_penalty")}
-        return {**self.checkpoint.identity(), "dtype": _name(self.dtype), "pixels": PIXELS, **settings}
+        pixels: dict[str, Any] = {"pixels": PIXELS if self.checkpoint.is_qwen_vl else OTHER_PIXELS}
+        if self.max_pixels is not None:
+            pixels["max_pixels"] = self.max_pixels
+        return {**self.checkpoint.identity(), "dtype": _name(self.dtype), **pixels, **settings}
 
 
 def find_model(
@@ -86,7 +90,7 @@ def find_model(
     settings = generation_settings(checkpoint, no_random=options.no_random, **flags)
     sampling = sampling_settings(checkpoint, **flags) if resampling else settings
     device = choose_device(options.device, local_rank, local_world_size)
-    return Model(checkpoint, settings, sampling, device, choose_dtype(options.dtype, device))
+    return Model(checkpoint, settings, sampling, device, choose_dtype(options.dtype, device), options.max_pixels)
 
 
 def choose_device(device: str, local_rank: int, local_processes: int) -> torch.device:
@@ -131,45 +135,37 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
-def check_checkpoint(checkpoint: Checkpoint) -> Context:
+def check_checkpoint(checkpoint: Checkpoint, max_pixels: int | None = None) -> Context:
     """Reads configurations, vocabulary and the headers of all weight files; returns what prompts must fit into.
 
     Raises:
-        UserError: something is missing, damaged, or does not fit together.
+        UserError: something is missing, damaged, or does not fit together, or `max_pixels` has no effect.
     """
     _torch()
-    from mmrole.qwen_vl import CheckpointError, QWenLMHeadModel, QWenTokenizer
-    from mmrole.qwen_vl.checkpoint_files import check_weight_files, read_config
-
-    try:
-        config = read_config(checkpoint.base)
-        check_weight_files(QWenLMHeadModel, checkpoint.base, config)
-        tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
-    except CheckpointError as error:
-        raise UserError(str(error)) from None
-    if tokenizer.img_start_id != config.image_start_id:
-        raise UserError(
-            f"{checkpoint.file(VOCABULARY)}: its <img> is {tokenizer.img_start_id}, that of {checkpoint.base} is "
-            f"{config.image_start_id}; this is the vocabulary of another model"
-        )
-    for directory in filter(None, (checkpoint.base, checkpoint.adapter)):
-        check_model_files(directory, frozenset(tokenizer.special_tokens))
-    check_stop_tokens(checkpoint, frozenset((tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id)))
-    if checkpoint.adapter is not None:
-        check_adapter(checkpoint.adapter, checkpoint.base, config)
-    return Context(tokenizer, config.max_position_embeddings)
+    return _kind(checkpoint).check(checkpoint, max_pixels)
 
 
-def read_family(checkpoint: Checkpoint) -> QwenVL:
-    """The family of a checkpoint that `check_checkpoint` has found sound."""
-    from mmrole.models.qwen_vl import QwenVL
-    from mmrole.qwen_vl import QWenTokenizer
-    from mmrole.qwen_vl.checkpoint_files import read_config
+def read_family(checkpoint: Checkpoint, max_pixels: int | None = None) -> Family:
+    """The family of a checkpoint that `check_checkpoint` has found sound.
 
-    return QwenVL(QWenTokenizer(checkpoint.file(VOCABULARY)), read_config(checkpoint.base))
+    Args:
+        checkpoint: the model.
+        max_pixels: most pixels of an image; None for the checkpoint's own limit.
+    """
+    return _kind(checkpoint).read_family(checkpoint, max_pixels)
 
 
-def load(model: Model, progress: bool, identity: Mapping[str, object] | None = None) -> QwenVLTreeModel:
+def _kind(checkpoint: Checkpoint) -> ModuleType:
+    if checkpoint.is_qwen_vl:
+        from mmrole.models import qwen_vl_loading
+
+        return qwen_vl_loading
+    from mmrole.models.vlm import loading
+
+    return loading
+
+
+def load(model: Model, progress: bool, identity: Mapping[str, object] | None = None) -> TreeModel:
     """Loads weights and vocabulary; a LoRA adapter is merged into the weights.
 
     Weights go from the mapped files to the device one by one: they are never all in the memory of the host as well. For
@@ -188,33 +184,27 @@ def load(model: Model, progress: bool, identity: Mapping[str, object] | None = N
     from transformers import GenerationConfig
     from transformers.utils import logging
 
-    from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
-    from mmrole.qwen_vl import CheckpointError, QWenLMHeadModel, QWenTokenizer
-
     if not progress:
         logging.disable_progress_bar()
-    checkpoint = model.checkpoint
+    checkpoint, kind = model.checkpoint, _kind(model.checkpoint)
     start = time.perf_counter()
     try:
-        loaded = QWenLMHeadModel.from_pretrained(
+        family = kind.read_family(checkpoint, model.max_pixels)
+        module = family.load_module(
             checkpoint.base,
             dtype=model.dtype,
             device_map={"": model.device},
-            attn_implementation="sdpa",
             generation_config=GenerationConfig(),
         )
         if checkpoint.adapter is not None:
-            loaded = _merged(loaded, checkpoint.adapter)
-        tokenizer = QWenTokenizer(checkpoint.file(VOCABULARY))
+            module = _merged(module, checkpoint.adapter)
         if identity is not None:
             checkpoint.check_unchanged(identity)
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
-            nbytes, seconds = sum(weight.nbytes for weight in loaded.parameters()), time.perf_counter() - start
+            nbytes, seconds = sum(weight.nbytes for weight in module.parameters()), time.perf_counter() - start
             print(f"{nbytes / 1e9:.1f} GB of weights on {model.device} in {seconds:.1f} s", file=sys.stderr, flush=True)
-        return QwenVLTreeModel(loaded, QwenVL(tokenizer, loaded.config))
-    except CheckpointError as error:
-        raise UserError(str(error)) from None
+        return kind.tree_model(module, family)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{checkpoint} does not fit into the memory of {model.device} ({str(error).splitlines()[0]}); "
@@ -222,7 +212,7 @@ def load(model: Model, progress: bool, identity: Mapping[str, object] | None = N
         ) from None
 
 
-def _merged(model: QWenLMHeadModel, adapter: Path) -> QWenLMHeadModel:
+def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     torch = _torch()
     from peft import PeftModel
     from safetensors import SafetensorError

@@ -14,7 +14,7 @@ from transformers.initialization import no_init_weights
 
 from mmrole.data.messages import Message
 from mmrole.models.encoding import encode_chat, text_encoder
-from mmrole.models.families import Encoded, EncodedImage, KVShape
+from mmrole.models.families import Encoded, EncodedImage, KVShape, Pixels
 from mmrole.prompt_tree import PromptTree
 from mmrole.prompt_tree.attention import TreeAttention
 from mmrole.qwen_vl import QWenConfig, QWenLMHeadModel, QWenTokenizer
@@ -29,6 +29,7 @@ from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE, PositionTables
 class QwenVL:
     """A `Family`: Qwen-VL with the vocabulary and configuration of a checkpoint."""
 
+    reads_trees = True
     position_rows = 1
     images_both_ways = False
     not_quantized: Sequence[str] = ("lm_head", "transformer.visual")
@@ -51,7 +52,7 @@ class QwenVL:
         chat = encode_chat(self.tokenizer, messages, answer=not for_training, encode_text=self._encode_text)
         lengths, learned = zip(*chat.learned, strict=True)
         shown = (
-            EncodedImage(start, FEATURES_PER_IMAGE, label_start, start + FEATURES_PER_IMAGE + 1, image)
+            EncodedImage(((start, start + FEATURES_PER_IMAGE),), label_start, start + FEATURES_PER_IMAGE + 1, image)
             for start, image, label_start in chat.images
         )
         return Encoded(np.array(chat.input_ids, dtype=np.int32), np.repeat(learned, lengths), tuple(shown))
@@ -72,13 +73,13 @@ class QwenVL:
         """The NTK factors of prompts of these lengths (spec §2.3): they are in all keys."""
         return ntk_alpha(torch.tensor(lengths, dtype=torch.int64), self.config.seq_length).tolist()
 
-    def positions(self, tree: PromptTree) -> np.ndarray:
+    def positions(self, tree: PromptTree, grids: Mapping[int, tuple[int, int] | None]) -> np.ndarray:
         """Depths, [1, N]: a position of an image counts like one of text."""
         return tree.depths[None]
 
-    def preprocess(self, pictures: Sequence[Image.Image | Path]) -> Tensor:
-        """float32 [images, 3, size, size]."""
-        return preprocess(pictures, self.config.visual["image_size"])
+    def preprocess(self, pictures: Sequence[Image.Image | Path]) -> Pixels:
+        """`pixel_values` float32 [images, 3, size, size]."""
+        return {"pixel_values": preprocess(pictures, self.config.visual["image_size"])}
 
     def save(self, directory: str | Path) -> None:
         """Writes the tokenizer's files."""
@@ -117,7 +118,7 @@ class QwenVL:
         *,
         input_ids: Tensor,
         position_ids: Tensor,
-        pixel_values: Tensor | None,
+        pixels: Pixels | None,
         image_positions: Tensor,
         sources: Tensor,
         targets: Tensor,
@@ -130,7 +131,7 @@ class QwenVL:
             "input_ids": input_ids,
             "position_ids": position_ids,
             "image_positions": image_positions,
-            "pixel_values": pixel_values,
+            "pixel_values": None if pixels is None else pixels["pixel_values"],
             "loss_positions": LossPositions(sources, targets, weights),
             "use_cache": False,
             "training_rules": True,
@@ -167,8 +168,9 @@ class QwenVLTreeModel:
         """Eager if the model's attention is that; every other one cannot take trees' masks, or is SDPA's equal."""
         return "eager" if self.module.config._attn_implementation == "eager" else "sdpa"
 
-    def image_features(self, pixels: Tensor) -> list[Tensor]:
-        """[images, 3, size, size] → [256, hidden_size] each."""
+    def image_features(self, images: Sequence[Pixels]) -> list[Tensor]:
+        """→ [256, hidden_size] each."""
+        pixels = torch.cat([image["pixel_values"] for image in images])
         visual = self.module.transformer.visual
         patches = (pixels.shape[-1] // visual.conv1.kernel_size[0]) ** 2
         if patches not in self._position_tables:

@@ -6,7 +6,7 @@ are merged. Keys are in the order of images, then rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,21 +18,30 @@ _MOST_ROWS = 1 << 20
 
 
 class ImagePlace(NamedTuple):
-    """Positions that show an image: `rows` of them from `start` on; `number` tells images apart."""
+    """Positions that show an image, as ranges in order, each its first and one behind its last; `number` tells images
+    apart."""
 
-    start: int
-    rows: int
+    spans: Sequence[tuple[int, int]]
     number: int
 
 
 def image_keys(length: int, images: Iterable[ImagePlace]) -> np.ndarray | None:
     """The keys of a sequence's positions, int64 [length]; None if it shows no image."""
     keys = None
-    for start, rows, number in images:
+    for spans, number in images:
         if keys is None:
             keys = np.full(length, TEXT, dtype=np.int64)
-        keys[start : start + rows] = number * _MOST_ROWS + np.arange(rows)
+        row = number * _MOST_ROWS
+        for start, stop in spans:
+            keys[start:stop] = np.arange(row, row + stop - start)
+            row += stop - start
     return keys
+
+
+def image_rows(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The image and the row of its features that each position shows, int64 [N] both; -1 for text."""
+    shows = keys != TEXT
+    return np.where(shows, keys // _MOST_ROWS, TEXT), np.where(shows, keys % _MOST_ROWS, TEXT)
 
 
 def images_shown(keys: np.ndarray) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrole.models.families import Family
+from mmrole.models.families import Family, Pixels
 from mmrole.prompt_tree import TokenSequence, build_tree, concatenate, group_by_prefix
 from mmrole.prompt_tree.attention import BlockwiseAttention
 from mmrole.prompt_tree.flex import FlexForestAttention
@@ -32,7 +32,7 @@ class TreeBatch:
         first: like `last`, see `Visibility`; None where no model's images see themselves both ways.
         depths: the same; None where no layer has a window.
         image_positions: int64 [1, N], the row of the features that a node takes, -1 for text.
-        pixel_values: of `Family.preprocess`, each distinct image once; None without images.
+        pixels: of `Family.preprocess`, each distinct image once; None without images.
         parents: int64 [T], the nodes whose hidden states predict a target.
         targets: int64 [T], token ids.
         weights: int64 [T], in how many samples each is a loss position.
@@ -48,7 +48,7 @@ class TreeBatch:
     first: Tensor | None
     depths: Tensor | None
     image_positions: Tensor
-    pixel_values: Tensor | None
+    pixels: Pixels | None
     parents: Tensor
     targets: Tensor
     weights: Tensor
@@ -63,7 +63,7 @@ class TreeBatch:
         That is `last`, `first` and `depths`, and `image_positions` where there are no images.
         """
         moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-        if self.pixel_values is None:
+        if self.pixels is None:
             moved = replace(moved, image_positions=self.image_positions)
         return replace(moved, last=self.last, first=self.first, depths=self.depths)
 
@@ -73,7 +73,10 @@ class TreeBatch:
 
     def _map(self, function: Any) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})
+        changed = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        if self.pixels is not None:
+            changed["pixels"] = {name: function(value) for name, value in self.pixels.items()}
+        return replace(self, **changed)
 
     def inputs(self, family: Family, attn_implementation: str) -> dict[str, Any]:
         """Arguments of a model's forward, whose loss is then the sum over all loss positions.
@@ -104,7 +107,7 @@ class TreeBatch:
         return family.loss_arguments(
             input_ids=self.input_ids,
             position_ids=self.position_ids,
-            pixel_values=self.pixel_values,
+            pixels=self.pixels,
             image_positions=self.image_positions,
             sources=self.parents,
             targets=self.targets,
@@ -138,12 +141,12 @@ def collate(
     last, first, depths = Visibility.of(tree, family.images_both_ways, family.windows)
     return TreeBatch(
         input_ids=torch.from_numpy(tree.input_ids)[None],
-        position_ids=torch.from_numpy(family.positions(tree)),
+        position_ids=torch.from_numpy(family.positions(tree, {number: images[number].grid for number in numbers})),
         last=last,
         first=first,
         depths=depths,
         image_positions=torch.from_numpy(image_positions)[None],
-        pixel_values=family.preprocess(pictures) if numbers else None,
+        pixels=family.preprocess(pictures) if numbers else None,
         parents=torch.from_numpy(tree.parent[tree.target_nodes]),
         targets=torch.from_numpy(tree.input_ids[tree.target_nodes]),
         weights=torch.from_numpy(tree.target_counts),

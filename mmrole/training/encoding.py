@@ -20,12 +20,17 @@ PUBLISHED_SYSTEM = "You are a helpful assistant."
 
 
 class ImageRows(NamedTuple):
-    """The positions of an image: the first one's index, how many there are, and the image's number and file."""
+    """The positions of an image (`EncodedImage.spans`), its number, its file, and `EncodedImage.grid`."""
 
-    start: int
-    rows: int
+    spans: tuple[tuple[int, int], ...]
     number: int
     file: Path
+    grid: tuple[int, int] | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many positions take a row of its features."""
+        return sum(stop - start for start, stop in self.spans)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -49,7 +54,7 @@ class EncodedSample:
 
     def sequence(self) -> TokenSequence:
         """The sample for a prompt tree."""
-        places = [ImagePlace(image.start, image.rows, image.number) for image in self.images]
+        places = [ImagePlace(image.spans, image.number) for image in self.images]
         return TokenSequence(self.input_ids, image_keys(self.input_ids.size, places), self.targets)
 
 
@@ -75,7 +80,7 @@ class SampleEncoder:
         encoded = self.family.encode([*opening, *sample.turns], for_training=True)
         length = self._length(encoded.input_ids.size, encoded.images)
         images = [
-            ImageRows(image.start, image.rows, self._numbers.setdefault(image.image, len(self._numbers)), image.image)
+            ImageRows(image.spans, self._numbers.setdefault(image.image, len(self._numbers)), image.image, image.grid)
             for image in encoded.images
         ]
         kept = tuple(rows for rows, image in zip(images, encoded.images, strict=True) if image.stop <= length)
@@ -91,6 +96,6 @@ class SampleEncoder:
         if length <= self.max_length:
             return length
         for image in images:
-            if image.start <= self.max_length < image.stop:
+            if image.spans[0][0] <= self.max_length < image.stop:
                 return image.label_start
         return self.max_length

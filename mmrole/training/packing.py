@@ -93,7 +93,7 @@ def _beginning(sample: EncodedSample) -> Hashable | None:
     """Equal where the first `MIN_SHARED` positions are the same; None for a shorter sample."""
     if len(sample) < MIN_SHARED:
         return None
-    images = tuple(image[:3] for image in sample.images if image.start < MIN_SHARED)
+    images = tuple(image[:2] for image in sample.images if image.spans[0][0] < MIN_SHARED)
     return sample.input_ids[:MIN_SHARED].tobytes(), images
 
 

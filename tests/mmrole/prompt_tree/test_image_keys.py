@@ -14,7 +14,7 @@ SIZES = st.dictionaries(st.integers(0, 2**40), st.integers(1, 40), min_size=1, m
 def test_every_position_finds_its_row(sizes, gap):
     spans, start = [], gap
     for number, rows in sizes.items():
-        spans.append(ImagePlace(start, rows, number))
+        spans.append(ImagePlace([(start, start + rows)], number))
         start += rows + gap
     keys = image_keys(start, spans)
     assert images_shown(keys) == sorted(sizes)
@@ -30,4 +30,4 @@ def test_text_shows_nothing_and_other_images_are_refused():
     assert image_keys(5, []) is None
     assert feature_rows(np.full(3, -1), {}).tolist() == [-1, -1, -1]
     with pytest.raises(KeyError):
-        feature_rows(image_keys(4, [ImagePlace(1, 2, 9)]), {8: 2})
+        feature_rows(image_keys(4, [ImagePlace([(1, 3)], 9)]), {8: 2})

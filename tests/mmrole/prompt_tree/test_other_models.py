@@ -118,7 +118,7 @@ def with_image(before: list[int], image: int, after: list[int]) -> TokenSequence
     """The ids of a sequence that shows an image, and the keys of its positions."""
     rows = int(np.prod(GRIDS[image]))
     ids = np.array([*before, *[0] * rows, *after])
-    return TokenSequence(ids, image_keys(ids.size, [ImagePlace(len(before), rows, image)]))
+    return TokenSequence(ids, image_keys(ids.size, [ImagePlace([(len(before), len(before) + rows)], image)]))
 
 
 def multimodal_positions(before: list[int], image: int, after: list[int]) -> np.ndarray:

@@ -20,6 +20,7 @@ from mmrole.data.records import Answer
 from mmrole.data.requests import AskedSettings, ChatReply, ChatRequest, GenerationSettings
 from mmrole.models.context import Context
 from mmrole.models.encoding import encode_chat
+from mmrole.models.qwen_vl_lengths import QwenVLLengths
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.scoring.review_program import describe_reviews, plan_reviews, review_program
 
@@ -149,7 +150,7 @@ def test_there_are_enough_hostile_answers():
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("answer", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_answers_change_nothing_outside_of_their_span(tokenizer, answer, swapped):
-    context = Context(tokenizer, 8192)
+    context = Context(QwenVLLengths(tokenizer), 8192)
     requests = make_requests(record(answer), swapped)
     if not answer.strip():
         assert requests == []
@@ -209,7 +210,7 @@ def test_the_engine_encodes_the_reference_with_what_is_around_it(tokenizer, refe
 
 @pytest.mark.parametrize("answer", ["x" * 1_000_000, "A word, and 王. " * 100_000, "\ud800\u0958e\u0301" * 100_000])
 def test_megabytes_are_cut_to_what_fits(tokenizer, answer):
-    context = Context(tokenizer, 8192)
+    context = Context(QwenVLLengths(tokenizer), 8192)
     requests = make_requests(record(answer))
     cut = context.cut(requests, context.excess(requests))
     lengths = [len(encode(tokenizer, request)) for request in cut]
@@ -220,16 +221,16 @@ def test_megabytes_are_cut_to_what_fits(tokenizer, answer):
 
 
 def test_what_fits_is_not_touched(tokenizer):
-    context = Context(tokenizer, 8192)
+    context = Context(QwenVLLengths(tokenizer), 8192)
     requests = make_requests(record("x" * 20_000))  # 8 to a token
     assert context.excess(requests) == 0
     length = max(len(encode(tokenizer, request)) for request in requests)
-    assert [Context(tokenizer, length + 512 - less).excess(requests) for less in (0, 1, 9)] == [0, 1, 9]
+    assert [Context(QwenVLLengths(tokenizer), length + 512 - less).excess(requests) for less in (0, 1, 9)] == [0, 1, 9]
 
 
 def test_nothing_is_left_to_cut(tokenizer):
     with pytest.raises(ValueError, match="positions too many"):
-        Context(tokenizer, 700).cut(make_requests(record("x" * 80)), excess=200)
+        Context(QwenVLLengths(tokenizer), 700).cut(make_requests(record("x" * 80)), excess=200)
 
 
 # --- requests, retries, results --------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def test_ids_and_labels_are_the_published_ones(tokenizer, family, case):
     np.testing.assert_array_equal(sample.input_ids, ids)
     np.testing.assert_array_equal(sample.targets, labels != -100)
     assert sample.targets.sum() == case["n_targets"]
-    assert [rows.start for rows in sample.images] == (np.flatnonzero(ids == tokenizer.img_start_id) + 1).tolist()
+    assert [rows.spans[0][0] for rows in sample.images] == (np.flatnonzero(ids == tokenizer.img_start_id) + 1).tolist()
     assert sample.is_cut == (case["name"] == "truncated_in_answer")
 
 
@@ -106,7 +106,7 @@ def test_special_tokens_and_markup_in_texts_are_plain(tokenizer, family):
 def test_no_cut_goes_through_an_image(tokenizer, family, images):
     turns = (turn("user", "What?", *(Path(f"{n}.jpg") for n in range(images))), turn("assistant", "A"))
     whole = SampleEncoder(family, 1000).encode(TrainingSample(Where(), turns))
-    spans = [range(rows.start - 1, rows.start + 257) for rows in whole.images]  # <img> … </img>
+    spans = [range(rows.spans[0][0] - 1, rows.spans[0][1] + 1) for rows in whole.images]  # <img> … </img>
     for length in range(1, len(whole) + 3):
         sample = SampleEncoder(family, length).encode(TrainingSample(Where(), turns))
         inside = next((span for span in spans if span.start < length < span.stop), None)
@@ -119,7 +119,7 @@ def test_no_cut_goes_through_an_image(tokenizer, family, images):
         np.testing.assert_array_equal(sample.input_ids, whole.input_ids[:kept])
         np.testing.assert_array_equal(sample.targets, whole.targets[:kept])
         assert sample.is_cut == (length < len(whole))
-        assert sample.images == tuple(rows for rows in whole.images if rows.start + 257 <= kept)
+        assert sample.images == tuple(rows for rows in whole.images if rows.spans[0][1] + 1 <= kept)
         open_, close = (int((sample.input_ids == id_).sum()) for id_ in (tokenizer.img_start_id, tokenizer.img_end_id))
         assert open_ == close == len(sample.images)
 

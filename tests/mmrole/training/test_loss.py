@@ -70,7 +70,7 @@ def test_the_forest_has_what_the_law_is_about(encoded, byte_family):
     assert len(tree) < tree.n_tokens / 4
     assert (tree.target_counts > 1).sum() > 20, "targets of several samples"
     assert (tree.target_counts < users).sum() > 20, "targets that are context in other samples"
-    assert len(collate(encoded, byte_family).pixel_values) == 2
+    assert len(collate(encoded, byte_family).pixels["pixel_values"]) == 2
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -14,7 +14,7 @@ from mmrole.training.packing import GROUPS_PER_STEP, MIN_SHARED, Groups, group_s
 
 
 def sample(ids: list[int], image: int | None = None) -> EncodedSample:
-    rows = () if image is None else (ImageRows(1, 256, image, Path(str(image))),)
+    rows = () if image is None else (ImageRows(((1, 257),), image, Path(str(image))),)
     ids = np.array(ids, dtype=np.int32)
     if image is not None:
         ids[1:257] = 9

@@ -86,7 +86,7 @@ def test_a_micro_batch_waits_for_nothing(make_model, encoded, byte_family, monke
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())  # has no meta device
     model = make_model(torch.float32).to(META)
     batch = collate(encoded[-1:] if texts else encoded, byte_family)
-    assert (batch.pixel_values is None) == texts
+    assert (batch.pixels is None) == texts
     tree_loss(model, batch.to(META, non_blocking=True), byte_family).sum.backward()
     FlexForestAttention(batch.last, batch.most_nodes, META)
     with pytest.raises((RuntimeError, NotImplementedError)):

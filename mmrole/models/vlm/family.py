@@ -1,0 +1,110 @@
+"""Any vision-language model of transformers as a family: template, tokenizer, images, for engine and training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from mmrole.data.messages import Message
+from mmrole.models.families import Encoded, Pixels
+from mmrole.models.vlm import facts, parts
+from mmrole.models.vlm.attention import NAME
+from mmrole.models.vlm.encoding import ChatEncoder
+from mmrole.models.vlm.mrope import mrope_positions
+from mmrole.models.vlm.processor import VlmProcessor
+from mmrole.models.vlm.reply_bytes import ReplyBytes
+
+if TYPE_CHECKING:
+    from mmrole.prompt_tree import PromptTree
+
+
+class Vlm:
+    """A `Family`: a vision-language model of transformers with tokenizer, template and image processor of a checkpoint.
+
+    Args:
+        directory: of the checkpoint, whose vocabulary and image processor are used.
+        config: its configuration.
+        generation: what generation_config.json says.
+        max_pixels: most pixels of an image; None for the checkpoint's own limit.
+        reads_trees: whether prompt trees are exact with it.
+
+    Raises:
+        UserError: a part is missing or damaged.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: Any,
+        generation: dict[str, Any],
+        max_pixels: int | None = None,
+        reads_trees: bool = True,
+    ) -> None:
+        self._made_of = directory, config, generation, max_pixels, reads_trees
+        self.directory, self.config = directory, config
+        text = facts.text_config(config)
+        self.processor = VlmProcessor(directory, config.model_type, max_pixels)
+        self.stop_ids = facts.stop_ids(config, generation, self.processor.tokenizer)
+        self.encoder = ChatEncoder(self.processor, config.image_token_id, self.stop_ids)
+        self.max_positions, self.hidden_size = text.max_position_embeddings, text.hidden_size
+        self.layers, self.head_size = text.num_hidden_layers, facts.head_size(config)
+        self.windows = facts.windows(config)
+        self.images_both_ways = facts.images_both_ways(config)
+        self.position_rows = facts.position_rows(config)
+        self.reads_trees = reads_trees and not facts.keys_depend_on_length(config)
+        self.drops_attention = (getattr(text, "attention_dropout", 0.0) or 0.0) > 0
+        self._bytes = ReplyBytes(self.processor.tokenizer)
+
+    def __reduce__(self) -> tuple[type[Vlm], tuple[Any, ...]]:
+        return Vlm, self._made_of  # for the workers of a DataLoader
+
+    def encode(self, messages: Sequence[Message], *, for_training: bool = False) -> Encoded:
+        """See `Family.encode`."""
+        return self.encoder.encode(messages, for_training=for_training)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a reply; special tokens and ids without a token are left out."""
+        return self.decode_piece(token_ids).decode("utf-8", "replace").strip()
+
+    def decode_piece(self, token_ids: Sequence[int]) -> bytes:
+        """The UTF-8 of some tokens; special ones are left out."""
+        return self._bytes.of(token_ids)
+
+    def share_keys(self, lengths: Sequence[int]) -> list[int]:
+        """All prompts may share keys and values."""
+        return [1] * len(lengths)
+
+    def positions(self, tree: PromptTree, grids: Mapping[int, tuple[int, int] | None]) -> np.ndarray:
+        """Depths, [1, N], or with M-RoPE [3, N]."""
+        return tree.depths[None] if self.position_rows == 1 else mrope_positions(tree, grids)
+
+    def preprocess(self, pictures: Sequence[Image.Image | Path]) -> Pixels:
+        """What the image processor makes of them."""
+        return self.processor.pixels(pictures)
+
+    def empty_module(self) -> PreTrainedModel:
+        """The model on the meta device."""
+        with torch.device("meta"), no_init_weights():
+            module = AutoModelForImageTextToText.from_config(self.config)
+        module.tie_weights()
+        return module
+
+    def load_module(self, directory: str | Path, **options: Any) -> PreTrainedModel:
+        """The model with the weights of a directory, its language model's attention that of trees.
+
+        Raises:
+            OSError, ValueError, RuntimeError: the checkpoint is damaged or incomplete.
+        """
+        module = AutoModelForImageTextToText.from_pretrained(
+            directory, attn_implementation="sdpa", local_files_only=True, **options
+        )
+        if self.reads_trees:
+            parts.language_model(module).set_attn_implementation(NAME)
+        return module

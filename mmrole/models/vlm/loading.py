@@ -1,0 +1,77 @@
+"""A checkpoint of a vision-language model of transformers: checked before it is loaded, its family, the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from mmrole.base.errors import UserError, shown
+from mmrole.base.files import read_json
+from mmrole.models.adapters import check_adapter
+from mmrole.models.checkpoints import Checkpoint
+from mmrole.models.context import Context
+from mmrole.models.vlm.family import Vlm
+from mmrole.models.vlm.tree_model import VlmTreeModel
+from mmrole.models.vlm.weight_files import check_weight_files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from mmrole.models.families import Family
+
+
+def check(checkpoint: Checkpoint, max_pixels: int | None = None) -> Context:
+    """See `mmrole.models.loading.check_checkpoint`."""
+    family = read_family(checkpoint, max_pixels)
+    check_weight_files(checkpoint.base, family)
+    if checkpoint.adapter is not None:
+        check_adapter(checkpoint.adapter, checkpoint.base, family.empty_module)
+    return Context(family.encoder, family.max_positions)
+
+
+def read_family(checkpoint: Checkpoint, max_pixels: int | None = None) -> Vlm:
+    """See `mmrole.models.loading.read_family`.
+
+    Raises:
+        UserError: transformers has no such model, or a part is missing or damaged.
+    """
+    config = read_config(checkpoint.base)
+    generation = checkpoint.file("generation_config.json")
+    return Vlm(
+        checkpoint.base,
+        config,
+        read_json(generation, dict) if generation.is_file() else {},
+        max_pixels,
+    )
+
+
+def read_config(directory: Path) -> Any:
+    """The configuration of a model that transformers can load without code of others.
+
+    Raises:
+        UserError: it cannot.
+    """
+    file = directory / "config.json"
+    fields = read_json(file, dict)
+    if "quantization_config" in fields:
+        raise UserError(f"{file}: quantized checkpoints are not supported; give the model that was quantized")
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        known = "it needs code of its own, which is not run, or a newer transformers"
+        reason = known if fields.get("auto_map") or "model type" in str(error) else " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: model_type {shown(fields.get('model_type'))} cannot be loaded: {reason}") from None
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or not hasattr(config, "image_token_id"):
+        raise UserError(
+            f"{file}: model_type {shown(fields.get('model_type'))} is no model of transformers that reads images and "
+            "text; docs/models.md lists those that were tried"
+        )
+    return config
+
+
+def tree_model(module: PreTrainedModel, family: Family) -> VlmTreeModel:
+    """A loaded model."""
+    return VlmTreeModel(module, cast("Vlm", family))

@@ -1,0 +1,137 @@
+"""A checkpoint's tokenizer and image processor, on Pillow: its pixels, and the placeholders that stand for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from PIL import Image
+from torch import Tensor
+from transformers import ProcessorMixin
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.utils import logging
+
+from mmrole.base.errors import UserError
+from mmrole.base.pillow import decode
+from mmrole.models.families import Pixels
+
+BACKEND = "pil"
+"""Which of transformers' backends makes the pixels: Pillow, which needs no torchvision."""
+
+
+class Placeholders(NamedTuple):
+    """What stands for an image in a text.
+
+    Attributes:
+        text: the tokens of all of its rows, with those that separate or frame them.
+        grid: rows and columns of its features, where positions count them so (M-RoPE); else None.
+    """
+
+    text: str
+    grid: tuple[int, int] | None
+
+
+class VlmProcessor:
+    """Tokenizer and image processor of a checkpoint, without what is for videos.
+
+    Args:
+        directory: of the checkpoint.
+        model_type: of its config.json.
+        max_pixels: most pixels of an image, to which larger ones are shrunk; None for the checkpoint's own limit.
+
+    Raises:
+        UserError: a part is missing or damaged, or `max_pixels` has no effect on this processor.
+    """
+
+    def __init__(self, directory: Path, model_type: str, max_pixels: int | None = None) -> None:
+        self.directory, self.max_pixels = directory, max_pixels
+        self._processor = _load(directory, model_type, max_pixels)
+        self.tokenizer = self._processor.tokenizer
+        self.image_processor = self._processor.image_processor
+        self.image_token: str = self._processor.image_token
+        """That the chat template puts where an image is."""
+        self.placeholders = lru_cache(1 << 12)(self._placeholders)
+
+    def pixels(self, pictures: Sequence[Image.Image | Path]) -> Pixels:
+        """Pictures, or those in files, as the model takes them: what the image processor makes of all of them together.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        images = [_opened(picture) for picture in pictures]
+        inputs = self.image_processor(images, return_tensors="pt")
+        return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+
+    def _placeholders(self, size: tuple[int, int]) -> Placeholders:
+        """What stands for an image of this width and height, as the processor says for a blank one."""
+        inputs, texts = self._processor._process_images([Image.new("RGB", size)], return_tensors="pt")
+        return Placeholders(texts[0], self._grid(inputs.get("image_grid_thw")))
+
+    def _grid(self, patches: Tensor | None) -> tuple[int, int] | None:
+        if patches is None:
+            return None
+        _, height, width = patches[0].tolist()
+        return height // self.image_processor.merge_size, width // self.image_processor.merge_size
+
+
+def image_size(source: Image.Image | Path) -> tuple[int, int]:
+    """Width and height of a picture, or of that in a file, from its first bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(source, Image.Image):
+        return source.size
+    from mmrole.base.pillow import FORMATS
+
+    with Image.open(source, formats=FORMATS) as image:
+        return image.size
+
+
+def _opened(picture: Image.Image | Path) -> Image.Image:
+    return picture.convert("RGB") if isinstance(picture, Image.Image) else decode(picture)
+
+
+def _load(directory: Path, model_type: str, max_pixels: int | None) -> Any:
+    name = PROCESSOR_MAPPING_NAMES.get(model_type)
+    base = getattr(__import__("transformers"), str(name), None)
+    if base is None or not issubclass(base, ProcessorMixin):
+        raise UserError(f"{directory / 'config.json'}: transformers has no processor for model_type {model_type!r}")
+    with _quiet():
+        try:
+            image_processor = AutoImageProcessor.from_pretrained(directory, backend=BACKEND, local_files_only=True)
+            names = getattr(image_processor.valid_kwargs, "__annotations__", {})
+            if max_pixels is not None and "max_pixels" not in names:
+                name = type(image_processor).__name__
+                raise UserError(f"--max_pixels has no effect on {directory}: {name} has no such limit; leave it out")
+            limit = {} if max_pixels is None else {"max_pixels": max_pixels}
+            return _without_videos(base).from_pretrained(directory, backend=BACKEND, local_files_only=True, **limit)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+            raise UserError(f"{directory}: tokenizer or image processor cannot be loaded: {_line(error)}") from None
+
+
+def _without_videos(base: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """The processor class of a model, made of tokenizer and image processor alone: one for videos needs torchvision."""
+
+    def attributes(cls: type[ProcessorMixin]) -> list[str]:
+        return [name for name in base.get_attributes() if name != "video_processor"]
+
+    return cast("type[ProcessorMixin]", type(base.__name__, (base,), {"get_attributes": classmethod(attributes)}))
+
+
+class _quiet:
+    """Without transformers' warnings."""
+
+    def __enter__(self) -> None:
+        self._level = logging.get_verbosity()
+        logging.set_verbosity_error()
+
+    def __exit__(self, *exception: object) -> None:
+        logging.set_verbosity(self._level)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

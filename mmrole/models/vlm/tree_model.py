@@ -1,0 +1,115 @@
+"""A loaded vision-language model of transformers that reads prompt trees."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mmrole.models.families import KVShape, Pixels
+from mmrole.models.vlm import facts, parts
+from mmrole.models.vlm.family import Vlm
+from mmrole.prompt_tree.attention import TreeAttention
+
+
+class VlmTreeModel:
+    """A `TreeModel`: a loaded model, in evaluation mode.
+
+    Args:
+        module: of `Vlm.load_module`.
+        family: of the checkpoint.
+    """
+
+    def __init__(self, module: PreTrainedModel, family: Vlm) -> None:
+        self.module, self.family = module.eval(), family
+        self._language = parts.language_model(module)
+        self._head = cast("Any", module.get_output_embeddings())
+        self._embed = cast("Any", module.get_input_embeddings())
+        heads, size = facts.kv_heads(family.config), family.head_size
+        self.kv_shapes = [
+            KVShape(heads, size, weight.dtype, weight.device)
+            for weight in (next(layer.parameters()) for layer in cast("Any", self._language).layers)
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs go."""
+        return self.module.device
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Numbers in a row of logits."""
+        return self._head.weight.shape[0]
+
+    @property
+    def attention(self) -> str:
+        """SDPA's arithmetic."""
+        return "sdpa"
+
+    def image_features(self, images: Sequence[Pixels]) -> list[Tensor]:
+        """→ [rows, (1 + D) * hidden_size] each, D of them for the first layers (Qwen3-VL's deepstack)."""
+        rows = vision_features(self.module, joined(images))
+        return list(rows.reshape(len(images), -1, rows.shape[-1]))
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        share_keys: Tensor,
+        attention: TreeAttention,
+        images: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """See `TreeModel.hidden_states`."""
+        more: dict[str, Any] = {}
+        if images is None:
+            embeddings = self._embed(input_ids)
+        else:
+            places, features = images
+            shows = torch.zeros_like(input_ids, dtype=torch.bool).index_fill(0, places, True)
+            # Gemma 3's placeholder may lie behind the table.
+            embeddings = self._embed(input_ids.masked_fill(shows, 0))
+            own, *deep = features.to(embeddings).split(embeddings.shape[-1], dim=-1)
+            embeddings = embeddings.index_copy(0, places, own)
+            if deep:
+                more = {"visual_pos_masks": shows[None], "deepstack_visual_embeds": deep}
+        return self._language(
+            inputs_embeds=embeddings[None],
+            position_ids=positions if len(positions) == 1 else positions[:, None],
+            use_cache=False,
+            tree_attention=attention,
+            **more,
+        ).last_hidden_state[0]
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """[n, hidden_size] → [n, vocabulary]."""
+        return self._head(hidden_states)
+
+
+def vision_features(module: PreTrainedModel, pixels: Pixels) -> Tensor:
+    """The features of all images, one behind the other: [rows, (1 + D) * hidden_size]."""
+    inner: Any = module.model
+    known = inspect.signature(inner.get_image_features).parameters
+    given = {
+        name: value.to(module.device, module.dtype if value.is_floating_point() else value.dtype)
+        for name, value in pixels.items()
+        if name in known
+    }
+    output = inner.get_image_features(**given, return_dict=True)
+    deep = getattr(output, "deepstack_features", None) or []
+    return torch.cat([_rows(features) for features in (output.pooler_output, *deep)], dim=-1)
+
+
+def joined(images: Sequence[Pixels]) -> Pixels:
+    """Images of the same shapes as the arguments for all of them."""
+    return {name: torch.cat([image[name] for image in images]) for name in images[0]}
+
+
+def _rows(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """[…, rows, size], or a list of such, as one [rows, size]."""
+    if isinstance(features, Tensor):
+        return features.flatten(0, -2)
+    return torch.cat([each.flatten(0, -2) for each in features])
