@@ -11,7 +11,6 @@ in a line, and the talk goes on.
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.util
 import socket
 import sys
@@ -23,12 +22,12 @@ try:
     from mmrole.backends.backend import ProcessPlace
     from mmrole.backends.options import BackendOptions, ModelFlag, add_model_arguments, find_backend
     from mmrole.base.arguments import at_least
-    from mmrole.base.errors import UserError, listed, run
+    from mmrole.base.errors import UserError, run
     from mmrole.base.terminal import find_file, keep_any_bytes, readable
     from mmrole.chat.conversation import Conversation, Responder
     from mmrole.chat.web_guard import forget_settings
     from mmrole.data.images import ImagePathError, open_photo
-    from mmrole.data.profiles import Character, read_characters
+    from mmrole.data.profiles import Character, find_character, read_characters
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
@@ -105,20 +104,6 @@ def check_web(port: int) -> None:
             raise UserError(f"port {port}: {error.strerror}; give another --port") from None
 
 
-def find_character(name: str, characters: Mapping[str, Character]) -> Character:
-    """The character of a name, in any case and with `_` for blanks.
-
-    Raises:
-        UserError: there is none; the message names those that are meant perhaps.
-    """
-    by_key = {_key(known): character for known, character in characters.items()}
-    if _key(name) in by_key:
-        return by_key[_key(name)]
-    near = [by_key[key].name for key in difflib.get_close_matches(_key(name), by_key, n=3)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {listed(list(characters), 8)}"
-    raise UserError(f"role {name}: not in profiles.json; {hint}")
-
-
 def read_image(path: Path) -> Image.Image:
     """The picture in a file; raises UserError if there is none that can be read."""
     try:
@@ -164,17 +149,20 @@ def _read_line() -> str | None:
 
 def _answer(conversation: Conversation, responder: Responder, words: str) -> None:
     """Prints a reply as it comes; given up half-way, it is not remembered."""
-    print(f"{conversation.character.name}: ", end="", flush=True)
+    name = f"{conversation.character.name}: "  # until a word is said
     pieces = conversation.reply(responder, words)
     try:
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print(name + piece, end="", flush=True)
+            name = ""
     except KeyboardInterrupt:
         pieces.close()
-        print(" …", end="")
+        print(f"{name} …", flush=True)
     except UserError as error:
-        print(f"\n{error}; /again begins a new talk", end="", file=sys.stderr)
-    print(flush=True)
+        print("" if name else "\n", end="", flush=True)
+        print(f"{error}; /again begins a new talk", file=sys.stderr)
+    else:
+        print(name, flush=True)
 
 
 def _obey(command: str, argument: str, conversation: Conversation, characters: Mapping[str, Character]) -> None:
@@ -188,10 +176,6 @@ def _obey(command: str, argument: str, conversation: Conversation, characters: M
     conversation.history.clear()
     about = "no image" if conversation.image is None else "the image"
     print(f"a new talk with {conversation.character.name} about {about}", file=sys.stderr)
-
-
-def _key(name: str) -> str:
-    return name.replace("_", " ").casefold()
 
 
 if __name__ == "__main__":

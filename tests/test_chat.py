@@ -201,6 +201,15 @@ def test_a_taken_port_is_told_before_the_model_loads(chat):
     assert done.stderr == f"error: port {port}: Address already in use; give another --port\n"
 
 
+def test_who_declines_says_nothing(folder, repository):
+    replies = [{"id": "1", "finish_reason": "refused", "error": "not that"}, {"id": "2", "text": "Aye."}]
+    (folder / "replies.jsonl").write_text("\n".join(map(json.dumps, replies)))
+    command = [sys.executable, repository / "chat.py", "--replies", "replies.jsonl", "--role", "mira"]
+    done = subprocess.run(command, cwd=folder, input="Hello.\nAnd now?\n", capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "Mira: Aye.\n\n"), done.stderr
+    assert "there is no reply, it was refused: not that; /again begins a new talk" in done.stderr.splitlines()
+
+
 def test_somebody_must_be_called(chat):
     done = chat()
     assert done.returncode == 2

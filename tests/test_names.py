@@ -28,7 +28,7 @@ SHARED_BY_MODULES = {
     "figures": "drawn with matplotlib: of results, of the data set",
     "images": "of a data set, of running requests",
     "loading": "reads what is on the disk: a checkpoint, a folder to check",
-    "options": "typed flags: of a backend, of a job",
+    "options": "typed flags: of a backend, of a job, of the server",
     "pictures": CHECKS,
     "report": "what is told in the end: of scores, of a check",
     "reviews": CHECKS,

@@ -65,6 +65,14 @@ ELSEWHERE = {
         "tables": "data_utils/test_describe.py",
         "terminal": "test_chat.py",
     },
+    "mmrole/chat/server": {
+        "access_log": "./test_door.py",
+        "answering": "test_serve.py",
+        "app": "test_serve.py",
+        "completions": "test_serve.py",
+        "refusals": "./test_body_fields.py",
+        "serving": "test_serve.py",
+    },
     "mmrole/data": {
         "dataset": "./test_dialogues.py",
         "image_file": "inference/test_inference_accidents.py",

@@ -21,11 +21,13 @@ class Note(NamedTuple):
             they should be, "too long" where they cannot be asked.
         text: how far, in words.
         room: what they have to fit into, in words.
+        excess: positions that they have too many.
     """
 
     kind: Literal["cut", "long", "too long"]
     text: str
     room: str
+    excess: int = 0
 
 
 class NoReplyError(UserError):

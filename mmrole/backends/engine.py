@@ -71,11 +71,11 @@ class EngineBackend:
         room = f"the context of {length:,} positions less {most:,} for the reply"
         if longest_quotation(filled) is None:
             kind = "too long" if excess > (_MOST_CONTEXTS - 1) * length else "long"
-            return filled, [Note(kind, f"the prompt has {excess:,} positions more than fit", room)]
+            return filled, [Note(kind, f"the prompt has {excess:,} positions more than fit", room, excess)]
         try:
             cut = context.cut(filled, excess)
         except ValueError as error:
-            return filled, [Note("too long", f"the prompt is too long for the context: {error}", room)]
+            return filled, [Note("too long", f"the prompt is too long for the context: {error}", room, excess)]
         left = longest_quotation(cut)
         return cut, [Note("cut", f"to {len(left.text) if left else 0:,} characters", room)]
 

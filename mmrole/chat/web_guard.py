@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -57,7 +57,7 @@ class ThisMachineOnly:
             await self.app(scope, receive, send)
             return
         headers = [(name.lower().decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        if not _is_from_here(headers):
+        if not is_from_here(headers):
             await _refuse(scope, send, 403, b"This page is for this machine only.")
         elif not _fits(headers):
             await _refuse(scope, send, 413, b"This is too large.")
@@ -65,11 +65,17 @@ class ThisMachineOnly:
             await self.app(scope, _limited(receive), send)
 
 
-def _is_from_here(headers: list[tuple[str, str]]) -> bool:
+def is_from_here(headers: list[tuple[str, str]], names: Collection[str] = _NAMES) -> bool:
+    """Whether a request calls this machine by one of some names, and was sent by no page of another one.
+
+    Args:
+        headers: names in lower case, and values.
+        names: in lower case.
+    """
     hosts = [value for name, value in headers if name == "host"]
     origins = [value for name, value in headers if name == "origin"]
     try:
-        local = len(hosts) == 1 and urlsplit(f"http://{hosts[0]}").hostname in _NAMES
+        local = len(hosts) == 1 and urlsplit(f"http://{hosts[0]}").hostname in names
     except ValueError:
         return False
     return local and all(origin == f"http://{hosts[0]}" for origin in origins)

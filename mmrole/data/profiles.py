@@ -1,12 +1,13 @@
 """Characters: their series, their profiles, and the categories of the paper."""
 
+import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from mmrole.base.errors import Problems, RecordError, UserError, Where, shown
+from mmrole.base.errors import Problems, RecordError, UserError, Where, listed, shown
 from mmrole.base.fields import read_text
 from mmrole.base.files import read_json
 from mmrole.data.dialogues import DISTRIBUTIONS
@@ -130,3 +131,21 @@ def read_characters(data_root: str | os.PathLike) -> dict[str, Character]:
                 characters[role] = Character(role, series, distribution, profiles[role])
     problems.raise_if_any("the characters are not complete", f"correct the files in {Path(data_root) / 'profiles'}")
     return characters
+
+
+def find_character(name: str, characters: Mapping[str, Character]) -> Character:
+    """The character of a name, in any case and with `_` for blanks.
+
+    Raises:
+        UserError: there is none; the message names those that are meant perhaps.
+    """
+    by_key = {_key(known): character for known, character in characters.items()}
+    if _key(name) in by_key:
+        return by_key[_key(name)]
+    near = [by_key[key].name for key in difflib.get_close_matches(_key(name), by_key, n=3)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {listed(list(characters), 8)}"
+    raise UserError(f"role {name}: not in profiles.json; {hint}")
+
+
+def _key(name: str) -> str:
+    return name.replace("_", " ").casefold()

@@ -96,9 +96,10 @@ class ChatRequest:
     """A chat whose last turn is to be answered.
 
     Attributes:
-        id: names the request in replies and messages and seeds its draws.
+        id: names the request in replies and messages, and seeds its draws.
         messages: a system message or none, then turns of user and assistant, the user's last.
         settings: how tokens are chosen; complete where a backend has filled in what was open.
+        draws: seeds its draws in place of the id; None for the id.
 
     Raises:
         ValueError: the messages are in another order.
@@ -107,6 +108,7 @@ class ChatRequest:
     id: str
     messages: tuple[Message, ...]
     settings: AskedSettings | GenerationSettings = AskedSettings()
+    draws: str | None = None
 
     def __post_init__(self) -> None:
         roles = [message.role for message in self.messages]
@@ -142,7 +144,8 @@ class ChatRequest:
     def random_stream(self) -> np.random.Generator:
         """The uniform draws of this request, one for each token, the same wherever and whenever it runs."""
         seed = self.complete_settings().seed
-        key = hashlib.sha256(f"{seed}\n{self.id}".encode("utf-8", "surrogatepass")).digest()[:16]
+        name = self.id if self.draws is None else self.draws
+        key = hashlib.sha256(f"{seed}\n{name}".encode("utf-8", "surrogatepass")).digest()[:16]
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
@@ -178,6 +181,8 @@ class Piece(NamedTuple):
 
     id: str
     text: str
+    usage: Usage = NO_USAGE
+    """What the reply has cost so far."""
 
 
 FinishReason = Literal["stop", "length", "refused", "failed"]

@@ -113,11 +113,16 @@ class Engine:
         finished = self._advance()
         at_work = [leaf for row in self._batch.rows for leaf in row.leaves if not leaf.finished]
         leaves = finished + at_work
-        pieces = [Piece(leaf.prompt.request.id, leaf.prompt.text.grow(leaf.tokens, leaf.finished)) for leaf in leaves]
+        texts = [leaf.prompt.text.grow(leaf.tokens, leaf.finished) for leaf in leaves]
+        pieces = [
+            Piece(leaf.prompt.request.id, text, self._usage(leaf))
+            for leaf, text in zip(leaves, texts, strict=True)
+            if text
+        ]
         if self.is_idle:
             self._batch.clear()
         self._last = [self._reply(leaf) for leaf in finished]
-        return [*(piece for piece in pieces if piece.text), *self._last]
+        return [*pieces, *self._last]
 
     def arrived(self) -> list[ChatReply]:
         """The replies that the last step has finished."""
@@ -227,5 +232,9 @@ class Engine:
             text=self.family.decode(leaf.tokens),
             token_ids=tuple(leaf.tokens),
             finish_reason="stop" if leaf.stopped else "length",
-            usage=Usage(len(leaf.prompt.sequence), len(leaf.tokens) + leaf.stopped),
+            usage=self._usage(leaf),
         )
+
+    @staticmethod
+    def _usage(leaf: Leaf) -> Usage:
+        return Usage(len(leaf.prompt.sequence), len(leaf.tokens) + leaf.stopped)

@@ -1,0 +1,1 @@
+"""The HTTP server: OpenAI's chat API in front of whatever answers."""

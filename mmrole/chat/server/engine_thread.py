@@ -1,0 +1,285 @@
+"""The thread in which a generator takes its steps. Requests come in and words go out through queues.
+
+All that uses the model is done there, its tokenizer among it: nothing of it need be safe in several threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+from mmrole.backends.backend import Generator
+from mmrole.base.errors import UserError, in_one_line
+from mmrole.chat.conversation import Fit
+from mmrole.chat.server.refusals import Refusal
+from mmrole.chat.server.stop_strings import StopStrings
+from mmrole.data.messages import Message
+from mmrole.data.requests import NO_USAGE, AskedSettings, ChatReply, ChatRequest, Piece, Usage
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked: a chat, to be answered once or several times.
+
+    Attributes:
+        id: names it, for scripted replies among others. Of the second choice it is `ID/choice-2`, and so on.
+        messages: of the chat.
+        settings: how tokens are chosen; what is open is for the backend.
+        draws: seeds the draws, as an id does.
+        choices: how many replies there are to be.
+        stops: texts that end a reply.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    settings: AskedSettings = AskedSettings()  # noqa: RUF009
+    draws: str = ""
+    choices: int = 1
+    stops: tuple[str, ...] = ()
+
+
+class Accepted(NamedTuple):
+    """The order fits, and its replies will come."""
+
+
+class Words(NamedTuple):
+    """A piece of a choice's reply."""
+
+    choice: int
+    text: str
+
+
+class Ended(NamedTuple):
+    """A choice has ended: its whole reply, up to a text that ends it."""
+
+    choice: int
+    reply: ChatReply
+
+
+Event: TypeAlias = "Accepted | Words | Ended | Refusal"
+
+
+class Ticket:
+    """An order at work; its events are read in the event loop in which it was made."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self.loop = asyncio.get_running_loop()
+
+    def tell(self, event: Event) -> None:
+        """Adds an event; to be called in the event loop."""
+        self._events.put_nowait(event)
+
+    async def next(self) -> Accepted | Words | Ended:
+        """The next event.
+
+        Raises:
+            Refusal: there are no more.
+        """
+        event = await self._events.get()
+        if isinstance(event, Refusal):
+            raise event
+        return event
+
+
+@dataclass(eq=False)
+class _Open:
+    """A choice at work."""
+
+    ticket: Ticket
+    choice: int
+    stops: StopStrings
+    text: list[str] = field(default_factory=list)
+    usage: Usage = NO_USAGE
+
+
+class EngineThread:
+    """Has a generator answer orders that come and go.
+
+    Args:
+        fit: that of the backend.
+        generator: what the backend is when it is open. Nobody else uses it.
+    """
+
+    def __init__(self, fit: Fit, generator: Generator) -> None:
+        self._fit, self._generator = fit, generator
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._open: dict[str, _Open] = {}
+        self._left = False
+        self._news: list[tuple[Ticket, Event]] = []
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def at_work(self) -> int:
+        """Choices that are neither finished nor left."""
+        return len(self._open)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes steps."""
+        return self._thread.is_alive()
+
+    def ask(self, order: Order) -> Ticket:
+        """Lets an order join, at the next step; to be called in an event loop."""
+        ticket = Ticket(order)
+        self._inbox.put(partial(self._join, ticket))
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Lets an order leave, if it is there; its places are free at the next step."""
+        self._inbox.put(partial(self._drop, ticket))
+
+    def close(self) -> None:
+        """Ends the thread; what is open gets no reply."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    # In the thread.
+
+    def _run(self) -> None:
+        while True:
+            for command in self._commands():
+                if command is None:
+                    return
+                command()
+            if self._open or self._left:
+                self._step()
+            self._deliver()
+
+    def _commands(self) -> list[Callable[[], None] | None]:
+        """What has come in; waits for it where there is nothing else to do."""
+        idle = not self._open and not self._left
+        commands = [self._inbox.get()] if idle else []
+        with suppress(queue.Empty):
+            while True:
+                commands.append(self._inbox.get_nowait())
+        return commands
+
+    def _join(self, ticket: Ticket) -> None:
+        try:
+            requests = self._fitting(self._requests(ticket.order))
+            for choice, request in enumerate(requests):
+                self._generator.add(request)
+                self._open[request.id] = _Open(ticket, choice, StopStrings(ticket.order.stops))
+        except Refusal as refusal:
+            self._tell(ticket, refusal)
+        except UserError as error:
+            self._tell(ticket, Refusal(400, str(error)))
+        except Exception as error:
+            self._tell(ticket, _bug(error))
+        else:
+            self._tell(ticket, Accepted())
+
+    def _requests(self, order: Order) -> list[ChatRequest]:
+        """The requests of an order, with ids that no other one at work has."""
+        requests = []
+        for suffix in ("", *(f"/choice-{number}" for number in range(2, order.choices + 1))):
+            id_ = order.id + suffix
+            others = itertools.count(2)
+            while id_ in self._open:
+                id_ = f"{order.id}{suffix}/again-{next(others)}"
+            requests.append(ChatRequest(id_, order.messages, order.settings, order.draws + suffix))
+        return requests
+
+    def _fitting(self, requests: list[ChatRequest]) -> list[ChatRequest]:
+        """The requests as they are asked: their replies at most as long as the context has room for."""
+        fitted, notes = self._fit(requests)
+        excess = max((note.excess for note in notes), default=0)
+        if not excess:
+            return fitted
+        asked = fitted[0].complete_settings()
+        room = asked.max_new_tokens - excess
+        if room < 1:
+            raise Refusal(
+                400,
+                f"the chat is too long: it has {1 - room:,} positions more than the context has besides one token of a "
+                "reply",
+                code="context_length_exceeded",
+                param="messages",
+            )
+        return [replace(request, settings=replace(asked, max_new_tokens=room)) for request in fitted]
+
+    def _drop(self, ticket: Ticket) -> None:
+        for id_ in [id_ for id_, open_ in self._open.items() if open_.ticket is ticket]:
+            self._cancel(id_)
+
+    def _cancel(self, id_: str) -> None:
+        del self._open[id_]
+        self._generator.cancel(id_)
+        self._left = True
+
+    def _step(self) -> None:
+        """Goes on; what fails ends all orders, for it may be the fault of any."""
+        self._left = False
+        try:
+            events = self._generator.step()
+        except Exception as error:
+            self._end_all(Refusal(500, str(error)) if isinstance(error, UserError) else _bug(error))
+            return
+        for event in events:
+            open_ = self._open.get(event.id)
+            if open_ is not None and isinstance(event, Piece):
+                self._read(open_, event)
+            elif open_ is not None and isinstance(event, ChatReply):
+                self._end(open_, event)
+
+    def _read(self, open_: _Open, piece: Piece) -> None:
+        open_.usage = piece.usage
+        self._say(open_, open_.stops.read(piece.text))
+        if open_.stops.found:
+            self._cancel(piece.id)
+            reply = ChatReply(piece.id, "".join(open_.text), "stop", open_.usage)
+            self._tell(open_.ticket, Ended(open_.choice, reply))
+
+    def _end(self, open_: _Open, reply: ChatReply) -> None:
+        self._say(open_, open_.stops.end())
+        del self._open[reply.id]
+        if open_.ticket.order.stops and reply.error is None:
+            reply = replace(reply, text="".join(open_.text))
+        self._tell(open_.ticket, Ended(open_.choice, reply))
+
+    def _say(self, open_: _Open, text: str) -> None:
+        if text:
+            open_.text.append(text)
+            self._tell(open_.ticket, Words(open_.choice, text))
+
+    def _end_all(self, refusal: Refusal) -> None:
+        print(f"the model has failed: {refusal}", file=sys.stderr, flush=True)
+        for ticket in {open_.ticket for open_ in self._open.values()}:
+            self._drop(ticket)
+            self._tell(ticket, refusal)
+        self._left = False
+
+    def _tell(self, ticket: Ticket, event: Event) -> None:
+        self._news.append((ticket, event))
+
+    def _deliver(self) -> None:
+        """Hands all news over at once: each time wakes the event loop."""
+        news, self._news = self._news, []
+        for loop in {ticket.loop for ticket, _ in news}:
+            told = [(ticket, event) for ticket, event in news if ticket.loop is loop]
+            with suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(_hand_over, told)
+
+
+def _hand_over(told: list[tuple[Ticket, Event]]) -> None:
+    for ticket, event in told:
+        ticket.tell(event)
+
+
+def _bug(error: Exception) -> Refusal:
+    """What a client is told of an error that nobody expects; the rest is for the terminal."""
+    traceback.print_exception(error)
+    first = (str(error).splitlines() or [""])[0]
+    return Refusal(500, in_one_line(f"the model fails: {type(error).__name__}: {first}"))
