@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from PIL import Image
 from torch import Tensor
-from transformers import ProcessorMixin
+from transformers import AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
 from transformers.utils import logging
 
 from mmrole.base.errors import UserError
 from mmrole.base.pillow import decode
 from mmrole.models.families import Pixels
+from mmrole.models.vlm.pixtral import PixtralProcessor
 
 BACKEND = "pil"
 """Which of transformers' backends makes the pixels: Pillow, which needs no torchvision."""
@@ -51,6 +52,8 @@ class VlmProcessor:
         self._processor = _load(directory, model_type, max_pixels)
         self.tokenizer = self._processor.tokenizer
         self.image_processor = self._processor.image_processor
+        arguments = self._processor._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, return_tensors="pt")
+        self._arguments: dict[str, Any] = arguments["images_kwargs"]  # what this processor asks its image processor for
         self.image_token: str = self._processor.image_token
         """That the chat template puts where an image is."""
         self.placeholders = lru_cache(1 << 12)(self._placeholders)
@@ -62,12 +65,12 @@ class VlmProcessor:
             OSError: one cannot be read.
         """
         images = [_opened(picture) for picture in pictures]
-        inputs = self.image_processor(images, return_tensors="pt")
+        inputs, _ = self._processor._process_images(images, **self._arguments)
         return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
     def _placeholders(self, size: tuple[int, int]) -> Placeholders:
         """What stands for an image of this width and height, as the processor says for a blank one."""
-        inputs, texts = self._processor._process_images([Image.new("RGB", size)], return_tensors="pt")
+        inputs, texts = self._processor._process_images([Image.new("RGB", size)], **self._arguments)
         return Placeholders(texts[0], self._grid(inputs.get("image_grid_thw")))
 
     def _grid(self, patches: Tensor | None) -> tuple[int, int] | None:
@@ -96,30 +99,46 @@ def _opened(picture: Image.Image | Path) -> Image.Image:
 
 
 def _load(directory: Path, model_type: str, max_pixels: int | None) -> Any:
-    name = PROCESSOR_MAPPING_NAMES.get(model_type)
-    base = getattr(__import__("transformers"), str(name), None)
-    if base is None or not issubclass(base, ProcessorMixin):
+    name = PROCESSOR_MAPPING_NAMES.get(model_type) or ""
+    base = processor_class_from_name(name)
+    if base is None:
         raise UserError(f"{directory / 'config.json'}: transformers has no processor for model_type {model_type!r}")
+    limit = {} if max_pixels is None else {"max_pixels": max_pixels}
     with _quiet():
         try:
-            image_processor = AutoImageProcessor.from_pretrained(directory, backend=BACKEND, local_files_only=True)
-            names = getattr(image_processor.valid_kwargs, "__annotations__", {})
-            if max_pixels is not None and "max_pixels" not in names:
-                name = type(image_processor).__name__
-                raise UserError(f"--max_pixels has no effect on {directory}: {name} has no such limit; leave it out")
-            limit = {} if max_pixels is None else {"max_pixels": max_pixels}
-            return _without_videos(base).from_pretrained(directory, backend=BACKEND, local_files_only=True, **limit)
+            image_processor = AutoImageProcessor.from_pretrained(
+                directory, backend=BACKEND, local_files_only=True, **limit
+            )
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            if limit and "max_pixels" not in getattr(image_processor.valid_kwargs, "__annotations__", {}):
+                kind = type(image_processor).__name__
+                raise UserError(f"--max_pixels has no effect on {directory}: {kind} has no such limit; leave it out")
+            if not tokenizer.is_fast:
+                raise UserError(
+                    f"{directory}: its tokenizer is not one of tokenizer.json; give a checkpoint that has one"
+                )
+            if name == "PixtralProcessor":
+                return PixtralProcessor(image_processor, tokenizer, directory)
+            return _without_videos(base, image_processor, tokenizer).from_pretrained(directory, local_files_only=True)
+        except UserError:
+            raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
             raise UserError(f"{directory}: tokenizer or image processor cannot be loaded: {_line(error)}") from None
 
 
-def _without_videos(base: type[ProcessorMixin]) -> type[ProcessorMixin]:
-    """The processor class of a model, made of tokenizer and image processor alone: one for videos needs torchvision."""
+def _without_videos(base: type[Any], image_processor: Any, tokenizer: Any) -> type[Any]:
+    """The processor class of a model with these parts; one for videos, which needs torchvision, is left out."""
+    parts = {"image_processor": image_processor, "tokenizer": tokenizer, "video_processor": None}
 
-    def attributes(cls: type[ProcessorMixin]) -> list[str]:
-        return [name for name in base.get_attributes() if name != "video_processor"]
+    class ImageProcessorAndTokenizer(base):
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
+            return [parts[name] for name in base.get_attributes()]
 
-    return cast("type[ProcessorMixin]", type(base.__name__, (base,), {"get_attributes": classmethod(attributes)}))
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
+
+    return ImageProcessorAndTokenizer
 
 
 class _quiet:
