@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -30,6 +31,21 @@ from mmrole.base.errors import UserError, run
 from mmrole.base.files import replacing, write_json
 from mmrole.base.output_folder import filling, is_new
 from mmrole.base.paths import open_regular
+
+
+class Copy(NamedTuple):
+    """What is checked for a file: the file itself, or a repaired copy.
+
+    Attributes:
+        path: of the copy.
+        file: what it is a copy of.
+        form: of the file, where it was recognised before the repairs: what is dropped may change what the rest looks
+            like.
+    """
+
+    path: Path
+    file: Path
+    form: Form | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,14 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         lengths=None if args.tokenizer is None else _lengths(args.tokenizer, args.max_length),
         look_at_images=not args.no_images,
     )
-    copies, repaired = {file: file for file in _find_all(args.paths)}, Counter()
+    copies, repaired = [Copy(file, file) for file in _find_all(args.paths)], Counter()
     if args.fix:
-        copies, repaired = _fix(args, list(copies), checker)
+        copies, repaired = _fix(args, [copy.file for copy in copies], checker)
         if not args.fix.exists():
             print(f"{args.fix} is not written: {args.paths[0]} cannot be repaired", file=sys.stderr)
-    bar = tqdm(copies.items(), desc="checking", unit="file", disable=None)
-    files = [checker.check_file(copy, file) for copy, file in bar]
-    forms = {file: found.form for file, found in zip(copies.values(), files, strict=True)}
+    bar = tqdm(copies, desc="checking", unit="file", disable=None)
+    files = [checker.check_file(copy.path, copy.file, copy.form) for copy in bar]
+    forms = {copy.file: found.form for copy, found in zip(copies, files, strict=True)}
     of_folders = list(missing_files(forms, checker)) if any(path.is_dir() for path in args.paths) else []
     report = CheckReport(files, of_folders, checker.not_checked, repaired)
     for line in [as_json(report)] if args.format == "json" else as_text(report):
@@ -127,8 +143,8 @@ def _find_all(paths: Sequence[Path]) -> list[Path]:
     return list(reversed(files.values()))
 
 
-def _fix(args: argparse.Namespace, files: Sequence[Path], checker: Checker) -> tuple[dict[Path, Path], Counter[str]]:
-    """Writes repaired copies of the files: the file of each copy, and the repairs by kind.
+def _fix(args: argparse.Namespace, files: Sequence[Path], checker: Checker) -> tuple[list[Copy], Counter[str]]:
+    """Writes repaired copies of the files: the copies, and the repairs by kind.
 
     Raises:
         UserError: --fix is there, or cannot be written.
@@ -138,19 +154,28 @@ def _fix(args: argparse.Namespace, files: Sequence[Path], checker: Checker) -> t
         if out.exists():
             raise UserError(f"{out} exists; give the name of a new file")
         if load_file(path, path, checker.form, Place(str(path))).form is None:
-            return {path: path}, Counter()  # there is nothing to repair: its problem is reported
-        return {out: path}, _write_repaired(path, out, checker, args.drop)
+            return [Copy(path, path)], Counter()  # there is nothing to repair: its problem is reported
+        form, repaired = _write_repaired(path, out, checker, args.drop)
+        return [Copy(out, path, form)], repaired
     if not is_new(out, vars(args)):
         raise UserError(f"{out} exists; give the name of a new folder")
+    copies: list[Copy] = []
     repaired: Counter[str] = Counter()
     with filling(out, vars(args)) as folder:
         for file in tqdm(files, desc="repairing", unit="file", disable=None):
-            repaired += _write_repaired(file, folder / file.relative_to(path), checker, args.drop)
-    return {out / file.relative_to(path): file for file in files}, repaired
+            inside = file.relative_to(path)
+            form, more = _write_repaired(file, folder / inside, checker, args.drop)
+            copies.append(Copy(out / inside, file, form))
+            repaired += more
+    return copies, repaired
 
 
-def _write_repaired(file: Path, target: Path, checker: Checker, drop: bool) -> Counter[str]:
-    """Writes a repaired copy of a file, a plain one where there is nothing to repair; the repairs by kind."""
+def _write_repaired(file: Path, target: Path, checker: Checker, drop: bool) -> tuple[Form | None, Counter[str]]:
+    """Writes a repaired copy of a file, a plain one where there is nothing to repair.
+
+    Returns:
+        The form of the file, and the repairs by kind.
+    """
     place = Place(str(file))
     loaded = load_file(file, file, checker.form, place)
     value, counts = loaded.value, Counter(problem.kind for problem in loaded.problems if problem.fix)
@@ -162,7 +187,7 @@ def _write_repaired(file: Path, target: Path, checker: Checker, drop: bool) -> C
     else:
         with open_regular(file) as original, replacing(target) as copy:
             shutil.copyfileobj(original, copy)
-    return counts
+    return loaded.form, counts
 
 
 if __name__ == "__main__":

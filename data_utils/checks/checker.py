@@ -68,15 +68,16 @@ class Checker:
         self._images: dict[Path | None, ImageFiles | None] = {}
         self._dialogues: dict[Path | None, Copies] = {}
 
-    def check_file(self, path: Path, home: Path | None = None) -> FileReport:
+    def check_file(self, path: Path, home: Path | None = None, known: Form | None = None) -> FileReport:
         """Checks a file. Nothing that is in it raises an error.
 
         Args:
             path: the file.
             home: where it belongs, if that is elsewhere: its place in the layout and what is around it count.
+            known: of a repaired copy, what the file was recognised as.
         """
         home, place = home or path, Place(str(path))
-        loaded = load_file(path, home, self.form, place)
+        loaded = load_file(path, home, self.form, place, known)
         if loaded.form is None:
             return FileReport(str(path), None, 0, loaded.problems)
         source = self.source(home, loaded.form)

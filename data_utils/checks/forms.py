@@ -109,9 +109,15 @@ def find_files(path: Path) -> list[Path]:
     return files
 
 
-def recognise(path: Path, value: Json) -> Recognised:
-    """The form of a JSON file with the content `value`."""
-    expected, found = form_of_path(path), _form_of_value(value)
+def recognise(path: Path, value: Json, known: Form | None = None) -> Recognised:
+    """The form of a JSON file.
+
+    Args:
+        path: its place counts.
+        value: its content.
+        known: what its content had the form of before it was repaired: what is left of it may look like another.
+    """
+    expected, found = form_of_path(path), known or _form_of_value(value)
     if found is None:
         fits = isinstance(value, dict if expected in OBJECTS else list)
         return Recognised(expected if fits else None)

@@ -24,7 +24,7 @@ class Loaded(NamedTuple):
     problems: list[Problem]
 
 
-def load_file(path: Path, home: Path, form: Form | None, place: Place) -> Loaded:
+def load_file(path: Path, home: Path, form: Form | None, place: Place, known: Form | None = None) -> Loaded:
     """Reads a file.
 
     Args:
@@ -32,6 +32,7 @@ def load_file(path: Path, home: Path, form: Form | None, place: Place) -> Loaded
         home: where it belongs: its place in the layout counts.
         form: what it is to be checked as; None to recognise it.
         place: what problems name.
+        known: of a repaired copy, what the file was recognised as.
     """
     wanted = form or form_of_path(home)
     if wanted and wanted in _TEXT_FORMS:
@@ -46,7 +47,7 @@ def load_file(path: Path, home: Path, form: Form | None, place: Place) -> Loaded
         problems.append(Problem("json_lines", place, f"{len(value)} lines of one object each", Fix((), value)))
     if _is_deeper(value, _DEEPEST):
         return Loaded(None, None, [Problem("unreadable", place, f"nested deeper than {_DEEPEST} levels")])
-    recognised = recognise(home, value) if form is None else None
+    recognised = recognise(home, value, known) if form is None else None
     if recognised is not None:
         form = recognised.form
     if form is None:

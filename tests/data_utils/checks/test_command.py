@@ -301,6 +301,19 @@ def test_drop_leaves_out_what_cannot_be_repaired(root, report, tmp_path):
     assert [record["id"][-1] for record in read_json(tmp_path / "dropped.json")] == ["0", "2"]
 
 
+def test_what_is_left_is_checked_as_what_the_file_was(root, report, tmp_path):
+    def change(records):
+        del records[3:]
+        records[0]["conversations"][0]["role"] = None  # by itself it looks like a dialogue
+        del records[1]["conversations"][1]["value"], records[2]["conversations"][1]["value"]
+
+    file = root / "RM_data/train/RM-train.json"
+    damage(file, change)
+    status, found = report(file, "--fix", tmp_path / "fixed.json", "--drop")
+    assert (status, found["repaired"]) == (0, {"dropped": 2})
+    assert found["files"] == [{"file": str(tmp_path / "fixed.json"), "form": "rm_training", "records": 1}]
+
+
 def test_what_cannot_be_read_is_not_repaired(root, report, tmp_path, capsys):
     (root / ANSWERS).write_text("[{")
     status, found = report(root / ANSWERS, "--fix", tmp_path / "fixed.json")

@@ -125,7 +125,8 @@ def broken_values(draw: st.DrawFn, value: Json) -> Json:
         elif action == "rename" and isinstance(inner, dict):
             inner[draw(texts | st.sampled_from(FIELDS))] = inner.pop(last)
         elif action == "add" and isinstance(inner, dict):
-            inner[draw(st.sampled_from(FIELDS))] = draw(st.sampled_from(OTHER_TYPES) | values)
+            # A copy: what it becomes by the next fault must not be drawn later.
+            inner[draw(st.sampled_from(FIELDS))] = copy.deepcopy(draw(st.sampled_from(OTHER_TYPES) | values))
     return holder[0] if holder else None
 
 
