@@ -76,7 +76,8 @@ class FlexForestAttention:
             groups = heads // key.shape[1]
             key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
         padding = (0, 0, 0, self.length - nodes)
-        padded = (F.pad(states, padding) for states in (query, key, value))
+        # A row that needs no padding would keep its strides, and be compiled for once more.
+        padded = (F.pad(states, padding).contiguous() for states in (query, key, value))
         grouped = heads != key.shape[1]
         output = _compiled()(*padded, block_mask=self._mask(window), scale=scaling, enable_gqa=grouped)
         return output[:, :, :nodes].transpose(1, 2)
