@@ -60,7 +60,6 @@ ELSEWHERE = {
         "job_lock": "./test_journal.py",
         "journal_files": "./test_journal.py",
         "journal_lines": "./test_journal.py",
-        "triton_support": "mmrole/qwen_vl/test_fused.py",
         "pillow": "mmrole/data/test_images.py",
         "tables": "data_utils/test_describe.py",
         "terminal": "test_chat.py",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sysconfig
 from functools import cache
+from pathlib import Path
 
 
 @cache
@@ -16,6 +18,16 @@ def has_triton() -> bool:
 
 @cache
 def can_compile() -> bool:
-    """Whether torch can compile for a GPU: by Triton, which builds its launchers with a C compiler."""
-    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
-    return has_triton() and any(shutil.which(name) for name in compilers if name)
+    """Whether kernels can be compiled for a GPU, ours and torch's: by Triton, which builds what launches them in C."""
+    return has_triton() and missing_for_launchers() is None
+
+
+def missing_for_launchers() -> str | None:
+    """What Triton lacks here to build its launchers; None if nothing."""
+    compiler = os.environ.get("CC")
+    if not any(shutil.which(name) for name in ([compiler] if compiler else ["gcc", "clang"])):
+        return f"there is no C compiler {compiler or 'gcc'}"
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # as Triton has it: Debian's own
+    if not (Path(sysconfig.get_path("include", scheme)) / "Python.h").is_file():
+        return "Python's headers are not installed (Python.h)"
+    return None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrole.base.triton_support import has_triton
+from mmrole.base.triton_support import can_compile, has_triton, missing_for_launchers
 from mmrole.engine.kv_cache import prefill_attention
 from mmrole.engine.page_tables import PageTables, StepShape
 from mmrole.engine.paged_attention import PAGE_SIZE, paged_tree_attention
@@ -298,9 +298,9 @@ def suits_pages(model: TreeModel) -> bool:
     if model.device.type != "cuda":
         return False
     wide = any(shape.dtype == torch.float64 for shape in model.kv_shapes)
-    if has_triton() and not wide:
+    if can_compile() and not wide:
         return True
-    reason = "float64 has no kernel" if wide else "Triton is not installed"
+    reason = "float64 has no kernel" if wide else missing_for_launchers() if has_triton() else "Triton is not installed"
     warnings.warn(f"decoding without CUDA graphs, which is slower: {reason}", stacklevel=2)
     return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrole.base.triton_support import has_triton
+from mmrole.base.triton_support import can_compile
 from mmrole.prompt_tree.attention import BlockwiseAttention, TreeAttention
 from mmrole.prompt_tree.mask import Visibility
 
@@ -15,7 +15,7 @@ def forward_attention(
 ) -> TreeAttention:
     """The attention of a forest that is read without gradients: on CUDA the kernel, else SDPA or eager in blocks.
 
-    What has no fast matrix product (float32) goes through SDPA on CUDA too, and so does all without Triton, and what
+    What has no fast matrix product (float32) goes through SDPA on CUDA too, and so does all where Triton cannot compile, and what
     the kernel does not know: windows, and images that see themselves both ways.
 
     Args:
@@ -27,7 +27,7 @@ def forward_attention(
     """
     half = dtype in (torch.bfloat16, torch.float16)
     last, first, depths = visibility
-    if device.type == "cuda" and implementation == "sdpa" and half and visibility.is_plain and has_triton():
+    if device.type == "cuda" and implementation == "sdpa" and half and visibility.is_plain and can_compile():
         # Larger blocks do not fit into a multiprocessor.
         return ForestAttention(last, device) if head_size <= 128 else ForestAttention(last, device, 64, 32)
     return BlockwiseAttention(last, implementation, device=device, first=first, depths=depths)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmrole.base.triton_support import can_compile, has_triton
+from mmrole.base.triton_support import can_compile
 from mmrole.qwen_vl.rotary import rotate
 
 
@@ -73,7 +73,7 @@ def gated(states: Tensor, gate: Tensor) -> Tensor:
 def _goes_fused(states: Tensor) -> bool:
     # float32 stays with torch's own operations, to the last bit.
     half = states.dtype in (torch.bfloat16, torch.float16)
-    return states.is_cuda and half and not torch.is_grad_enabled() and has_triton()
+    return states.is_cuda and half and not torch.is_grad_enabled() and can_compile()
 
 
 @compiled_in_training(2, 1, 1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 import transformers
 from transformers import HfArgumentParser
 
@@ -160,7 +161,10 @@ class TrainingArguments(transformers.TrainingArguments):
                 )
             config = deepspeed_config.read_deepspeed_config(self.deepspeed)
             self.deepspeed = self.deepspeed if Path(str(self.deepspeed)).is_file() else config
-            self.notes += [f"note: {note}" for note in extensions.make_architectures_readable(os.environ)]
+            notes = extensions.make_architectures_readable(os.environ)
+            if torch.cuda.is_available() and not self.use_cpu:
+                notes += extensions.before_build_on_gpu(config)
+            self.notes += [f"note: {note}" for note in notes]
         super().__post_init__()
         if self.deepspeed:
             deepspeed_config.check_mismatches(self)

@@ -7,6 +7,9 @@ import re
 import shutil
 from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from mmrole.base.errors import UserError
 
@@ -54,6 +57,40 @@ def before_build_on_cpu() -> list[str]:
     if shutil.which(compiler) is None:
         raise UserError(f"DeepSpeed has to build an extension, and there is no compiler {compiler}; apt install g++")
     return ["DeepSpeed builds an extension, once, in about a minute"]
+
+
+def before_build_on_gpu(config: dict[str, Any]) -> list[str]:
+    """Lines to say before DeepSpeed builds its optimizer for a GPU, which it does in silence behind the model.
+
+    Args:
+        config: DeepSpeed's.
+
+    Raises:
+        UserError: it is still to be built, and there is no CUDA toolkit.
+    """
+    name = _optimizer_extension(config)
+    if name is None or any(_folder().glob(f"**/{name}.so")):
+        return []
+    from deepspeed.git_version_info import installed_ops  # those that pip has built
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if installed_ops.get(name):
+        return []
+    if CUDA_HOME is None and torch.version.cuda is not None:
+        raise UserError(
+            "DeepSpeed has to build its optimizer, and there is no CUDA toolkit (nvcc): install that of CUDA "
+            f'{torch.version.cuda}, or set "torch_adam": true in optimizer.params of the configuration'
+        )
+    return ["DeepSpeed builds its optimizer, once, in about a minute"]
+
+
+def _optimizer_extension(config: dict[str, Any]) -> str | None:
+    """The extension that the configured optimizer is; None if it is torch's."""
+    optimizer = config.get("optimizer", {})
+    if str(optimizer.get("type")).lower() not in ("adam", "adamw") or optimizer.get("params", {}).get("torch_adam"):
+        return None
+    offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
+    return "cpu_adam" if offload.get("device", "none") != "none" else "fused_adam"
 
 
 def _folder() -> Path:

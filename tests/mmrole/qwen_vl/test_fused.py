@@ -6,7 +6,6 @@ import pytest
 import torch
 from fixtures.interpreter import INTERPRETED, run_interpreted
 
-from mmrole.base.triton_support import has_triton
 from mmrole.qwen_vl.compiled import gated, rotated
 from mmrole.qwen_vl.rotary import rotary_tables
 
@@ -40,10 +39,3 @@ def test_law_of_gates(dtype):
 @pytest.mark.skipif(INTERPRETED, reason="is what runs them")
 def test_the_kernels_keep_the_laws():
     run_interpreted(os.path.abspath(__file__))
-
-
-@pytest.mark.skipif(not has_triton(), reason="is about Triton")
-def test_triton_can_be_imported_where_it_is_found():
-    import triton
-
-    assert triton.__version__

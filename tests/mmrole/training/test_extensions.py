@@ -43,6 +43,28 @@ def test_what_is_built_needs_no_word_and_no_compiler(folder, monkeypatch):
     assert extensions.before_build_on_cpu() == []
 
 
+ADAM = {"optimizer": {"type": "AdamW", "params": {}}}
+OFFLOADED = ADAM | {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}
+
+
+@pytest.mark.parametrize(("config", "name"), [(ADAM, "fused_adam"), (OFFLOADED, "cpu_adam")])
+def test_a_build_for_a_gpu_is_announced(folder, monkeypatch, config, name):
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", "/usr/local/cuda")
+    assert extensions.before_build_on_gpu(config) == ["DeepSpeed builds its optimizer, once, in about a minute"]
+    (folder / f"{name}.so").touch()
+    assert extensions.before_build_on_gpu(config) == []
+
+
+def test_without_a_toolkit_the_remedy_is_told(folder, monkeypatch):
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    with pytest.raises(UserError, match=r'no CUDA toolkit \(nvcc\): install that of CUDA 13.0, or set "torch_adam"'):
+        extensions.before_build_on_gpu(ADAM)
+    for optimizer in ({"type": "AdamW", "params": {"torch_adam": True}}, {"type": "SGD"}):
+        assert extensions.before_build_on_gpu({"optimizer": optimizer}) == []
+    assert extensions.before_build_on_gpu({}) == []
+
+
 @pytest.mark.parametrize(
     ("given", "readable"),
     [
