@@ -4,37 +4,39 @@
     bash scripts/bench_gpu.sh --output_dir DIR --half 1         # one half
     bash scripts/bench_gpu.sh --output_dir DIR --part reviews prefill
 
-Writes bench_gpu.json and bench_gpu.md into --output_dir after each part, and bench_gpu.log with what the parts say. A
-part that fails, or takes too long, fails alone: its last line is in the table, with the figures that it had measured.
+Writes bench_gpu.json and bench_gpu.md into --output_dir after each part, and bench_gpu.log with what the parts say and
+after how many seconds. A part that fails, or takes too long, fails alone: its last line is in the table, with the
+figures that it had measured. One that takes too long says in the log where its processes stand.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import platform
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
+
+from bench_gpu_process import Outcome, PartProcess
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 HALF_SECONDS = 240
+LEAST_SECONDS = 5
+"""Of a half, with which a part is begun at all."""
 
 
 class Part(NamedTuple):
     """A part of the benchmark; `bench_gpu_part.py` runs it.
+
+    Its process starts, and imports what it needs, while the part before it is at work.
 
     Attributes:
         half: 1 or 2, in which it runs.
@@ -50,18 +52,18 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "correct": Part(1, 60, "Greedy tokens in float32, without TF32"),
-    "reviews": Part(1, 110, "Reviews: 12 answers with 8 reviews each"),
-    "answers": Part(1, 75, "Answers: 32 prompts, 64 tokens each"),
+    "correct": Part(1, 55, "Greedy tokens in float32, without TF32"),
+    "reviews": Part(1, 100, "Reviews: 12 answers with 8 reviews each"),
+    "answers": Part(1, 60, "Answers: 32 prompts, 64 tokens each"),
     "prefill": Part(1, 40, "Reading prompts, and a decoding step"),
-    "small_card": Part(1, 45, "A card of 24 GB, by a limit of memory"),
-    "training": Part(2, 100, "Training, forward and backward, gradient checkpointing"),
-    "finetune_ds": Part(2, 110, "finetune/finetune_ds.sh, 6 steps of a small model", together=True),
-    "finetune_lora_ds": Part(2, 110, "finetune/finetune_lora_ds.sh, 2 steps of a small model", together=True),
-    "finetune": Part(2, 110, "finetune.py without DeepSpeed, 6 steps of a small model", together=True),
-    "inference": Part(2, 110, "inference.sh, a small model", together=True),
-    "RM_review": Part(2, 110, "eval/RM_review.sh, a small model", together=True),
-    "loading": Part(2, 75, "From files to the first token"),
+    "small_card": Part(1, 50, "A card of 24 GB, by a limit of memory"),
+    "training": Part(2, 95, "Training, forward and backward, gradient checkpointing"),
+    "finetune_ds": Part(2, 105, "finetune/finetune_ds.sh, 6 steps of a small model", together=True),
+    "finetune_lora_ds": Part(2, 105, "finetune/finetune_lora_ds.sh, 2 steps of a small model", together=True),
+    "finetune": Part(2, 105, "finetune.py without DeepSpeed, 6 steps of a small model", together=True),
+    "inference": Part(2, 105, "inference.sh, a small model", together=True),
+    "RM_review": Part(2, 105, "eval/RM_review.sh, a small model", together=True),
+    "loading": Part(2, 60, "From files to the first token"),
 }
 
 
@@ -86,23 +88,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {**machine(arguments.commit), "shape": arguments.shape, "parts": []}
     print(", ".join(f"{name} {value}" for name, value in report.items() if name != "parts"), flush=True)
-    left = dict.fromkeys(range(1, 3), float(HALF_SECONDS))
-    with open(arguments.output_dir / "bench_gpu.log", "w", encoding="utf-8") as log:
-        for names in groups(chosen):
-            half, began = PARTS[names[0]].half, time.monotonic()
-            limits = [PARTS[name].seconds if arguments.part else min(PARTS[name].seconds, left[half]) for name in names]
-            print(*(f"== {name}: {PARTS[name].about}" for name in names), sep="\n", flush=True)
-            with ThreadPoolExecutor(len(names)) as threads:
-                work = [
-                    threads.submit(run_part, name, limit, arguments, log)
-                    for name, limit in zip(names, limits, strict=True)
-                ]
-            left[half] -= time.monotonic() - began
-            for name, result in zip(names, [each.result() for each in work], strict=True):
-                report["parts"].append({"part": name, "about": PARTS[name].about, **result})
-                print(f"{name}: {result['outcome']}, {result['seconds']} s", flush=True)
-            write(report, arguments.output_dir)
+    run_parts(chosen, arguments, report)
     return int(any(part["outcome"] != "done" for part in report["parts"]))
+
+
+def run_parts(chosen: Sequence[str], arguments: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Runs parts, and writes the report after each."""
+    left = dict.fromkeys(range(1, 3), float(HALF_SECONDS))
+    started: list[PartProcess] = []
+    with open(arguments.output_dir / "bench_gpu.log", "w", encoding="utf-8") as log:
+        try:
+            coming: dict[str, PartProcess] = {}
+            for names, names_after in pairwise([[], *groups(chosen), []]):
+                parts, coming = coming, {name: start_part(name, arguments, log) for name in names_after}
+                started += coming.values()
+                if not names:
+                    continue
+                print(*(f"== {name}: {PARTS[name].about}" for name in names), sep="\n", flush=True)
+                half, began = PARTS[names[0]].half, time.monotonic()
+                outcomes = run_together(parts, {name: limit_of(name, arguments, left[half]) for name in names})
+                left[half] -= time.monotonic() - began
+                report["parts"] += [result_of(name, outcome, arguments) for name, outcome in outcomes.items()]
+                write(report, arguments.output_dir)
+        finally:
+            for part in started:
+                part.end()
+
+
+def limit_of(name: str, arguments: argparse.Namespace, left: float) -> float:
+    """The seconds that a part may take, of those that are left of its half."""
+    if arguments.device == "cpu":  # the limits are a GPU's
+        return HALF_SECONDS
+    return PARTS[name].seconds if arguments.part else min(PARTS[name].seconds, left)
 
 
 def groups(names: Sequence[str]) -> list[list[str]]:
@@ -111,51 +128,47 @@ def groups(names: Sequence[str]) -> list[list[str]]:
     return [list(members) for _, members in grouped]
 
 
-def run_part(name: str, limit: float, arguments: argparse.Namespace, log: TextIO) -> dict[str, Any]:
-    """Runs a part in a process of its own; copies what it says to the terminal and the log.
+def start_part(name: str, arguments: argparse.Namespace, log: TextIO) -> PartProcess:
+    """Starts a part's process, which waits for its turn; what it says goes to the terminal and the log."""
+    figures_of(name, arguments).unlink(missing_ok=True)
+    command = [sys.executable, "-u", str(HERE / "bench_gpu_part.py"), name, "--in_turn"]
+    command += ["--figures", str(figures_of(name, arguments)), "--shape", arguments.shape]
+    command += ["--device", arguments.device]
 
-    Returns:
-        Its outcome (`done`, or why not), its seconds, and its figures.
-    """
-    if limit < 5:
-        return {"outcome": "not run: the half's four minutes are over", "seconds": 0.0, "figures": []}
-    figures = arguments.output_dir.resolve() / f"{name}.figures"
-    figures.unlink(missing_ok=True)
-    command = [sys.executable, "-u", str(HERE / "bench_gpu_part.py"), name, "--figures", str(figures)]
-    command += ["--shape", arguments.shape, "--device", arguments.device]
-    start = time.monotonic()
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        text=True,
-        errors="replace",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    timer = threading.Timer(limit, end, [process])
-    timer.start()
-    said: list[str] = []
-    assert process.stdout is not None
-    for line in process.stdout:
+    def hear(when: str, line: str) -> None:
         for place in (sys.stdout, log):
-            print(f"[{name}] {line}", end="", file=place, flush=True)
-        said += [line.strip()] if line.strip() else []
-    code = process.wait()
-    expired = not timer.is_alive()
-    timer.cancel()
-    end(process)  # what it has started and left behind
-    outcome = "done" if code == 0 else f"stopped after {limit:.0f} s" if expired else f"failed: {_last(said)}"
-    seconds = round(time.monotonic() - start, 1)
-    measured = figures.read_text("utf-8").splitlines() if figures.exists() else []
-    figures.unlink(missing_ok=True)
-    return {"outcome": outcome, "seconds": seconds, "figures": [json.loads(line) for line in measured]}
+            print(f"[{name} {when}] {line}", end="", file=place, flush=True)
+
+    return PartProcess(command, ROOT, hear)
 
 
-def end(process: subprocess.Popen) -> None:
-    """Kills a process and what it has started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def run_together(parts: Mapping[str, PartProcess], limits: Mapping[str, float]) -> dict[str, Outcome]:
+    """Lets parts run at the same time, each for so many seconds at the most."""
+    if min(limits.values()) < LEAST_SECONDS:
+        return dict.fromkeys(parts, Outcome("not run: the half's four minutes are over", 0.0))
+    for name, part in parts.items():
+        part.begin(limits[name])
+    return {name: part.wait() for name, part in parts.items()}
+
+
+def result_of(name: str, outcome: Outcome, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the report says of a part."""
+    print(f"{name}: {outcome.words}, {outcome.seconds:.1f} s", flush=True)
+    file = figures_of(name, arguments)
+    measured = file.read_text("utf-8").splitlines() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return {
+        "part": name,
+        "about": PARTS[name].about,
+        "outcome": outcome.words,
+        "seconds": round(outcome.seconds, 1),
+        "figures": [json.loads(line) for line in measured],
+    }
+
+
+def figures_of(name: str, arguments: argparse.Namespace) -> Path:
+    """The file of a part's figures."""
+    return arguments.output_dir.resolve() / f"{name}.figures"
 
 
 def machine(commit: str | None) -> dict[str, str]:
@@ -220,10 +233,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
-
-
-def _last(said: list[str]) -> str:
-    return said[-1][:300] if said else "it said nothing"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from bench_review import make_requests
 if TYPE_CHECKING:
     from bench_gpu_part import Setting
 
-SMALL_CARD = 24 * 2**30
+SMALL_CARD = 21 * 2**30
+"""Bytes that a card of 24 GB leaves to the engine when its context, libraries and a screen have theirs: 3 GiB more
+than the weights."""
 ROOM = 4 * 2**30
 """Bytes of the disk that are left beside the checkpoint."""
 
@@ -45,7 +47,7 @@ def loading(setting: Setting) -> None:
 
 
 def small_card(setting: Setting) -> None:
-    """The engine beside the weights where the process may use 24 GB."""
+    """The engine beside the weights where the process may use what a card of 24 GB has for it."""
     if setting.device.type == "cuda":
         total = torch.cuda.get_device_properties(setting.device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, SMALL_CARD / total), setting.device)

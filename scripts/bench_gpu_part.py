@@ -40,22 +40,35 @@ class Setting:
         shape: `real`, or `tiny` for a look whether it runs.
         device_name: `cuda` or `cpu`.
         figures: a file that gets a line for each figure as soon as it is measured.
+        in_turn: wait for a line on standard input before the device is used.
     """
 
     shape: str
     device_name: str
     figures: Path | None = None
+    in_turn: bool = False
 
     @property
     def tiny(self) -> bool:
         """Whether nothing but running counts."""
         return self.shape == "tiny"
 
+    def wait_for_turn(self) -> None:
+        """Waits until nobody else uses the device: before it is used.
+
+        Raises:
+            SystemExit: whoever would say so has ended.
+        """
+        if self.in_turn and not sys.stdin.readline():
+            raise SystemExit(1)
+        self.in_turn = False
+
     @cached_property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """Where it runs; waits for the turn."""
         import torch
 
+        self.wait_for_turn()
         if self.device_name == "cuda" and not torch.cuda.is_available():
             raise SystemExit("error: torch finds no GPU; --device cpu --shape tiny shows whether the benchmark runs")
         return torch.device(self.device_name)
@@ -112,9 +125,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--shape", choices=("real", "tiny"), default="real", help="Qwen-VL-Chat's, or one that only runs"
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where to run")
+    parser.add_argument(
+        "--in_turn", action="store_true", help="wait for a line on standard input before the device is used"
+    )
     arguments = parser.parse_args(argv)
     run: Callable[[Setting], None] = getattr(import_module(parts[arguments.part]), arguments.part)
-    run(Setting(arguments.shape, arguments.device, arguments.figures))
+    run(Setting(arguments.shape, arguments.device, arguments.figures, arguments.in_turn))
     return 0
 
 

@@ -58,9 +58,10 @@ def finetune_ds(setting: Setting) -> None:
     make_architectures_readable(os.environ)
     environment = os.environ | ({"DS_ACCELERATOR": "cpu"} if setting.device_name == "cpu" else {})
     start = time.monotonic()
-    built = subprocess.run([sys.executable, "-c", BUILD], env=environment, stdout=subprocess.DEVNULL)
-    if built.returncode == 0:
-        setting.add("building DeepSpeed's optimizer", time.monotonic() - start, "s")
+    print("DeepSpeed builds its optimizer", flush=True)
+    build = [sys.executable, "-c", BUILD]
+    built = subprocess.run(build, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    setting.add("building DeepSpeed's optimizer", "failed" if built.returncode else time.monotonic() - start, "s")
     with workspace(setting) as folder:
         train(setting, folder, ["bash", "finetune/finetune_ds.sh"])
 
@@ -107,20 +108,17 @@ def train(setting: Setting, folder: Path, command: list[str], steps: int = 6) ->
     flags = ["--max_steps", str(steps), "--image_dir", "images", "--save_strategy", "no", "--report_to", "none"]
     flags += ["--model_max_length", "3072", "--logging_steps", "1"]
     seconds, said = run(setting, folder, [*command, *flags])
+    loaded = next(when for when, line in said if " parameters are trained" in line)
+    setting.add("until the model is loaded", loaded, "s")
     reached = [when for when, line in said if STEP.match(line)]
     if len(reached) != steps:
         raise SystemExit(f"the log names {len(reached)} of {steps} steps")
     setting.add("until the first step is done", reached[0], "s")
     setting.add(f"the other {steps - 1} steps", reached[-1] - reached[0], "s")
-    setting.add(f"{steps} steps, from the start of the first one's work", training_seconds(said), "s")
+    # From the line that says how much is trained, behind which DeepSpeed is made and the first step compiles.
+    setting.add(f"{steps} steps, from the start of the first one's work", reached[-1] - loaded, "s")
     setting.add("the whole call", seconds, "s")
     setting.add("last line of the log", [line for _, line in said if STEP.match(line)][-1])
-
-
-def training_seconds(said: list[tuple[float, str]]) -> float:
-    """Seconds from the line that says how much is trained, when the model has been loaded, to the last step."""
-    loaded = next(when for when, line in said if " parameters are trained" in line)
-    return max(when for when, line in said if STEP.match(line)) - loaded
 
 
 def run(
@@ -151,9 +149,16 @@ def run(
     }
     if setting.device_name == "cpu":
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    setting.wait_for_turn()
     start = time.monotonic()
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     said: list[tuple[float, str]] = []
     assert process.stdout is not None

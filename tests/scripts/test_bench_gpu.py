@@ -1,9 +1,11 @@
 """`scripts/bench_gpu.sh` on the CPU: each part runs on a tiny model, and a part that fails fails alone."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +20,7 @@ FIGURES = {
     "prefill": ("leaves of a step", 4),
     "training": ("(a) the published way, samples", 1),
     "loading": ("weight files", None),
-    "small_card": ("limit", 24.0),
+    "small_card": ("limit", 21.0),
 }
 
 
@@ -77,6 +79,50 @@ def test_a_part_that_fails_fails_alone(bench, tmp_path):
     assert {"card", "driver", "torch", "transformers", "triton", "commit", "date"} <= report.keys()
     page = (tmp_path / "bench_gpu.md").read_text("utf-8")
     assert part["outcome"] in page
+
+
+HANGS = """
+import subprocess, sys, time
+print("sets out", flush=True)
+child = "import time; print('hangs', flush=True); time.sleep(600)"
+process = subprocess.Popen([sys.executable, "-c", child], start_new_session=True)  # as torchrun starts its own
+print(process.pid, flush=True)
+process.wait()
+"""
+
+
+def test_a_part_that_hangs_says_where_and_ends_with_all_it_has_begun(scripts, tmp_path, monkeypatch):
+    process = import_module("bench_gpu_process")
+    monkeypatch.setattr(process, "SECONDS_TO_SPEAK", 1)
+    heard = []
+    part = process.PartProcess([sys.executable, "-c", HANGS], tmp_path, lambda *words: heard.append(words))
+    part.begin(4)
+    outcome = part.wait()
+    assert re.fullmatch(r"stopped after [4-9] s; its last line, at \d+\.\d s: (hangs|\d+)", outcome.words)
+    lines = [line.strip() for _, line in heard]
+    assert {"sets out", "hangs"} <= set(lines)
+    assert sum(bool(re.match(r"\d+ \d+\.\d s .*time", line)) for line in lines) == 2, lines  # both processes
+    assert "Fatal Python error: Aborted" in lines
+    assert 'File "<string>", line 1 in <module>' in lines
+    (pid,) = (line for line in lines if line.isdecimal())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+
+
+def test_a_part_waits_for_its_turn_and_goes_where_nobody_gives_it(scripts, tmp_path):
+    process, heard = import_module("bench_gpu_process"), []
+    code = "import sys; print('ready', flush=True); print('begins', repr(sys.stdin.readline()))"
+    command = [sys.executable, "-c", code]
+    part = process.PartProcess(command, tmp_path, lambda when, line: heard.append((when, line.strip())))
+    while not heard:
+        time.sleep(0.01)
+    assert heard == [("early", "ready")]
+    part.begin(60)
+    assert part.wait().words == "done"
+    assert heard[1][1] == r"begins '\n'"
+    left = process.PartProcess([sys.executable, "-c", code], tmp_path, lambda when, line: None)
+    left.end()
+    left.end()
 
 
 @LONG
