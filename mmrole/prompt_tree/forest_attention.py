@@ -15,8 +15,8 @@ def forward_attention(
 ) -> TreeAttention:
     """The attention of a forest that is read without gradients: on CUDA the kernel, else SDPA or eager in blocks.
 
-    What has no fast matrix product (float32) goes through SDPA on CUDA too, and so does all where Triton cannot compile, and what
-    the kernel does not know: windows, and images that see themselves both ways.
+    What has no fast matrix product (float32) goes through SDPA on CUDA too, and so does all where Triton cannot
+    compile, and what the kernel does not know: windows, and images that see themselves both ways.
 
     Args:
         visibility: of its N nodes.
