@@ -95,6 +95,7 @@ ELSEWHERE = {
         "images": "./test_engine.py",
         "kv_budget": "./test_engine.py",
         "kv_cache": "./test_engine.py",
+        "on_device": "./test_decoding.py",
         "page_tables": "./test_paged_kv_cache.py",
         "paged_attention_kernel": "./test_paged_attention.py",
         "planning": "./test_engine.py",

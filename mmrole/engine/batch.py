@@ -12,6 +12,7 @@ from mmrole.engine.decoding import LeafState
 from mmrole.engine.planning import PlannedTree, Prompt
 from mmrole.engine.runner import Runner
 from mmrole.engine.sampling import NOT_A_NUMBER, Choice, Draws
+from mmrole.engine.sequence_runner import SequenceRunner
 
 # Rebuilding the KV cache copies it once, about the cost of a step: worth it when so many leaves have finished.
 REBUILD_SHARE = 0.25
@@ -111,7 +112,7 @@ class Batch:
         finished: leaves that are complete; the owner of the batch takes them out.
     """
 
-    def __init__(self, runner: Runner, stop_ids: frozenset[int]) -> None:
+    def __init__(self, runner: Runner | SequenceRunner, stop_ids: frozenset[int]) -> None:
         self.runner, self.stop_ids = runner, stop_ids
         self.rows: list[Row] = []
         self.finished: list[Leaf] = []

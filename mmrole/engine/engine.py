@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
+from typing import cast
 
 from torch import OutOfMemoryError
 
@@ -15,7 +16,8 @@ from mmrole.engine.images import ImageTable
 from mmrole.engine.planning import PlannedTree, Prompt, ShownImage, images_of, in_passes, plan_trees
 from mmrole.engine.reply_text import ReplyText
 from mmrole.engine.runner import Runner
-from mmrole.models.families import TreeModel
+from mmrole.engine.sequence_runner import SequenceRunner
+from mmrole.models.families import SequenceModel, TreeModel
 from mmrole.prompt_tree import TokenSequence
 from mmrole.prompt_tree.image_keys import ImagePlace, image_keys
 
@@ -28,7 +30,8 @@ class Engine:
     Requests with a long common prefix that may share keys and values form a prompt tree. A tree is prefilled in one
     pass; all its leaves, and those of other trees, are then decoded together. As leaves finish, waiting trees take
     their place. A reply is what the model gives for the request alone (up to rounding), whatever else runs beside it,
-    joins or leaves.
+    joins or leaves. With a model that cannot read prompt trees each request is read alone, and decoded beside others
+    in turn.
 
     Args:
         model: what replies.
@@ -43,7 +46,10 @@ class Engine:
         self, model: TreeModel, max_batch_tokens: int | None = None, window: int = 1024, paged: bool | None = None
     ) -> None:
         self.family = model.family
-        self.runner = Runner(model, max_batch_tokens, paged)
+        if self.family.reads_trees:
+            self.runner = Runner(model, max_batch_tokens, paged)
+        else:
+            self.runner = SequenceRunner(cast("SequenceModel", model), max_batch_tokens)
         self.max_batch_tokens = self.runner.positions
         self.window = window
         self.images = ImageTable()

@@ -27,14 +27,14 @@ def bytes_per_position(model: TreeModel) -> int:
     return sum(2 * shape.heads * shape.head_size * shape.dtype.itemsize for shape in model.kv_shapes)
 
 
-def free_positions(model: TreeModel) -> int:
-    """The token budget of a batch for the memory that is free on the model's device."""
-    if model.device.type == "cuda":
-        free = SHARE_OF_GPU * free_gpu_bytes(model.device)
+def free_positions(device: torch.device, bytes_each: int) -> int:
+    """The token budget of a batch, whose positions take so many bytes each, for the memory that is free on a device."""
+    if device.type == "cuda":
+        free = SHARE_OF_GPU * free_gpu_bytes(device)
     else:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun: they share the host
         free = SHARE_OF_HOST * psutil.virtual_memory().available / processes
-    return max(1, min(MOST_POSITIONS, int(free / bytes_per_position(model))))
+    return max(1, min(MOST_POSITIONS, int(free / bytes_each)))
 
 
 def nodes_at_once(model: TreeModel, positions: int) -> int:

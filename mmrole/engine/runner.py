@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,29 +10,15 @@ import torch
 from mmrole.engine.decoder import Decoder
 from mmrole.engine.decoding import LeafState
 from mmrole.engine.image_features import ImageFeatures
-from mmrole.engine.kv_budget import FEWEST_NODES, free_positions, nodes_at_once
+from mmrole.engine.kv_budget import FEWEST_NODES, bytes_per_position, free_positions, nodes_at_once
 from mmrole.engine.kv_cache import TreeKVCache
+from mmrole.engine.on_device import on_device
 from mmrole.engine.paged_kv_cache import PagedKVCache, suits_pages
 from mmrole.engine.planning import PlannedTree, Prompt
 from mmrole.engine.sampling import Choice, Sampling, choose_tokens
 from mmrole.models.families import TreeModel
 from mmrole.prompt_tree import concatenate
 from mmrole.prompt_tree.mask import Visibility, ancestor_rows
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _on_device(method: Callable[Concatenate[Runner, P], T]) -> Callable[Concatenate[Runner, P], T]:
-    """Without gradients, and with the model's GPU as the current one: CUDA graphs and Triton know no other."""
-
-    @wraps(method)
-    def on_device(self: Runner, *args: P.args, **kwargs: P.kwargs) -> T:
-        device = self.model.device
-        with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            return method(self, *args, **kwargs)
-
-    return on_device
 
 
 class Runner:
@@ -57,7 +40,7 @@ class Runner:
             paged: whether the KV cache is paged; by default where that suits.
         """
         self.model = model
-        self.positions = free_positions(model) if positions is None else positions
+        self.positions = free_positions(model.device, bytes_per_position(model)) if positions is None else positions
         paged = suits_pages(model) if paged is None else paged
         self.cache = PagedKVCache(model, self.positions) if paged else TreeKVCache(model)
         self.decoder = Decoder(model, self.cache)
@@ -78,18 +61,18 @@ class Runner:
         """Whether there is memory for one more tree."""
         return self.cache.has_room(len(planned.tree), len(planned.prompts), planned.steps)
 
-    @_on_device
+    @on_device
     def keep(self, rows: Sequence[tuple[int, Sequence[int], int]]) -> None:
         """Goes on with these rows of the KV cache: the row, the columns of its leaves that do, and their most steps."""
         self.cache.keep(rows)
 
-    @_on_device
+    @on_device
     def add(self, planned: PlannedTree) -> None:
         """Makes room for one more tree, behind the rows that there are; it is to be prefilled after `lay_out`."""
         tree = planned.tree
         self.cache.add(ancestor_rows(torch.from_numpy(tree.last), torch.from_numpy(tree.leaf)), planned.steps)
 
-    @_on_device
+    @on_device
     def lay_out(self) -> list[int]:
         """Lays the KV cache out anew.
 
@@ -98,7 +81,7 @@ class Runner:
         """
         return self.cache.lay_out()
 
-    @_on_device
+    @on_device
     def prefill(self, rows: Sequence[int], trees: Sequence[PlannedTree], choices: Sequence[Choice]) -> list[int]:
         """Reads the trees of some rows in one pass and chooses the first token of each of their leaves.
 
@@ -129,12 +112,12 @@ class Runner:
         logits = self.model.logits(hidden_states[torch.from_numpy(forest.leaf).to(device)])
         return choose_tokens(logits, Sampling.of(choices, self.model.vocabulary_size, 1, device)).tolist()
 
-    @_on_device
+    @on_device
     def begin(self, leaves: Sequence[LeafState]) -> None:
         """Says where all leaves stand, row by row: before the first step after `lay_out` and prefills."""
         self.decoder.begin(leaves)
 
-    @_on_device
+    @on_device
     def step(self, open_leaves: Sequence[int], most: int) -> list[int]:
         """One more token of each leaf, see `choose_tokens`.
 
@@ -145,7 +128,7 @@ class Runner:
         """
         return self.decoder.step(open_leaves, most)
 
-    @_on_device
+    @on_device
     def drain(self) -> list[list[int]]:
         """The tokens of the steps that have begun, which `step` has not returned yet."""
         return self.decoder.drain()

@@ -1,7 +1,7 @@
 """What the engine and training ask of a kind of model: its rules, before weights are loaded, and the loaded model.
 
 A `Family` is made from a checkpoint's vocabulary and configuration; a `TreeModel` is a family with weights, which reads
-prompt trees. Only `models/` knows what stands behind them.
+prompt trees; a `SequenceModel` can read sequences one by one, too. Only `models/` knows what stands behind them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
     from mmrole.data.messages import Message
     from mmrole.prompt_tree import PromptTree
@@ -239,4 +239,29 @@ class TreeModel(Protocol):
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """[n, hidden_size] → [n, vocabulary]."""
+        ...
+
+
+class SequenceModel(TreeModel, Protocol):
+    """A model that can read sequences one by one, each with a cache of its own: where it cannot read prompt trees."""
+
+    def new_cache(self) -> Cache:
+        """For a sequence of which nothing has been read."""
+        ...
+
+    def cache_bytes(self, cache: Cache) -> int:
+        """Memory of a cache."""
+        ...
+
+    def read_on(
+        self, input_ids: Tensor, positions: Tensor, cache: Cache, images: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """The last hidden states [n, hidden_size] of what follows in a sequence.
+
+        Args:
+            input_ids: int64 [n].
+            positions: int64 [P, n].
+            cache: holds what comes before, and then these as well.
+            images: as in `hidden_states`.
+        """
         ...

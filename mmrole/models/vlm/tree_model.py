@@ -1,4 +1,4 @@
-"""A loaded vision-language model of transformers that reads prompt trees."""
+"""A loaded vision-language model of transformers, which reads prompt trees, or sequences one by one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from mmrole.models.families import KVShape, Pixels
 from mmrole.models.vlm import facts, parts
@@ -17,7 +17,9 @@ from mmrole.prompt_tree.attention import TreeAttention
 
 
 class VlmTreeModel:
-    """A `TreeModel`: a loaded model, in evaluation mode.
+    """A `TreeModel` and a `SequenceModel`: a loaded model, in evaluation mode.
+
+    Its attention is that of trees, or, where `Family.reads_trees` is false, transformers' own.
 
     Args:
         module: of `Vlm.load_module`.
@@ -64,7 +66,23 @@ class VlmTreeModel:
         images: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """See `TreeModel.hidden_states`."""
-        more: dict[str, Any] = {}
+        return self._read(input_ids, positions, images, use_cache=False, tree_attention=attention)
+
+    def new_cache(self) -> Cache:
+        """transformers' own for the layers of this model."""
+        return DynamicCache(config=cast("Any", self._language).config)
+
+    def cache_bytes(self, cache: Cache) -> int:
+        """Of the tensors in its layers."""
+        return sum(_nbytes(value) for layer in cache.layers for value in vars(layer).values())
+
+    def read_on(
+        self, input_ids: Tensor, positions: Tensor, cache: Cache, images: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """See `SequenceModel.read_on`."""
+        return self._read(input_ids, positions, images, use_cache=True, past_key_values=cache)
+
+    def _read(self, input_ids: Tensor, positions: Tensor, images: tuple[Tensor, Tensor] | None, **more: Any) -> Tensor:
         if images is None:
             embeddings = self._embed(input_ids)
         else:
@@ -75,12 +93,10 @@ class VlmTreeModel:
             own, *deep = features.to(embeddings).split(embeddings.shape[-1], dim=-1)
             embeddings = embeddings.index_copy(0, places, own)
             if deep:
-                more = {"visual_pos_masks": shows[None], "deepstack_visual_embeds": deep}
+                more |= {"visual_pos_masks": shows[None], "deepstack_visual_embeds": deep}
         return self._language(
             inputs_embeds=embeddings[None],
             position_ids=positions if len(positions) == 1 else positions[:, None],
-            use_cache=False,
-            tree_attention=attention,
             **more,
         ).last_hidden_state[0]
 
@@ -113,3 +129,10 @@ def _rows(features: Tensor | Sequence[Tensor]) -> Tensor:
     if isinstance(features, Tensor):
         return features.flatten(0, -2)
     return torch.cat([each.flatten(0, -2) for each in features])
+
+
+def _nbytes(value: object) -> int:
+    """Of a tensor, or of those of a dictionary."""
+    if isinstance(value, dict):
+        return sum(map(_nbytes, value.values()))
+    return value.nbytes if isinstance(value, Tensor) else 0
