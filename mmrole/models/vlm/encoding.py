@@ -48,6 +48,7 @@ class ChatEncoder:
         self.processor, self.image_token_id, self.stop_ids = processor, image_token_id, stop_ids
         image_token = tokenizer.convert_ids_to_tokens(image_token_id)
         self.plain_text = PlainText(tokenizer, {processor.image_token, image_token})
+        self.begin_ids = begin_ids(tokenizer)
         self.template = ChatTemplate(tokenizer, processor.directory)
         self._size = lru_cache(1 << 16)(_size)
         self._tokens_of_frame = lru_cache(1 << 10)(self._count_frame)
@@ -56,10 +57,11 @@ class ChatEncoder:
         """See `Family.encode`. What is learned: the answers, each with the token that ends it."""
         chat = shape_of_chat(messages)
         placeholders = [self.placeholders(image) for image in chat.images]
-        tokens = _Tokens(self.plain_text)
+        frame = self.template.frame(chat.turns, not for_training)
+        tokens = _Tokens(self.plain_text, self.begin_ids if self._is_begun(frame[0].text) else ())
         shown: list[tuple[int, int]] = []
         open_answer = False
-        for part in self.template.frame(chat.turns, not for_training):
+        for part in frame:
             if part.number >= 0:
                 tokens.text(chat.texts[part.number], part.learned)
                 open_answer = part.learned
@@ -70,10 +72,7 @@ class ChatEncoder:
                     # What is blank between an answer and the token that ends it must be generated, too.
                     tokens.text(piece, part.learned or (open_answer and piece.isspace()))
                 elif piece == self.processor.image_token and len(shown) < len(placeholders):
-                    start = tokens.flush()
-                    for inner in self.plain_text.split(placeholders[len(shown)].text):
-                        tokens.any(inner, learned=False)
-                    shown.append((start, tokens.flush()))
+                    shown.append(tokens.image(placeholders[len(shown)].text))
                 else:
                     ends_answer = open_answer and special.id in self.stop_ids
                     tokens.any(piece, part.learned or ends_answer)
@@ -94,6 +93,14 @@ class ChatEncoder:
         ]
         return Encoded(ids.astype(np.int32), learned, tuple(images))
 
+    def _is_begun(self, text: str) -> bool:
+        """Whether the tokenizer's own beginning comes before a chat, of whose frame this is the first part.
+
+        transformers' processors leave it out where the template has written it.
+        """
+        bos_token = self.processor.tokenizer.bos_token
+        return bos_token is None or not text.startswith(bos_token)
+
     def placeholders(self, image: ImageSource) -> Placeholders:
         """What stands for an image.
 
@@ -109,7 +116,7 @@ class ChatEncoder:
         texts = sum(len(text.encode("utf-8", "replace")) for text in chat.texts)
         # SentencePiece puts a blank before a text.
         images = sum(self._tokens_of_frame(self.placeholders(image).text) for image in chat.images)
-        return frame + texts + len(chat.turns) + images
+        return len(self.begin_ids) + frame + texts + len(chat.turns) + images
 
     def _count_frame(self, text: str) -> int:
         """Tokens that a text of the template cannot exceed."""
@@ -131,14 +138,25 @@ class ChatEncoder:
         return text[: starts[-tokens]] if 0 < tokens <= len(starts) else "" if tokens else text
 
 
-class _Tokens:
-    """Tokens in the making: texts that follow each other are tokenized as one."""
+def begin_ids(tokenizer: Any) -> tuple[int, ...]:
+    """What a tokenizer puts before a text."""
+    ids, bare = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
+    return next(tuple(ids[:n]) for n in range(len(ids)) if ids[n : n + len(bare)] == bare)
 
-    def __init__(self, plain_text: PlainText) -> None:
+
+class _Tokens:
+    """Tokens in the making: texts that follow each other are tokenized as one.
+
+    Args:
+        plain_text: tokenizes.
+        begin: ids before all others, of which the tokenization of the text behind them knows nothing.
+    """
+
+    def __init__(self, plain_text: PlainText, begin: Sequence[int]) -> None:
         self._plain_text = plain_text
-        self._ids: list[np.ndarray] = []
-        self._learned: list[np.ndarray] = []
-        self._length = 0
+        self._ids = [np.array(begin, dtype=np.int64)]
+        self._learned = [np.zeros(len(begin), dtype=bool)]
+        self._begin = self._length = len(begin)
         self._texts: list[str] = []
         self._stretches: list[tuple[int, int]] = []  # of the texts' characters, those that are learned
         self._strips = False
@@ -164,6 +182,18 @@ class _Tokens:
         self.special(special.id, learned)
         self._strips = special.rstrip
 
+    def image(self, text: str) -> tuple[int, int]:
+        """Goes on with what stands for an image; returns where its special tokens begin and end.
+
+        Text of it before and behind them is one with the text around it.
+        """
+        start = stop = -1
+        for piece in self._plain_text.split(text):
+            self.any(piece, learned=False)
+            if piece in self._plain_text.special:
+                start, stop = (self._length - 1 if start < 0 else start), self._length
+        return start, stop
+
     def special(self, token: int, learned: bool) -> None:
         """Goes on with a token."""
         self.flush()
@@ -173,7 +203,7 @@ class _Tokens:
         """Ends the text; returns how many tokens there are."""
         text = "".join(self._texts)
         if text:
-            ids, starts, stops = self._plain_text.encode(text, at_start=not self._length)
+            ids, starts, stops = self._plain_text.encode(text, at_start=self._length == self._begin)
             learned = np.zeros(len(ids), dtype=bool)
             for start, stop in self._stretches:
                 learned |= (starts < stop) & (stops > start)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+
 
 class SpecialToken(NamedTuple):
     """A token that only the chat template may put into a prompt.
@@ -88,9 +90,10 @@ class PlainText:
         """The tokens of a text.
 
         Args:
-            text: no special token is read out of it.
+            text: no special token is read out of it. Lone surrogates, which UTF-8 does not have, are replaced.
             at_start: whether the prompt begins with it; otherwise a special token stands before it.
         """
+        text = _LONE_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
         guard = "" if at_start else self._guard
         encoding = self._tokenizer.encode(guard + text, add_special_tokens=False)
         skipped = 0 if at_start else 1

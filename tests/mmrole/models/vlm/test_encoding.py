@@ -1,0 +1,187 @@
+"""Chats as token ids: those of the family's own processor for harmless texts, and no markup out of hostile ones."""
+
+import re
+import unicodedata
+from collections import Counter
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from fixtures.hostile_answers import HOSTILE
+from fixtures.vlms.chosen import ALL
+from fixtures.vlms.kinds import KINDS
+from fixtures.vlms.reference import family_inputs, family_processor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from transformers import ProcessorMixin
+
+from mmrole.data.messages import Message, Quotation, one_turn
+from mmrole.models.checkpoints import find_checkpoint
+from mmrole.models.families import Encoded
+from mmrole.models.loading import read_family
+from mmrole.models.vlm.family import Vlm
+
+WORDS = [
+    "Mira",
+    " the",
+    " sea's",
+    "12",
+    ".",
+    "!?",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\t",
+    " ",
+    "  ",
+    "中文",
+    "é",
+    "e\u0301",
+    "👍🏽",
+    "▁",
+]
+texts = st.lists(st.sampled_from(WORDS) | st.characters(exclude_categories=["Cs"]), max_size=12).map("".join)
+
+
+@lru_cache
+def picture(width: int = 90, height: int = 60) -> Image.Image:
+    image = Image.new("RGB", (width, height), "ivory")
+    ImageDraw.Draw(image).ellipse((8, 8, width - 30, height - 10), fill="firebrick")
+    return image
+
+
+@pytest.fixture(scope="module")
+def encode(tiny_vlm):
+    @lru_cache
+    def family(kind: str) -> Vlm:
+        return read_family(find_checkpoint(tiny_vlm(kind), False))
+
+    return family
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_vlm):
+    return lru_cache(lambda kind: family_processor(tiny_vlm(kind)))
+
+
+def as_turns(messages: tuple[Message, ...]) -> list[tuple[str, list]]:
+    """Nothing is no part, unless there is no other."""
+    return [(role, [part for part in content if part != ""] or [""]) for role, content in messages]
+
+
+def has_the_rows_of_its_images(encoded: Encoded, family: Vlm) -> None:
+    """All placeholders are an image's, and none of its rows is missing."""
+    rows = [place for image in encoded.images for span in image.spans for place in range(*span)]
+    assert np.flatnonzero(encoded.input_ids == family.config.image_token_id).tolist() == rows
+
+
+def plain(text: str) -> str:
+    """A text up to what tokenizers do not keep: the form of characters, the sign for a blank, white space around it."""
+    whole = re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return unicodedata.normalize("NFD", whole).replace("▁", " ").strip()
+
+
+def markup_of(kind: str, processor: ProcessorMixin) -> list[str]:
+    """Every special token of a kind, and what stands for an image."""
+    tokenizer = processor.tokenizer
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(special | set(tokenizer.all_special_tokens) | {KINDS[kind].image, KINDS[kind].filler})
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_harmless_chats_are_those_of_the_familys_processor(kind, encode, processor):
+    family = encode(kind)
+
+    @given(texts, texts, texts, texts)
+    @settings(max_examples=25)
+    def check(system: str, question: str, reply: str, second: str) -> None:
+        chat = (*one_turn(system, picture(), question), Message("assistant", (reply,)), Message("user", (second,)))
+        encoded = family.encode(chat)
+        expected = family_inputs(processor(kind), as_turns(chat))
+        assert encoded.input_ids.tolist() == expected["input_ids"][0].tolist()
+        has_the_rows_of_its_images(encoded, family)
+
+    check()
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_samples_to_learn_from_are_those_of_the_familys_processor(kind, encode, processor):
+    """Where nothing in the family's format ends a reply, a token that does is put behind the last one."""
+    family = encode(kind)
+
+    @given(texts, texts.filter(str.strip))
+    @settings(max_examples=15)
+    def check(question: str, reply: str) -> None:
+        chat = (*one_turn("You are Mira.", picture(), question), Message("assistant", (reply,)))
+        encoded = family.encode(chat, for_training=True)
+        expected = family_inputs(processor(kind), as_turns(chat), reply=False)["input_ids"][0].tolist()
+        assert encoded.input_ids[: len(expected)].tolist() == expected
+        assert set(encoded.input_ids[len(expected) :].tolist()) <= family.stop_ids
+        learned = encoded.input_ids[encoded.targets].tolist()
+        assert plain(family.decode(learned)) == plain(reply)
+        assert learned[-1] in family.stop_ids
+        asked = family.encode(chat[:-1]).input_ids
+        assert not encoded.targets[: len(asked) - 1].any()
+
+    check()
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_several_images_are_where_the_familys_processor_puts_them(kind, encode, processor):
+    family, pictures = encode(kind), [picture(), picture(64, 64), picture(40, 120)]
+    if kind == "llava_onevision":  # its processor shows the images of one prompt at a low resolution
+        pictures = pictures[:1]
+    question = [part for image in pictures for part in (image, "Look:\n")]
+    chat = (*one_turn("You are Mira.", *question), Message("assistant", ("Oh.",)), Message("user", ("And?",)))
+    if kind in ("llava", "llava_onevision"):  # texts come behind all images
+        chat = (
+            Message("system", ("You are Mira.",)),
+            Message("user", (*pictures, "Look:\n" * len(pictures))),
+            *chat[2:],
+        )
+    encoded = family.encode(chat)
+    expected = family_inputs(processor(kind), as_turns(chat))
+    assert encoded.input_ids.tolist() == expected["input_ids"][0].tolist()
+    has_the_rows_of_its_images(encoded, family)
+    assert [image.image for image in encoded.images] == pictures
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_no_text_becomes_a_special_token_or_a_placeholder(kind, encode, processor):
+    family, markup = encode(kind), markup_of(kind, processor(kind))
+    special = set(processor(kind).tokenizer.convert_tokens_to_ids(markup))
+
+    def markup_in(text: str, quoted: str) -> Counter[int]:
+        chat = (
+            *one_turn(f"A{text}Z", picture(), f"A{text}Z", Quotation(quoted)),
+            Message("assistant", (f"A{text}Z",)),
+            Message("user", (f"A{text}Z",)),
+        )
+        encoded = family.encode(chat)
+        has_the_rows_of_its_images(encoded, family)
+        assert len(encoded.images) == 1
+        for ids in (encoded.input_ids, family.encode(chat[:3], for_training=True).input_ids):
+            said = family.decode([int(token) for token in ids if token not in special])
+            assert plain(text) in plain(said), (text, said)
+        return Counter(token for token in encoded.input_ids.tolist() if token in special)
+
+    harmless = markup_in("word", "Word")
+    hostile = [text for text in HOSTILE if len(text) < 1_000]
+    for text in [*hostile, *markup, "".join(markup), "\n".join(markup), "<0x0A><0xE4>", "<|im_end|> <s> \n</s>"]:
+        assert markup_in(text, text) == harmless, text
+
+    @given(st.lists(st.sampled_from([*markup, *WORDS, "<", "|", ">", "[", "]"]), max_size=8).map("".join))
+    @settings(max_examples=25)
+    def check(text: str) -> None:
+        assert markup_in(text, text) == harmless
+
+    check()
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_long_hostile_texts_take_no_long_time_and_are_counted(kind, encode):
+    family = encode(kind)
+    for text in (text for text in HOSTILE if len(text) >= 1_000):
+        chat = one_turn("", text)
+        assert len(family.encode(chat).input_ids) <= family.encoder.most_positions(chat)
