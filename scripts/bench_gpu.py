@@ -24,7 +24,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from bench_gpu_process import Outcome, PartProcess
+from bench_gpu_process import Ending, PartProcess
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -106,9 +106,9 @@ def run_parts(chosen: Sequence[str], arguments: argparse.Namespace, report: dict
                     continue
                 print(*(f"== {name}: {PARTS[name].about}" for name in names), sep="\n", flush=True)
                 half, began = PARTS[names[0]].half, time.monotonic()
-                outcomes = run_together(parts, {name: limit_of(name, arguments, left[half]) for name in names})
+                endings = run_together(parts, {name: limit_of(name, arguments, left[half]) for name in names})
                 left[half] -= time.monotonic() - began
-                report["parts"] += [result_of(name, outcome, arguments) for name, outcome in outcomes.items()]
+                report["parts"] += [result_of(name, ending, arguments) for name, ending in endings.items()]
                 write(report, arguments.output_dir)
         finally:
             for part in started:
@@ -142,26 +142,26 @@ def start_part(name: str, arguments: argparse.Namespace, log: TextIO) -> PartPro
     return PartProcess(command, ROOT, hear)
 
 
-def run_together(parts: Mapping[str, PartProcess], limits: Mapping[str, float]) -> dict[str, Outcome]:
+def run_together(parts: Mapping[str, PartProcess], limits: Mapping[str, float]) -> dict[str, Ending]:
     """Lets parts run at the same time, each for so many seconds at the most."""
     if min(limits.values()) < LEAST_SECONDS:
-        return dict.fromkeys(parts, Outcome("not run: the half's four minutes are over", 0.0))
+        return dict.fromkeys(parts, Ending("not run: the half's four minutes are over", 0.0))
     for name, part in parts.items():
         part.begin(limits[name])
     return {name: part.wait() for name, part in parts.items()}
 
 
-def result_of(name: str, outcome: Outcome, arguments: argparse.Namespace) -> dict[str, Any]:
+def result_of(name: str, ending: Ending, arguments: argparse.Namespace) -> dict[str, Any]:
     """What the report says of a part."""
-    print(f"{name}: {outcome.words}, {outcome.seconds:.1f} s", flush=True)
+    print(f"{name}: {ending.words}, {ending.seconds:.1f} s", flush=True)
     file = figures_of(name, arguments)
     measured = file.read_text("utf-8").splitlines() if file.exists() else []
     file.unlink(missing_ok=True)
     return {
         "part": name,
         "about": PARTS[name].about,
-        "outcome": outcome.words,
-        "seconds": round(outcome.seconds, 1),
+        "outcome": ending.words,
+        "seconds": round(ending.seconds, 1),
         "figures": [json.loads(line) for line in measured],
     }
 

@@ -22,7 +22,7 @@ COMPILERS = "compile_worker"
 """In the command of torch's processes that compile: a dozen that wait."""
 
 
-class Outcome(NamedTuple):
+class Ending(NamedTuple):
     """How a part ended.
 
     Attributes:
@@ -47,6 +47,11 @@ class Running(NamedTuple):
     seconds: float
     command: str
 
+    @property
+    def is_python(self) -> bool:
+        """Whether it is an interpreter, whose fault handler answers."""
+        return Path(self.command.partition(" ")[0]).name.startswith("python")
+
 
 class PartProcess:
     """A part in a process of its own, which is started while the part before it is at work.
@@ -64,6 +69,7 @@ class PartProcess:
         """
         self._hear, self._mark = hear, f"{os.getpid()}-{id(self)}"
         self._began: float | None = None
+        self._seconds = 0.0
         self._last = ("", "it said nothing")
         self._timer: threading.Timer | None = None
         self._expired = self._ended = False
@@ -80,36 +86,34 @@ class PartProcess:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self._listener = threading.Thread(target=self._listen)
-        self._listener.start()
+        self._threads = [threading.Thread(target=target) for target in (self._listen, self._watch)]
+        for thread in self._threads:
+            thread.start()
 
     def begin(self, limit: float) -> None:
         """Lets it begin, for so many seconds at the most."""
-        self._began = time.monotonic()
         self._timer = threading.Timer(limit, self._stop, [limit])
+        self._began = time.monotonic()
         self._timer.start()
+        if self._process.poll() is not None:  # it has ended already
+            self._timer.cancel()
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended already
+        with contextlib.suppress(OSError):
             self._process.stdin.write("\n")
             self._process.stdin.close()
 
-    def wait(self) -> Outcome:
+    def wait(self) -> Ending:
         """Waits until it has ended."""
-        assert self._began is not None
         assert self._timer is not None
         code = self._process.wait()
-        seconds = time.monotonic() - self._began
-        self._timer.cancel()
-        if self._expired:
-            self._timer.join()
+        self._timer.join()
         self.end()
-        self._listener.join()
-        if code == 0 and not self._expired:
-            return Outcome("done", seconds)
+        for thread in self._threads:
+            thread.join()
         when, line = self._last
         if self._expired:
-            return Outcome(f"stopped after {seconds:.0f} s; its last line, at {when} s: {line}", seconds)
-        return Outcome(f"failed: {line}", seconds)
+            return Ending(f"stopped after {self._seconds:.0f} s; its last line, at {when} s: {line}", self._seconds)
+        return Ending("done" if code == 0 else f"failed: {line}", self._seconds)
 
     def end(self) -> None:
         """Ends it, and all that it has begun and left behind."""
@@ -121,6 +125,13 @@ class PartProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def _watch(self) -> None:
+        """Stops the clock when it ends, whoever waits for it then."""
+        self._process.wait()
+        if self._began is not None and self._timer is not None:
+            self._seconds = time.monotonic() - self._began
+            self._timer.cancel()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -137,7 +148,7 @@ class PartProcess:
         self._hear("limit", f"stopped after {limit:.0f} s; its processes, and the processor time of each:\n")
         for process in processes:
             self._hear("limit", f"{process.pid} {process.seconds:.1f} s {process.command}\n")
-        asked = [each for each in processes if "python" in each.command and COMPILERS not in each.command]
+        asked = [each for each in processes if each.is_python and COMPILERS not in each.command]
         # What the others say goes through the part's own process: it comes last.
         for members in ([each.pid for each in asked if each.pid != self._process.pid], [self._process.pid]):
             for pid in members:

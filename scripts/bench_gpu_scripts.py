@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,12 +54,14 @@ def finetune(setting: Setting) -> None:
 
 def finetune_ds(setting: Setting) -> None:
     """The recipe, ZeRO-3, after DeepSpeed has built its optimizer, once on a machine."""
-    from mmrole.training.extensions import make_architectures_readable
+    from mmrole.training import extensions
 
-    make_architectures_readable(os.environ)
-    environment = os.environ | ({"DS_ACCELERATOR": "cpu"} if setting.device_name == "cpu" else {})
+    extensions.make_architectures_readable(os.environ)
+    # As finetune/launch.sh has it: another ninja would have to build it again.
+    environment = os.environ | {"PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"DS_ACCELERATOR": "cpu"} if setting.device_name == "cpu" else {}
     start = time.monotonic()
-    print("DeepSpeed builds its optimizer", flush=True)
+    print("DeepSpeed builds its optimizer", *extensions.locks(), sep="\n", flush=True)
     build = [sys.executable, "-c", BUILD]
     built = subprocess.run(build, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     setting.add("building DeepSpeed's optimizer", "failed" if built.returncode else time.monotonic() - start, "s")
