@@ -2,6 +2,7 @@
 
     python chat.py --model_path model_weights/MMRole-Agent --role "Iron Man" --image photo.jpg
     python chat.py --model_path model_weights/MMRole-Agent --web
+    python chat.py --api_base http://localhost:8000/v1 --api_model NAME --role "Iron Man"    # a server's model
 
 In the terminal: a line is said to the character; /image FILE shows another image, /role NAME calls another character,
 both for a new talk, /again forgets what was said, Ctrl-C gives up a reply, /quit or Ctrl-D ends. Whatever fails is said
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 try:
+    from mmrole.backends.api.options import add_api_arguments
     from mmrole.backends.backend import ProcessPlace
     from mmrole.backends.options import BackendOptions, ModelFlag, add_model_arguments, find_backend
     from mmrole.base.arguments import at_least
@@ -40,6 +42,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser, model_path="model_weights/MMRole-Agent")
+    add_api_arguments(parser, job=False)
     add = parser.add_argument_group("talk").add_argument
     add("--role", help="who answers, as profiles.json names the character")
     add("--image", metavar="FILE", help="what the talk is about")

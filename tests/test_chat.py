@@ -11,10 +11,14 @@ import sys
 import time
 
 import pytest
+from fixtures.servers import completion, error, server
 from PIL import Image
 
+from mmrole.data.prompts import ROLE_PLAY_SYSTEM
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 from mmrole.qwen_vl.vocabulary import byte_vocabulary
+
+__all__ = ["server"]
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +212,53 @@ def test_who_declines_says_nothing(folder, repository):
     done = subprocess.run(command, cwd=folder, input="Hello.\nAnd now?\n", capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "Mira: Aye.\n\n"), done.stderr
     assert "there is no reply, it was refused: not that; /again begins a new talk" in done.stderr.splitlines()
+
+
+def asking(folder, repository, server, *flags, said=""):
+    command = [sys.executable, repository / "chat.py", "--api_base", server.url, "--api_model", "calm-1", *flags]
+    return subprocess.run(command, cwd=folder, input=said, capture_output=True, text=True, timeout=60)
+
+
+def test_a_servers_model_speaks_in_character(folder, repository, server):
+    server.behaviour = lambda ask: completion(f"Aye, {ask.id}.")
+    flags = ("--role", "mira", "--image", "sea.png", "--max_new_tokens", "9", "--temperature", "0.5")
+    done = asking(folder, repository, server, *flags, said="Hello.\nAnd now?\n/role old_odo\nYou?\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "Mira: Aye, 1.\nMira: Aye, 2.\nOld Odo: Aye, 3.\n\n"
+    first, second, _ = [ask.body for ask in server.log]  # and no probe
+    system, turn = second["messages"]
+    assert system == {"role": "system", "content": ROLE_PLAY_SYSTEM}
+    assert turn["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert turn["content"][1]["text"].endswith(":\nAnd now?")
+    assert "[human]: Hello.\n[Mira]: Aye, 1." in turn["content"][1]["text"]
+    assert (first["max_tokens"], first["temperature"], first["model"]) == (9, 0.5, "calm-1")
+
+
+def test_a_server_that_fails_costs_no_talk(folder, repository, server):
+    failing = {"1": error(401, "no key"), "2": error(400, "not that")}
+    server.behaviour = lambda ask: failing.get(ask.id) or completion("Aye.")
+    done = asking(folder, repository, server, "--role", "mira", said="Hello.\nAnd?\nNow?\n")
+    assert (done.returncode, done.stdout) == (0, "Mira: Aye.\n\n"), done.stderr
+    told = done.stderr.splitlines()
+    assert any(line.startswith(f"{server.url}: 401 Unauthorized: no key; the key is wrong") for line in told), told
+    assert "there is no reply, it failed: 400 Bad Request: not that; /again begins a new talk" in told
+    assert "the same command" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model_path", "m"], "leave out --model_path"),
+        (["--replies", "r"], "leave out --api_base and --api_model"),
+        (["--no_random", "--temperature", "1"], "leave out --temperature, or --no_random"),
+        (["--api_key_env", "NOWHERE_SET"], "there is no key for"),
+    ],
+)
+def test_flags_of_a_server_that_do_not_go_together(folder, repository, server, flags, message):
+    done = asking(folder, repository, server, "--role", "mira", *flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_somebody_must_be_called(chat):

@@ -22,7 +22,7 @@ from mmrole.backends.api.window import Window
 from mmrole.base.errors import UserError
 from mmrole.data.requests import ChatReply, ChatRequest, Piece
 
-_KEPT = "what is finished is kept: the same command goes on"
+_KEPT = "; what is finished is kept: the same command goes on"
 _FUTILE = 3
 """So many requests given up one after the other, without a reply between them, and the server is taken for gone."""
 _COSTLY = ("timeout", "unreadable", "broken")
@@ -46,6 +46,7 @@ class ApiGenerator:
 
     def __init__(self, options: ApiOptions, asking: Callable[[], Asking], say: Callable[[str], None]) -> None:
         self._options, self._say = options, say
+        self._kept = "" if options.is_talk else _KEPT
         self._added: list[ChatRequest] = []
         self._open: set[str] = set()
         self._returned: list[str] = []
@@ -91,7 +92,8 @@ class ApiGenerator:
         """Waits for replies; nothing if nothing was asked.
 
         Raises:
-            UserError: going on is useless, or would cost too much. All that has arrived was returned before.
+            UserError: going on is useless, or would cost too much. All that has arrived was returned before, and all
+                requests have left.
         """
         returned, self._returned = self._returned, []
         for id_ in returned:
@@ -110,6 +112,8 @@ class ApiGenerator:
                     self._open.remove(reply.id)
                     events += [Piece(reply.id, reply.text), reply] if reply.text else [reply]
             if not events and error is not None:
+                self._open.clear()
+                self._run(_called(self._begin_anew))
                 raise error
             if not events:
                 self._news.wait()
@@ -157,6 +161,13 @@ class ApiGenerator:
         self._queue.update((request.id, request) for request in added)
         self._unsaved.difference_update(saved)
         self._send()
+
+    def _begin_anew(self) -> None:
+        """After an error that was raised: others may be asked again, as in a talk."""
+        self._queue.clear()
+        self._delayed.clear()
+        self._stop = self._error = None
+        self._given_up = 0
 
     def _drop(self, id_: str) -> None:
         self._queue.pop(id_, None)
@@ -226,11 +237,11 @@ class ApiGenerator:
         """
         patience, base = self._options.patience, self._options.base
         if failure.kind == "useless":
-            raise UserError(f"{base}: {failure}; {_KEPT}")
+            raise UserError(f"{base}: {failure}{self._kept}")
         if failure.kind == "failed":
             return None
         if failure.wait is not None and failure.wait > patience.longest_wait:
-            raise UserError(f"{base}: {failure}; it asks to wait {failure.wait:,.0f} seconds; {_KEPT}")
+            raise UserError(f"{base}: {failure}; it asks to wait {failure.wait:,.0f} seconds{self._kept}")
         is_costly = failure.kind in _COSTLY or request.id.startswith(PREFIX)
         is_costly = is_costly or (failure.kind == "unreachable" and not self._has_replied)
         tries, used = self._tries.get(request.id, (0, 0.0))
@@ -251,9 +262,9 @@ class ApiGenerator:
             remedy = "correct --api_base, or start the server"
             if not {"http", "https", "all"}.isdisjoint(getproxies_environment()):
                 remedy += ", or correct the environment's proxy (NO_PROXY names servers that need none)"
-            raise UserError(f"{base}: {failure}; {remedy}; {_KEPT}")
+            raise UserError(f"{base}: {failure}; {remedy}{self._kept}")
         if self._given_up >= _FUTILE and (failure.kind != "unreadable" or not self._has_replied):
-            raise UserError(f"{base}: {failure}; {self._given_up} requests in a row came to nothing; {_KEPT}")
+            raise UserError(f"{base}: {failure}; {self._given_up} requests in a row came to nothing{self._kept}")
         return None
 
     def _ask_again(self, id_: str) -> None:
@@ -285,7 +296,7 @@ class ApiGenerator:
         budget = self._asking.budget
         return UserError(
             f"--max_cost {budget.most:g} does not suffice: {budget.spent:.4f} are spent, and the next request could "
-            f"cost more than is left; {_KEPT.replace('same command', 'same command with a higher --max_cost')}"
+            f"cost more than is left{_KEPT.replace('same command', 'same command with a higher --max_cost')}"
         )
 
     async def _end(self) -> None:

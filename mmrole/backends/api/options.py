@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +91,7 @@ class ApiOptions:
         sends: whether anything is sent; otherwise neither key nor client is needed.
         batch_write: where requests are written that are not sent.
         batch_read: files of replies to them.
+        is_talk: whether a person waits for each reply; then no job can be gone on with.
     """
 
     base: str
@@ -109,10 +110,13 @@ class ApiOptions:
     sends: bool = True
     batch_write: BatchFiles | None = None
     batch_read: tuple[Path, ...] = ()
+    is_talk: bool = False
 
     @classmethod
     def of_flags(cls, flags: Mapping[str, Any]) -> ApiOptions | None:
         """The options that the flags of a script mean, by name; None where no server's model is asked for.
+
+        Of a script without the flags of jobs, a talk is meant: nothing is found out before the first request.
 
         Raises:
             UserError: flags are missing, or do not go together.
@@ -132,10 +136,7 @@ class ApiOptions:
             raise UserError(
                 f"--api_model {shown(flags['api_model'])} holds control characters; name a model of the server"
             )
-        _check_together(flags, given)
-        prices = None
-        if flags["price_in"] is not None:
-            prices = Prices(flags["price_in"], flags["price_out"])
+        _check_sampling(flags, given)
         values = {
             "do_sample": not flags["no_random"],
             "temperature": flags["temperature"],
@@ -144,7 +145,7 @@ class ApiOptions:
             "max_new_tokens": flags["max_new_tokens"],
         }
         settings = GenerationSettings(**{name: value for name, value in values.items() if value is not None})
-        return cls(
+        options = cls(
             flags["api_base"],
             flags["api_model"],
             flags["api_key_env"],
@@ -152,14 +153,26 @@ class ApiOptions:
             flags["api_extra"],
             settings,
             flags["api_image_pixels"],
-            flags["api_concurrency"],
-            flags["api_timeout"],
-            not flags["no_api_probe"],
-            prices,
-            flags["max_cost"],
+            timeout=flags["api_timeout"],
+            probe=False,
+            is_talk=True,
+        )
+        return options._of_job(flags, given) if "batch_write" in flags else options
+
+    def _of_job(self, flags: Mapping[str, Any], given: Mapping[str, Any]) -> ApiOptions:
+        """With what the flags of a job say besides."""
+        _check_job(flags, given)
+        prices = None if flags["price_in"] is None else Prices(flags["price_in"], flags["price_out"])
+        return replace(
+            self,
+            concurrency=flags["api_concurrency"],
+            probe=not flags["no_api_probe"],
+            prices=prices,
+            max_cost=flags["max_cost"],
             sends=not (flags["dry_run"] or flags["batch_write"] or flags["batch_read"]),
             batch_write=_batch(flags),
             batch_read=tuple(flags["batch_read"]),
+            is_talk=False,
         )
 
 
@@ -183,8 +196,13 @@ class _ApiHeader(ApiFlag):
         super().__call__(parser, namespace, (*before, values), option_string)
 
 
-def add_api_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of a server's model."""
+def add_api_arguments(parser: argparse.ArgumentParser, *, job: bool = True) -> None:
+    """Adds the flags of a server's model.
+
+    Args:
+        parser: of the script.
+        job: whether it asks many requests; in a talk some flags are about nothing.
+    """
     group = parser.add_argument_group("a server's model (docs/servers.md)")
 
     def add(name: str, **options: Any) -> None:
@@ -218,17 +236,19 @@ def add_api_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures of more pixels are sent smaller (default: %(default)s)",
     )
     add(
-        "--api_concurrency",
-        type=at_least(1),
-        metavar="N",
-        help="most requests at once; changes speed, not replies (default: what the server bears)",
-    )
-    add(
         "--api_timeout",
         type=at_least(0.1, float),
         default=300.0,
         metavar="SECONDS",
         help="for a request, sent once (default: %(default)s)",
+    )
+    if not job:
+        return
+    add(
+        "--api_concurrency",
+        type=at_least(1),
+        metavar="N",
+        help="most requests at once; changes speed, not replies (default: what the server bears)",
     )
     add("--no_api_probe", nargs=0, default=False, help="do not find out what the server takes and does not do")
     add("--price_in", type=at_least(0, float), metavar="X", help="price of a million tokens of prompts")
@@ -241,8 +261,8 @@ def add_api_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry_run", nargs=0, default=False, help="say what would be asked and what it would cost, and send nothing")
 
 
-def _check_together(flags: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raises UserError where flags contradict each other."""
+def _check_sampling(flags: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises UserError where flags of the sampling contradict each other."""
     if flags["no_random"]:
         for flag in ("--temperature", "--top_p"):
             if flag in given:
@@ -251,6 +271,10 @@ def _check_together(flags: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         raise UserError("--temperature 0 is --no_random; give that")
     if flags["top_p"] == 0:
         raise UserError("--top_p must be above 0; for the most probable token give --no_random")
+
+
+def _check_job(flags: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """The same of flags of a job."""
     if (flags["price_in"] is None) != (flags["price_out"] is None):
         raise UserError("--price_in and --price_out are needed together; a price can be 0")
     kinds = [flag for flag in ("--dry_run", "--batch_write", "--batch_read") if flag in given]

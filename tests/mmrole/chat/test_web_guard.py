@@ -66,6 +66,19 @@ def page(folder, repository):
     assert not list((folder / "tmp").glob("mmrole-page-*"))
 
 
+def test_a_servers_model_has_a_page(folder, repository):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = ["--api_base", "http://127.0.0.1:1/v1", "--api_model", "calm-1"]
+    command = [sys.executable, repository / "chat.py", "--web", "--port", str(port), *server]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == f"http://127.0.0.1:{port} (Ctrl-C ends)\n", process.communicate()[1]
+    assert ask(port)[0].status == 200
+    process.terminate()
+    assert "Traceback" not in process.communicate(timeout=60)[1]
+
+
 def ask(port, path="/", method="GET", body=None, **headers):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
