@@ -4,8 +4,8 @@
     python scripts/bench_serve.py --shape tiny        # a tiny one: what the server itself costs
 
 The server is a process of its own, with weights and prompts of bench_answers.py. Each client has one request under way.
-Prints replies and tokens a second, how many times as many replies that is as generate() gives, and the time to the first
-token.
+Prints replies and tokens a second, how many times as many replies that is as generate() gives, and the time to the
+first token.
 """
 
 from __future__ import annotations
@@ -95,12 +95,12 @@ def write_model(folder: Path, shape: str) -> None:
 def time_generate(folder: Path, requests: Sequence[ChatRequest]) -> tuple[float, list[Timing]]:
     """Seconds that transformers' generate() takes for requests one after the other, and what each takes."""
     from bench_machine import torch
-    from transformers import AutoModelForCausalLM
 
+    from mmrole.qwen_vl import QWenLMHeadModel
     from mmrole.qwen_vl.chat_format import ChatTurn
     from mmrole.qwen_vl.processing import Chat, QWenProcessor
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = QWenLMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
     processor = QWenProcessor.from_pretrained(folder)
     stops = [processor.tokenizer.im_end_id, processor.tokenizer.im_start_id, processor.tokenizer.eod_id]
 
