@@ -88,7 +88,7 @@ def as_trained(model: QWenLMHeadModel, checkpoint_layers: int | None = None) -> 
     from mmrole.training.recomputation import limit_recomputation
 
     family = QwenVL(byte_tokenizer(), model.config)
-    family.freeze_vision(model.train())
+    family.freeze(model.train(), ["vision"])
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     limit_recomputation(model, family, checkpoint_layers)
     return model

@@ -6,7 +6,7 @@ prompt trees; a `SequenceModel` can read sequences one by one, too. Only `models
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 Pixels: TypeAlias = "dict[str, Tensor]"
 """Images as a model takes them: its arguments by name."""
+
+
+PARTS = ("vision", "projector", "language")
+"""Of a vision-language model: `Family.freeze` takes them."""
 
 
 class EncodedImage(NamedTuple):
@@ -77,6 +81,8 @@ class Family(Protocol):
     hidden_size: int
     stop_ids: frozenset[int]
     """Tokens that end a reply."""
+    pixels: str
+    """What makes the pixels of its images, for fingerprints."""
     reads_trees: bool
     """Whether prompt trees are exact with its model; otherwise each sequence is read alone."""
     position_rows: int
@@ -93,6 +99,8 @@ class Family(Protocol):
     """By layer, from how many positions, its own included, a position attends to; 0 where to all before it."""
     lora_targets: Sequence[str]
     """Ends of the names of the matrices that get adapters unless others are named."""
+    not_adapted: str | None
+    """What the names of modules match that get no adapters, though the ends of their names may be such."""
     not_quantized: Sequence[str]
     """Names of modules that stay as they are where the language model's matrices are quantized."""
 
@@ -138,18 +146,35 @@ class Family(Protocol):
         ...
 
     def save(self, directory: str | Path) -> None:
-        """Writes the files of the vocabulary beside trained weights."""
+        """Writes the files of vocabulary and images beside trained weights."""
 
     def empty_module(self) -> PreTrainedModel:
         """The model on the meta device: names and shapes."""
         ...
 
-    def load_module(self, directory: str | Path, **options: Any) -> PreTrainedModel:
-        """The model with the weights of a directory; `options` are those of transformers' `from_pretrained`."""
+    def load_module(self, directory: str | Path, *, for_training: bool = False, **options: Any) -> PreTrainedModel:
+        """The model with the weights of a directory.
+
+        Args:
+            directory: of the checkpoint.
+            for_training: its forward takes `loss_arguments`.
+            options: those of transformers' `from_pretrained`.
+        """
         ...
 
-    def freeze_vision(self, module: nn.Module) -> None:
-        """What `--fix_vit` freezes."""
+    def saved_weights(self, directory: str | Path) -> dict[str, Tensor]:
+        """The weights of a checkpoint that training has written, by the names of its module.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        ...
+
+    def use_flex_attention(self, module: nn.Module) -> None:
+        """Says of a module in training that FlexAttention computes its attention in trees."""
+
+    def freeze(self, module: nn.Module, frozen: Collection[str]) -> None:
+        """Sets which parameters are trained: those of `PARTS` that are not named."""
 
     def blocks(self, module: nn.Module) -> list[nn.Module]:
         """The language model's blocks in their order; each can be computed again in the backward pass."""
@@ -181,7 +206,7 @@ class Family(Protocol):
             sources: int64 [T], the nodes whose hidden states predict.
             targets: int64 [T], the tokens that they are to predict.
             weights: [T], how often each counts.
-            attention: `tree_attention`, a `TreeAttention`, or `attention_mask`.
+            attention: `tree_attention`, a `TreeAttention`, or `attention_mask`; nothing for a sample that is alone.
         """
         ...
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from mmrole.base.files import read_json
+from mmrole.data.images import PIXELS
 from mmrole.data.messages import Message
 from mmrole.models.encoding import encode_chat, text_encoder
 from mmrole.models.families import Encoded, EncodedImage, KVShape, Pixels
@@ -33,6 +37,8 @@ class QwenVL:
     position_rows = 1
     images_both_ways = False
     not_quantized: Sequence[str] = ("lm_head", "transformer.visual")
+    pixels = PIXELS
+    not_adapted: str | None = None
     lora_targets: Sequence[str] = ("c_attn", "attn.c_proj", "w1", "w2")  # as published
 
     def __init__(self, tokenizer: QWenTokenizer, config: QWenConfig) -> None:
@@ -90,19 +96,32 @@ class QwenVL:
         with torch.device("meta"), no_init_weights():
             return QWenLMHeadModel(self.config)
 
-    def load_module(self, directory: str | Path, **options: Any) -> QWenLMHeadModel:
-        """The model with the weights of a directory.
+    def load_module(self, directory: str | Path, *, for_training: bool = False, **options: Any) -> QWenLMHeadModel:
+        """The model with the weights of a directory; its forward always takes `loss_arguments`.
 
         Raises:
             CheckpointError: the checkpoint is damaged or incomplete.
         """
         return QWenLMHeadModel.from_pretrained(directory, attn_implementation="sdpa", **options)
 
-    def freeze_vision(self, module: nn.Module) -> None:
-        """Freezes the vision tower but for its resampler; that one is trained with its table of positions (spec §7)."""
+    def saved_weights(self, directory: str | Path) -> dict[str, Tensor]:
+        """See `Family.saved_weights`."""
+        files = [file.name for file in Path(directory).glob(SAFE_WEIGHTS_NAME)]
+        if not files:
+            index = read_json(Path(directory) / SAFE_WEIGHTS_INDEX_NAME, dict)
+            files = sorted({Path(name).name for name in index["weight_map"].values()})
+        return {name: weight for file in files for name, weight in load_file(Path(directory) / file).items()}
+
+    def use_flex_attention(self, module: nn.Module) -> None:
+        """See `Family.use_flex_attention`."""
+        cast(QWenLMHeadModel, module).set_attn_implementation("flex_attention")
+
+    def freeze(self, module: nn.Module, frozen: Collection[str]) -> None:
+        """See `Family.freeze`. The projector is the resampler with its table of positions (spec §7)."""
         visual = cast(QWenLMHeadModel, module).transformer.visual
-        visual.requires_grad_(False)
-        visual.attn_pool.requires_grad_(True)
+        module.requires_grad_("language" not in frozen)
+        visual.requires_grad_("vision" not in frozen)
+        visual.attn_pool.requires_grad_("projector" not in frozen)
 
     def blocks(self, module: nn.Module) -> list[nn.Module]:
         """See `Family.blocks`; they are found inside of wrappers, too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -32,11 +33,12 @@ def load_model(
     dtype = reduced if training.deepspeed or training.use_lora else torch.float32
     quantization = four_bits(dtype, family.not_quantized) if lora.q_lora else None
     device_map = {"": training.device} if lora.q_lora else None
-    model = family.load_module(directory, dtype=dtype, quantization_config=quantization, device_map=device_map)
-    if training.fix_vit:
-        family.freeze_vision(model)
+    model = family.load_module(
+        directory, for_training=True, dtype=dtype, quantization_config=quantization, device_map=device_map
+    )
+    family.freeze(model, training.frozen)
     if training.device.type == "cuda" and not family.drops_attention and flex_is_usable(family.head_size):
-        model.set_attn_implementation("flex_attention")
+        family.use_flex_attention(model)
     if training.use_lora:
         return add_adapters(model, family, lora, bool(training.gradient_checkpointing))
     return model
@@ -63,6 +65,7 @@ def check_adapters(family: Family, lora: LoraArguments) -> None:
     modules = dict(model.named_modules())
     for target in lora.targets(family):
         matched = [name for name in modules if name == target or name.endswith(f".{target}")]
+        matched = [name for name in matched if not re.fullmatch(family.not_adapted or "", name)]
         if not matched:
             own = ", ".join(family.language_matrices(model))
             raise UserError(f"--lora_target_modules {target}: the model has no such module; its own are {own}")
@@ -80,6 +83,7 @@ def _config(family: Family, lora: LoraArguments) -> LoraConfig:
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=lora.targets(family),
+        exclude_modules=family.not_adapted,
         bias=cast(Literal["none", "all", "lora_only"], lora.lora_bias),  # checked with the other flags
         task_type="CAUSAL_LM",
     )

@@ -17,7 +17,7 @@ import transformers
 from transformers import HfArgumentParser
 
 from mmrole.base.errors import UserError
-from mmrole.models.families import Family
+from mmrole.models.families import PARTS, Family
 from mmrole.training import deepspeed_config, extensions, flags, values
 from mmrole.training.old_flags import translate
 from mmrole.training.reporters import check_reporters
@@ -27,7 +27,18 @@ from mmrole.training.reporters import check_reporters
 class ModelArguments:
     """The model."""
 
-    model_name_or_path: str = field(metadata={"help": "Checkpoint directory to start from, such as Qwen-VL-Chat."})
+    model_name_or_path: str = field(
+        metadata={
+            "help": "Checkpoint directory to start from: Qwen-VL-Chat, or a vision-language model of transformers."
+        }
+    )
+    max_pixels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most pixels of an image, to which larger ones are shrunk; by default the checkpoint's own limit. "
+            "It is saved with the result."
+        },
+    )
 
 
 @dataclass
@@ -108,8 +119,16 @@ class TrainingArguments(transformers.TrainingArguments):
         metadata={"help": "Most tokens of a sample; longer ones are cut from the right, never in an image."},
     )
     use_lora: bool = field(default=False, metadata={"help": "Train LoRA adapters of the language model only."})
-    fix_vit: bool = field(
-        default=True, metadata={"help": "Freeze the vision tower but for its resampler (visual.attn_pool)."}
+    freeze: str | None = field(
+        default=None,
+        metadata={
+            "help": "Parts that are not trained, of vision, projector and language, with commas; none for none. By "
+            "default vision. The projector is what lies between tower and language model, in Qwen-VL "
+            "visual.attn_pool; embeddings and LM head belong to the language model."
+        },
+    )
+    fix_vit: bool | None = field(
+        default=None, metadata={"help": "Published: True is --freeze vision, the default, False is --freeze none."}
     )
     prompt_tree: bool = field(
         default=True,
@@ -189,6 +208,12 @@ class TrainingArguments(transformers.TrainingArguments):
         check_reporters(self)
 
     @property
+    def frozen(self) -> list[str]:
+        """The parts that are not trained, of `PARTS`."""
+        given = self.freeze or ("none" if self.fix_vit is False else "vision")
+        return [] if given == "none" else [part for part in PARTS if part in given.split(",")]
+
+    @property
     def samples_per_step(self) -> int:
         """Samples of an optimizer step, on all devices together."""
         return self.per_device_train_batch_size * self.world_size
@@ -229,7 +254,7 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
         # transformers' type of a dataclass is a new type, which no class is of.
         (ModelArguments, DataArguments, TrainingArguments, LoraArguments),  # pyright: ignore[reportArgumentType]
         usage="%(prog)s --model_name_or_path DIRECTORY --data_path FILE --output_dir DIRECTORY [flags]",
-        description="Trains Qwen-VL-Chat into an agent or a reward model. The other flags are those of "
+        description="Trains a vision-language model into an agent or a reward model. The other flags are those of "
         "transformers' TrainingArguments.",
     )
     try:
@@ -245,9 +270,23 @@ def parse_arguments(argv: list[str] | None = None) -> Arguments:
 
 def check_together(arguments: Arguments) -> None:
     """Raises UserError for flags that contradict each other, or have no effect beside the others."""
+    values.check_numbers(arguments.model)
+    _check_frozen(arguments.training)
     _check_adapter_flags(arguments.training, arguments.lora)
     _check_when(arguments.training, arguments.data)
     _check_recomputation(arguments.training)
+
+
+def _check_frozen(training: TrainingArguments) -> None:
+    if training.freeze is None:
+        return
+    if training.fix_vit is not None:
+        raise UserError(f"--fix_vit {training.fix_vit} says what --freeze {training.freeze} says; leave out either")
+    given = training.freeze.split(",")
+    if training.freeze != "none" and not all(part in PARTS for part in given):
+        raise UserError(f"--freeze {training.freeze}: give vision, projector, language, or some with commas, or none")
+    if len(training.frozen) == len(PARTS):
+        raise UserError(f"--freeze {training.freeze} leaves nothing to train; leave out a part")
 
 
 def _check_adapter_flags(training: TrainingArguments, lora: LoraArguments) -> None:
@@ -264,8 +303,10 @@ def _check_adapter_flags(training: TrainingArguments, lora: LoraArguments) -> No
         raise UserError(
             "--lora_weight_path is not supported; leave it out: merge that adapter with merge_lora.py first"
         )
-    if training.use_lora and not training.fix_vit:
+    if training.use_lora and training.fix_vit is False:
         raise UserError("--fix_vit False has no effect on --use_lora True, which trains adapters; leave out either")
+    if training.use_lora and training.freeze is not None:
+        raise UserError("--freeze has no effect on --use_lora True, which trains adapters alone; leave out either")
     if not training.use_lora and (changed := flags.changed(lora)):
         raise UserError(f"--{changed[0]} has no effect without adapters; add --use_lora True")
 

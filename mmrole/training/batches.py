@@ -83,8 +83,9 @@ class TreeBatch:
 
         Args:
             family: of the model.
-            attn_implementation: of the model: "flex_attention" gets its compiled kernel, "sdpa" blocks of queries with
-                the keys that they see, "eager" the dense mask, or blocks where one mask does not do for all layers.
+            attn_implementation: of the language model: "flex_attention" gets its compiled kernel, "eager" the dense
+                mask, or blocks where one mask does not do for all layers, any other blocks of queries with the keys
+                that they see.
 
         Raises:
             ValueError: the implementation takes no masks (FlashAttention).
@@ -95,11 +96,13 @@ class TreeBatch:
             )
         attention: dict[str, Any]
         device, first, depths = self.input_ids.device, self.first, self.depths
-        if attn_implementation == "flex_attention":
+        if not family.reads_trees:
+            attention = {}
+        elif "flex" in attn_implementation:
             flex = FlexForestAttention(self.last, self.most_nodes, device, first=first, depths=depths)
             attention = {"tree_attention": flex}
-        elif attn_implementation == "sdpa" or first is not None or depths is not None:
-            way = "sdpa" if attn_implementation == "sdpa" else "eager"
+        elif attn_implementation != "eager" or first is not None or depths is not None:
+            way = "eager" if attn_implementation == "eager" else "sdpa"
             blocks = BlockwiseAttention(self.last, way, device=device, first=first, depths=depths)
             attention = {"tree_attention": blocks}
         else:

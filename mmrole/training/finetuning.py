@@ -168,6 +168,8 @@ class Prepared(NamedTuple):
         cut = sum(sample.is_cut for sample in samples)
         if cut:
             lines.append(f"longer than --model_max_length {training.model_max_length:,}, and cut: {cut:,} samples")
+        if not self.family.reads_trees:
+            lines.append("prompt trees are not exact with this model: each sample is read alone, which is slower")
         if self.quoting:
             lines.append(
                 f"{self.quoting:,} samples have <img>…</img> in a text, which is read as text, not as a picture"
@@ -181,8 +183,8 @@ def _prepare(arguments: Arguments) -> Prepared:
     is_first = training.process_index == 0
     checkpoint = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
     if is_first:
-        check_checkpoint(checkpoint)
-    family = read_family(checkpoint)
+        check_checkpoint(checkpoint, arguments.model.max_pixels)
+    family = read_family(checkpoint, arguments.model.max_pixels)
     samples, eval_samples = _read(data, decode_images=is_first)  # each image is decoded once
     packing = Packing(
         samples_per_step=training.samples_per_step,
@@ -192,6 +194,7 @@ def _prepare(arguments: Arguments) -> Prepared:
         seed=training.order_seed,
         prompt_tree=training.prompt_tree,
         drop_last=training.dataloader_drop_last,
+        alone=not family.reads_trees,
     )
     encoder = SampleEncoder(family, training.model_max_length, data.system_message)
     steps = _steps(encoder, samples, packing)
@@ -231,7 +234,7 @@ def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], packing: P
     return TrainingSteps(
         encoded,
         [sample.where for sample in samples],
-        group_samples(encoded, packing.prompt_tree),
+        group_samples(encoded, packing.prompt_tree and encoder.family.reads_trees),
         packing,
         encoder.family,
     )

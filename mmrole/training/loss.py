@@ -37,8 +37,8 @@ def tree_loss(model: nn.Module, batch: TreeBatch, family: Family) -> LossSum:
 
 
 def attn_implementation_of(model: nn.Module) -> str:
-    """The attention implementation of a model inside of its wrappers."""
+    """The attention implementation of a language model inside of its wrappers."""
     inner: Any = model
     while isinstance(getattr(inner, "module", None), nn.Module):
         inner = inner.module
-    return inner.config._attn_implementation
+    return inner.config.get_text_config()._attn_implementation

@@ -1,4 +1,7 @@
-"""The result of a run: a complete checkpoint in the original layout, or an adapter, written aside and then moved."""
+"""The result of a run: a complete checkpoint in the layout that its family has, or an adapter.
+
+It is written aside and then moved.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mmrole.base.errors import UserError, listed
-from mmrole.models.checkpoints import VOCABULARY
+from mmrole.models.checkpoints import PROCESSOR_FILES, VOCABULARY
 from mmrole.training import run_checkpoints
 from mmrole.training.disk_faults import disk_fault, is_of_the_disk
 from mmrole.training.run_checkpoints import MANIFEST, UNFINISHED, read_manifest
@@ -19,7 +22,7 @@ _ASIDE = ".output"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*_model*.bin", "pytorch_model.bin.index.json")
 _BESIDE = (
     *("config.json", "generation_config.json", "adapter_config.json", "trainer_state.json", MANIFEST),
-    *(VOCABULARY, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
+    *(VOCABULARY, *PROCESSOR_FILES),
 )
 _ADAPTER_DESCRIPTION = "README.md"  # peft's empty form, where people write what they have trained
 

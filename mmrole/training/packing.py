@@ -6,6 +6,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -105,6 +106,7 @@ def pack_epoch(
     max_batch_tokens: int,
     seed: int,
     epoch: int,
+    alone: bool = False,
 ) -> list[Step]:
     """The steps of an epoch: a function of the arguments alone.
 
@@ -118,6 +120,7 @@ def pack_epoch(
         max_batch_tokens: most positions of a micro-batch, counted after merging.
         seed: with `epoch` seeds the order.
         epoch: from 0.
+        alone: a micro-batch is one sample.
 
     Raises:
         ValueError: a sample has more than `max_batch_tokens` positions.
@@ -126,6 +129,7 @@ def pack_epoch(
         raise ValueError(
             f"a sample has {groups.lengths.max()} positions, more than max_batch_tokens={max_batch_tokens}"
         )
+    pack = partial(_one_by_one, groups) if alone else partial(_pack_step, groups, max_batch_tokens=max_batch_tokens)
     most = max(1, samples_per_step // GROUPS_PER_STEP)
     chunks = [group[start : start + most] for group in groups.members for start in range(0, len(group), most)]
     steps, parts, missing = [], [], samples_per_step
@@ -136,10 +140,10 @@ def pack_epoch(
             members = members[missing:]
             missing -= len(parts[-1])
             if missing == 0:
-                steps.append(_pack_step(groups, parts, world_size, max_batch_tokens))
+                steps.append(pack(parts, world_size))
                 parts, missing = [], samples_per_step
     if parts:
-        steps.append(_pack_step(groups, parts, world_size, max_batch_tokens))
+        steps.append(pack(parts, world_size))
     return steps
 
 
@@ -163,6 +167,14 @@ def _pack_step(groups: Groups, parts: list[list[int]], world_size: int, max_batc
     dealt = [[sample for piece in bin_ for sample in piece.samples] for bin_ in best]
     samples = [sample for part in parts for sample in part]
     return Step(samples, [dealt[rank::world_size] for rank in range(world_size)])
+
+
+def _one_by_one(groups: Groups, parts: list[list[int]], world_size: int) -> Step:
+    """Deals samples one by one, the longest first; the last round has empty bins where processes have none left."""
+    samples = [sample for part in parts for sample in part]
+    bins = [[sample] for sample in sorted(samples, key=lambda sample: -groups.lengths[sample])]
+    bins += [[] for _ in range(-len(bins) % world_size)]
+    return Step(samples, [bins[rank::world_size] for rank in range(world_size)])
 
 
 def _cut(groups: Groups, members: list[int], most: int) -> list[_Piece]:

@@ -12,10 +12,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from mmrole.base.errors import UserError, listed
-from mmrole.base.files import read_json
+from mmrole.models.families import Family
 
 _ADAPTER = "adapter_model.safetensors"
 
@@ -95,7 +94,7 @@ def innermost(optimizer: Any) -> Optimizer:
     return optimizer
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
+def load_weights(model: nn.Module, folder: Path, family: Family) -> None:
     """Loads the weights of a checkpoint of this run: safetensors, and all that the model or its adapters save.
 
     Raises:
@@ -106,10 +105,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         result = set_peft_model_state_dict(model, found)
         missing = [name for name in result.missing_keys if "lora_" in name]
     else:
-        found = {}
-        for file in _weight_files(folder):
-            found |= safetensors.torch.load_file(file)
-        result = model.load_state_dict(found, strict=False)
+        result = model.load_state_dict(family.saved_weights(folder), strict=False)
         tied = set(getattr(model, "_tied_weights_keys", None) or ())
         missing = [name for name in result.missing_keys if name not in tied]
     if missing or result.unexpected_keys:
@@ -117,10 +113,3 @@ def load_weights(model: nn.Module, folder: Path) -> None:
             f"{folder} holds other weights than this model's: {listed([*missing, *result.unexpected_keys], 3)}; "
             "give another --output_dir"
         )
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / SAFE_WEIGHTS_NAME).is_file():
-        return [folder / SAFE_WEIGHTS_NAME]
-    index = read_json(folder / SAFE_WEIGHTS_INDEX_NAME, dict)
-    return [folder / Path(name).name for name in sorted(set(index["weight_map"].values()))]

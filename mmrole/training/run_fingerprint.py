@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mmrole.base.files import sha256
-from mmrole.data.images import PIXELS
 from mmrole.models.families import Family
 from mmrole.training.arguments import Arguments, TrainingArguments, zero_stage
 from mmrole.training.encoding import EncodedSample
@@ -48,11 +47,11 @@ def fingerprint_run(
         "--seed": training.order_seed,
         "--seed of dropout": training.seed,
         "samples per step": training.samples_per_step,
-        "--fix_vit": training.fix_vit,
+        "--freeze": ",".join(training.frozen),
         "--use_lora": training.use_lora,
         "--bf16": training.bf16,
         "--fp16": training.fp16,
-        "pixels": PIXELS,
+        "pixels": family.pixels,
         "--deepspeed": bool(training.deepspeed),
         "ZeRO stage": zero_stage(training),
         "optimizer": _optimizer(training),
@@ -60,6 +59,8 @@ def fingerprint_run(
     if data.eval_data_path is not None and eval_steps is not None:
         run["--eval_data_path"] = _file(data.eval_data_path)
         run["pictures of --eval_data_path"] = _pictures(eval_steps.samples)
+    if arguments.model.max_pixels is not None:
+        run["--max_pixels"] = arguments.model.max_pixels
     if training.dataloader_drop_last:
         run["--dataloader_drop_last"] = True
     if zero_stage(training):

@@ -41,7 +41,8 @@ class StepBatches(NamedTuple):
 class Packing:
     """How samples become steps; the same for any number of processes, but for who computes what.
 
-    With `drop_last`, an epoch ends before a step that would have fewer samples.
+    With `drop_last`, an epoch ends before a step that would have fewer samples. With `alone`, a micro-batch is one
+    sample.
     """
 
     samples_per_step: int
@@ -51,6 +52,7 @@ class Packing:
     seed: int
     prompt_tree: bool
     drop_last: bool = False
+    alone: bool = False
 
 
 class TrainingSteps(Dataset):
@@ -131,6 +133,7 @@ class TrainingSteps(Dataset):
                 max_batch_tokens=self.packing.max_batch_tokens,
                 seed=self.packing.seed,
                 epoch=epoch,
+                alone=self.packing.alone,
             )
             self._epoch = epoch
         return self._steps

@@ -268,7 +268,8 @@ class TreeTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads the weights that `_save_checkpoint` wrote; transformers would take others that lie there."""
         with reading(resume_from_checkpoint):
-            load_weights(cast("nn.Module", self.model if model is None else model), Path(resume_from_checkpoint))
+            trained = cast("nn.Module", self.model if model is None else model)
+            load_weights(trained, Path(resume_from_checkpoint), self.family)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with contextlib.nullcontext() if checkpoint is None else reading(checkpoint):

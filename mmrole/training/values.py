@@ -33,6 +33,7 @@ _RANGES = {
     "gradient_accumulation_steps": _COUNT,
     "max_batch_tokens": _COUNT,
     "model_max_length": _COUNT,
+    "max_pixels": _COUNT,
     "num_train_epochs": _POSITIVE,
     "max_steps": Range("at least 1", lambda number: number >= 1 or number == -1),  # -1: as long as the epochs are
     "learning_rate": _NOT_NEGATIVE,

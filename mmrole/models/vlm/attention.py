@@ -12,6 +12,9 @@ from mmrole.prompt_tree.attention import TreeAttention
 NAME = "mmrole_tree"
 """Under which it is registered, for `set_attn_implementation`. transformers makes no mask for it."""
 
+FLEX = "mmrole_tree_flex"
+"""The same, where training hands a tree's attention as FlexAttention computes it."""
+
 
 def attend_in_tree(
     module: nn.Module,
@@ -55,3 +58,4 @@ def attend_in_tree(
 
 
 AttentionInterface.register(NAME, attend_in_tree)
+AttentionInterface.register(FLEX, attend_in_tree)

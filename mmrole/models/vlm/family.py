@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from mmrole.base.errors import UserError, listed
+from mmrole.data.images import OTHER_PIXELS
 from mmrole.data.messages import Message
 from mmrole.models.families import Encoded, Pixels
 from mmrole.models.vlm import facts, parts
-from mmrole.models.vlm.attention import NAME
+from mmrole.models.vlm.attention import FLEX, NAME
 from mmrole.models.vlm.encoding import ChatEncoder
 from mmrole.models.vlm.mrope import mrope_positions
 from mmrole.models.vlm.processor import VlmProcessor
 from mmrole.models.vlm.reply_bytes import ReplyBytes
+from mmrole.models.vlm.saving import save_processor
+from mmrole.models.vlm.training_module import take_micro_batches
+from mmrole.qwen_vl.lm_head import LossPositions
 
 if TYPE_CHECKING:
     from mmrole.prompt_tree import PromptTree
@@ -38,6 +45,9 @@ class Vlm:
     Raises:
         UserError: a part is missing or damaged.
     """
+
+    pixels = OTHER_PIXELS
+    not_adapted: str | None = parts.NOT_LANGUAGE
 
     def __init__(
         self,
@@ -96,15 +106,87 @@ class Vlm:
         module.tie_weights()
         return module
 
-    def load_module(self, directory: str | Path, **options: Any) -> PreTrainedModel:
+    def load_module(self, directory: str | Path, *, for_training: bool = False, **options: Any) -> PreTrainedModel:
         """The model with the weights of a directory, its language model's attention that of trees.
 
+        For training it has no generation settings, which transformers would refuse to save where they contradict each
+        other: `save` copies those of the checkpoint.
+
         Raises:
-            OSError, ValueError, RuntimeError: the checkpoint is damaged or incomplete.
+            UserError: weights are missing.
+            OSError, ValueError, RuntimeError: the checkpoint is damaged.
         """
-        module = AutoModelForImageTextToText.from_pretrained(
-            directory, attn_implementation="sdpa", local_files_only=True, **options
+        if for_training:
+            options["generation_config"] = GenerationConfig()
+        module, found = AutoModelForImageTextToText.from_pretrained(
+            directory, attn_implementation="sdpa", local_files_only=True, output_loading_info=True, **options
         )
+        if found["missing_keys"]:
+            raise UserError(f"{directory} has no weights for {listed(sorted(found['missing_keys']), 3)}; copy it again")
         if self.reads_trees:
             parts.language_model(module).set_attn_implementation(NAME)
+        if for_training:
+            take_micro_batches(module)
         return module
+
+    def saved_weights(self, directory: str | Path) -> dict[str, Tensor]:
+        """See `Family.saved_weights`; transformers has names in files that are not those of its modules."""
+        return self.load_module(directory).state_dict()
+
+    def use_flex_attention(self, module: nn.Module) -> None:
+        """See `Family.use_flex_attention`; without trees its attention stays its own."""
+        if self.reads_trees:
+            cast("PreTrainedModel", parts.language_model(module)).set_attn_implementation(FLEX)
+
+    def freeze(self, module: nn.Module, frozen: Collection[str]) -> None:
+        """See `Family.freeze`. Embeddings and LM head belong to the language model."""
+        parts.freeze(module, frozen)
+
+    def blocks(self, module: nn.Module) -> list[nn.Module]:
+        """See `Family.blocks`; they are found inside of wrappers, too."""
+        return list(cast("Any", parts.language_model(parts.model_in(module))).layers)
+
+    def language_matrices(self, module: nn.Module) -> list[str]:
+        """As `self_attn.q_proj`: the parts of their names behind the layer's number."""
+        return parts.matrices(parts.model_in(module))
+
+    @cached_property
+    def lora_targets(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """All matrices of the language model's blocks, as `q_proj`."""
+        return sorted({name.rpartition(".")[2] for name in self.language_matrices(self.empty_module())})
+
+    @cached_property
+    def not_quantized(self) -> Sequence[str]:
+        """Tower, projector and LM head."""
+        return parts.beside_language_model(self.empty_module())
+
+    @cached_property
+    def _blank(self) -> Pixels:
+        """Pixels for a micro-batch without images."""
+        return self.preprocess([Image.new("RGB", (64, 64))])
+
+    def loss_arguments(
+        self,
+        *,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        pixels: Pixels | None,
+        image_positions: Tensor,
+        sources: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        attention: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Arguments of a module's forward after `take_micro_batches`, see `Family.loss_arguments`."""
+        return {
+            **attention,
+            "input_ids": input_ids,
+            "position_ids": position_ids,
+            "pixels": self._blank if pixels is None else pixels,
+            "image_positions": image_positions.to(input_ids.device),
+            "loss_positions": LossPositions(sources, targets, weights),
+        }
+
+    def save(self, directory: str | Path) -> None:
+        """Copies tokenizer, chat template, image processor, with its limit, and generation settings."""
+        save_processor(self.directory, Path(directory), self.processor.max_pixels)

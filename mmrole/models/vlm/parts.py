@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, cast
 
 from torch import nn
+from transformers import PreTrainedModel
 
 # Names below the base model, `model.…` of the class with an LM head. Modules between tower and language model are the
 # projector, wherever a model has them.
@@ -15,7 +17,8 @@ _PROJECTOR = re.compile(
 )
 _VISION = re.compile(r"(^|\.)(visual|vision_tower|vision_model)(\.|$)")
 
-PARTS = ("vision", "projector", "language")
+NOT_LANGUAGE = rf".*({_PROJECTOR.pattern}|{_VISION.pattern}).*"
+"""What the whole name of a module of tower or projector matches."""
 
 
 def part_of(name: str) -> str:
@@ -31,5 +34,34 @@ def language_model(module: nn.Module) -> nn.Module:
     Raises:
         AttributeError: it is not where the models of transformers have it.
     """
-    inner = cast("Any", module).model
+    return decoder(cast("Any", module).model)
+
+
+def decoder(inner: Any) -> nn.Module:
+    """The same, in the model without LM head."""
     return inner.language_model if hasattr(inner, "language_model") else inner.text_model
+
+
+def model_in(wrapped: nn.Module) -> PreTrainedModel:
+    """The model of transformers inside of wrappers (DDP, DeepSpeed, PEFT)."""
+    return next(each for each in wrapped.modules() if isinstance(each, PreTrainedModel))
+
+
+def freeze(module: nn.Module, frozen: Collection[str]) -> None:
+    """Sets which parameters are trained: those of the parts that are not frozen."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(part_of(name) not in frozen)
+
+
+def matrices(module: nn.Module) -> list[str]:
+    """The matrices in the language model's blocks, by the parts of their names behind the block's number."""
+    blocks = cast("Any", language_model(module)).layers
+    return sorted({name for block in blocks for name, each in block.named_modules() if isinstance(each, nn.Linear)})
+
+
+def beside_language_model(module: nn.Module) -> list[str]:
+    """Names of what is neither the language model nor a part of it: tower, projector, LM head."""
+    inner = cast("Any", module).model
+    language = decoder(inner)
+    others = [f"model.{name}" for name, each in inner.named_children() if each is not language]
+    return [*others, *(name for name, each in module.named_children() if each is not inner)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from mmrole.models.families import KVShape, Pixels
 from mmrole.models.vlm import facts, parts
 from mmrole.models.vlm.family import Vlm
+from mmrole.models.vlm.vision import joined, vision_features
 from mmrole.prompt_tree.attention import TreeAttention
 
 
@@ -54,7 +54,7 @@ class VlmTreeModel:
 
     def image_features(self, images: Sequence[Pixels]) -> list[Tensor]:
         """→ [rows, (1 + D) * hidden_size] each, D of them for the first layers (Qwen3-VL's deepstack)."""
-        rows = vision_features(self.module, joined(images))
+        rows = vision_features(self.module.model, joined(images), self.device)
         return list(rows.reshape(len(images), -1, rows.shape[-1]))
 
     def hidden_states(
@@ -103,32 +103,6 @@ class VlmTreeModel:
     def logits(self, hidden_states: Tensor) -> Tensor:
         """[n, hidden_size] → [n, vocabulary]."""
         return self._head(hidden_states)
-
-
-def vision_features(module: PreTrainedModel, pixels: Pixels) -> Tensor:
-    """The features of all images, one behind the other: [rows, (1 + D) * hidden_size]."""
-    inner: Any = module.model
-    known = inspect.signature(inner.get_image_features).parameters
-    given = {
-        name: value.to(module.device, module.dtype if value.is_floating_point() else value.dtype)
-        for name, value in pixels.items()
-        if name in known
-    }
-    output = inner.get_image_features(**given, return_dict=True)
-    deep = getattr(output, "deepstack_features", None) or []
-    return torch.cat([_rows(features) for features in (output.pooler_output, *deep)], dim=-1)
-
-
-def joined(images: Sequence[Pixels]) -> Pixels:
-    """Images of the same shapes as the arguments for all of them."""
-    return {name: torch.cat([image[name] for image in images]) for name in images[0]}
-
-
-def _rows(features: Tensor | Sequence[Tensor]) -> Tensor:
-    """[…, rows, size], or a list of such, as one [rows, size]."""
-    if isinstance(features, Tensor):
-        return features.flatten(0, -2)
-    return torch.cat([each.flatten(0, -2) for each in features])
 
 
 def _nbytes(value: object) -> int:

@@ -32,7 +32,7 @@ def passes(model, encoded, family) -> tuple[list[int], list[int]]:
 def test_the_first_blocks_are_computed_again(make_model, encoded, byte_family, layers, expected):
     plain, model = make_model(), make_model()
     for each in (plain, model):
-        byte_family.freeze_vision(each)
+        byte_family.freeze(each, ["vision"])
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     limit_recomputation(model, byte_family, layers)
     language, vision = passes(model, encoded, byte_family)
