@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fixtures.windowed import WindowedModel, WindowedQwen
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -49,10 +50,12 @@ class OnDevice(TorchDispatchMode):
 def decoder(tokenizer) -> Callable[..., Decoder]:
     """Makes a decoder for trees without memory or weights, all of whose tensors are on the meta device."""
 
-    def make(layers: int = 2, trees: int = 3, settings: list[GenerationSettings] | None = None) -> Decoder:
+    def make(
+        layers: int = 2, trees: int = 3, settings: list[GenerationSettings] | None = None, windowed: bool = False
+    ) -> Decoder:
         config = random_config(256, hidden_size=128, num_hidden_layers=layers, intermediate_size=256, visual_width=32)
-        family = QwenVL(tokenizer, config)
-        model = QwenVLTreeModel(family.empty_module(), family)
+        family = WindowedQwen(tokenizer, config) if windowed else QwenVL(tokenizer, config)
+        model = (WindowedModel if windowed else QwenVLTreeModel)(family.empty_module(), family)
         cache = PagedKVCache(model, 10_000)
         for tree in range(trees):
             cache.add(torch.ones(1 + tree % 3, 70 + tree, dtype=torch.bool), 64)
@@ -86,6 +89,11 @@ def test_a_layer_is_few_operations_however_many_trees_there_are(decoder):
     a_layer = counts[1] - counts[0]
     assert 10 < a_layer.total() <= MOST_OPERATIONS, a_layer
     assert operations(decoder(layers=3, trees=40)) == counts[1]
+
+
+def test_windows_cost_a_step_three_operations_and_a_layer_none(decoder):
+    without, within = ([operations(decoder(layers=n, windowed=w)) for n in (2, 4)] for w in (False, True))
+    assert [count.total() - plain.total() for count, plain in zip(within, without, strict=True)] == [3, 3]
 
 
 @pytest.mark.parametrize("value", ["0", "1", None, "off"])

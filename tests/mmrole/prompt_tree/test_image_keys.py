@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrole.prompt_tree.image_keys import ImagePlace, feature_rows, image_keys, images_shown
+from mmrole.prompt_tree.image_keys import ImagePlace, feature_rows, first_viewers, image_keys, images_shown
 
 SIZES = st.dictionaries(st.integers(0, 2**40), st.integers(1, 40), min_size=1, max_size=5)
 
@@ -31,3 +31,19 @@ def test_text_shows_nothing_and_other_images_are_refused():
     assert feature_rows(np.full(3, -1), {}).tolist() == [-1, -1, -1]
     with pytest.raises(KeyError):
         feature_rows(image_keys(4, [ImagePlace([(1, 3)], 9)]), {8: 2})
+
+
+@given(sizes=SIZES, gap=st.integers(0, 2))
+def test_rows_are_first_seen_by_the_first_row_of_their_image(sizes, gap):
+    spans, start, first = [], gap, list(range(gap))
+    for number, rows in sizes.items():
+        spans.append(ImagePlace([(start, start + rows)], number))
+        first += [start] * rows + list(range(start + rows, start + rows + gap))
+        start += rows + gap
+    assert first_viewers(image_keys(start, spans)).tolist() == first
+
+
+def test_an_image_that_is_shown_twice_or_in_two_parts_is_two():
+    rows = np.array([5, 6, 7]) << 20
+    assert first_viewers(np.array([rows[0], rows[0] + 1, rows[0], rows[0] + 1])).tolist() == [0, 0, 2, 2]
+    assert first_viewers(np.array([rows[1], rows[1] + 1, -1, rows[1] + 2, rows[1] + 3])).tolist() == [0, 0, 2, 3, 3]

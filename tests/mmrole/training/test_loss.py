@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixtures.windowed import DenseAttention, WindowedQwen
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -142,6 +143,37 @@ def test_evaluation_mode_keeps_the_rules_of_training(make_model, encoded, byte_f
         without = {key: value for key, value in batch.inputs(byte_family, "sdpa").items() if key != "training_rules"}
         assert abs(float(model(**without).loss) - expected) > 1e-3 * expected
     assert abs(found - expected) <= 1e-12 * expected
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_windows_and_images_that_see_themselves_both_ways(make_model, encoded, byte_family, attention):
+    """Against dense masks of each sample alone."""
+    family, model = WindowedQwen(byte_family.tokenizer, byte_family.config), make_model(attention=attention)
+    expected_loss = 0.0
+    for sample in encoded:
+        inputs = collate([sample], family).inputs(family, attention)
+        inputs["tree_attention"].attention = DenseAttention(sample.sequence())
+        loss = model(**inputs).loss
+        loss.backward()
+        expected_loss += float(loss.detach())
+    expected = gradients(model)
+    batch = collate(encoded, family)
+    assert len(batch.last) < sum(map(len, encoded)) / 4
+    loss = tree_loss(model, batch, family)
+    loss.sum.backward()
+    found = gradients(model)
+    assert abs(float(loss.sum.detach()) - expected_loss) <= 1e-9 * expected_loss
+    for name, wanted in expected.items():
+        assert (found[name] - wanted).norm() <= 1e-9 * wanted.norm(), name
+
+
+def test_who_sees_whom_stays_in_the_memory_of_the_cpu(encoded, byte_family):
+    family = WindowedQwen(byte_family.tokenizer, byte_family.config)
+    moved = collate(encoded, family).to("meta")
+    assert all(each is not None and each.device.type == "cpu" for each in (moved.last, moved.first, moved.depths))
+    plain = collate(encoded, byte_family)
+    assert plain.first is None
+    assert plain.depths is None
 
 
 def test_flash_attention_takes_no_trees(make_model, encoded, byte_family):
