@@ -24,7 +24,9 @@ class ReplyBytes:
         for token, id_ in tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).items():
             self._bytes[id_] = _of_byte_level(token) if byte_level else _of_sentencepiece(token)
         for token in state["added_tokens"]:
-            self._bytes[token["id"]] = b"" if token["special"] else token["content"].encode()
+            content = token["content"]
+            spoken = content.encode() if byte_level else _of_sentencepiece(content)
+            self._bytes[token["id"]] = b"" if token["special"] else spoken
 
     def of(self, token_ids: Sequence[int]) -> bytes:
         """The bytes of some tokens; special ones, and ids without a token, have none."""

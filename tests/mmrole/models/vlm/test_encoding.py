@@ -1,6 +1,8 @@
 """Chats as token ids: those of the family's own processor for harmless texts, and no markup out of hostile ones."""
 
+import json
 import re
+import shutil
 import unicodedata
 from collections import Counter
 from functools import lru_cache
@@ -18,7 +20,7 @@ from transformers import ProcessorMixin
 
 from mmrole.data.messages import Message, Quotation, one_turn
 from mmrole.models.checkpoints import find_checkpoint
-from mmrole.models.families import Encoded
+from mmrole.models.families import Encoded, Family
 from mmrole.models.loading import read_family
 from mmrole.models.vlm.family import Vlm
 
@@ -185,3 +187,46 @@ def test_long_hostile_texts_take_no_long_time_and_are_counted(kind, encode):
     for text in (text for text in HOSTILE if len(text) >= 1_000):
         chat = one_turn("", text)
         assert len(family.encode(chat).input_ids) <= family.encoder.most_positions(chat)
+
+
+def older(state: dict) -> None:
+    """As Llama 2's tokenizers were written first: a blank is put behind each special token, too."""
+    prepend = {"type": "Prepend", "prepend": "▁"}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    state |= {"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": [prepend, replace]}}
+
+
+def greedy(state: dict) -> None:
+    """Special tokens take the white space around them."""
+    for number, token in enumerate(state["added_tokens"]):
+        token |= {"lstrip": number % 2 == 0, "rstrip": number % 3 == 0} if token["special"] else {}
+
+
+def unmarked(state: dict) -> None:
+    """The placeholder is not called special."""
+    for token in state["added_tokens"]:
+        token["special"] &= token["content"] not in ("<image>", "<|image_pad|>", "<image_soft_token>")
+
+
+VARIANTS = [("llava", older), ("llava", greedy), ("llava", unmarked), ("qwen2_5_vl", greedy), ("qwen3_vl", unmarked)]
+
+
+@pytest.mark.parametrize(("kind", "change"), VARIANTS, ids=[f"{kind} {change.__name__}" for kind, change in VARIANTS])
+def test_other_ways_of_writing_a_tokenizer(kind, change, tiny_vlm, tmp_path):
+    directory = shutil.copytree(tiny_vlm(kind), tmp_path / kind)
+    state = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+    change(state)
+    (directory / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
+    config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    del config["added_tokens_decoder"]
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    family, own = read_family(find_checkpoint(directory, False)), family_processor(directory)
+
+    def encode(kind: str) -> Family:
+        return family
+
+    def processor(kind: str) -> ProcessorMixin:
+        return own
+
+    test_harmless_chats_are_those_of_the_familys_processor(kind, encode, processor)
+    test_no_text_becomes_a_special_token_or_a_placeholder(kind, encode, processor)
