@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if (args.tokenizer is None) != (args.max_length is None):
         parser.error("--tokenizer and --max_length need each other")
+    if args.max_pixels is not None and args.tokenizer is None:
+        parser.error("--max_pixels needs --tokenizer")
     if args.drop and not args.fix:
         parser.error("--drop needs --fix")
     if args.fix and len(args.paths) > 1:
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data_root=args.data_root,
         image_dir=args.image_dir,
         form=args.form,
-        lengths=None if args.tokenizer is None else _lengths(args.tokenizer, args.max_length),
+        lengths=None if args.tokenizer is None else _lengths(args),
         look_at_images=not args.no_images,
     )
     copies, repaired = [Copy(file, file) for file in _find_all(args.paths)], Counter()
@@ -114,9 +116,15 @@ def _parser() -> argparse.ArgumentParser:
         "--tokenizer",
         type=Path,
         metavar="FILE_OR_DIR",
-        help="qwen.tiktoken, or a checkpoint with it: count the tokens of samples",
+        help="a checkpoint, of which no weights are read, or a file qwen.tiktoken: count the tokens of samples",
     )
     what.add_argument("--max_length", type=at_least(1), metavar="N", help="most tokens of a sample, with --tokenizer")
+    what.add_argument(
+        "--max_pixels",
+        type=at_least(1),
+        metavar="N",
+        help="with --tokenizer: most pixels of an image, as for training (default: the checkpoint's limit)",
+    )
     repairs = parser.add_argument_group("repairs")
     repairs.add_argument(
         "--fix",
@@ -131,10 +139,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _lengths(tokenizer: Path, most: int) -> Lengths:
+def _lengths(args: argparse.Namespace) -> Lengths:
     from data_utils.checks.lengths import load_lengths  # takes seconds: it imports torch
 
-    return load_lengths(tokenizer, most)
+    return load_lengths(args.tokenizer, args.max_length, max_pixels=args.max_pixels, look_at_images=not args.no_images)
 
 
 def _find_all(paths: Sequence[Path]) -> list[Path]:

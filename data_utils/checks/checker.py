@@ -34,6 +34,9 @@ _RECORDS: dict[Form, tuple[type, Callable[[Any, Place, Source], Iterator[Problem
 }
 """How the records of a list are read, and what is checked then."""
 
+_COUNTED = (*SAMPLES, Form.TRAINING, Form.RM_TRAINING)
+"""Forms with records whose tokens are counted."""
+
 
 class FileReport(NamedTuple):
     """What was found in a file."""
@@ -148,6 +151,8 @@ class Checker:
         if source.form in _RECORDS and self._image_files(source) is None:
             why = "no images/ in the data root; give --image_dir" if self.look_at_images else "--no_images"
             self.not_checked[f"image files ({why})"] += 1
+            if self.lengths is not None and self.lengths.by_size and source.form in _COUNTED:
+                self.not_checked[f"the tokens of images, which follow from their size ({why})"] += 1
         if source.form in (*SAMPLES[1:], Form.TRAINING) and not source.around.test_files:
             self.not_checked["against test samples (no data/test/*/*_test.json; give --data_root)"] += 1
         if source.form != Form.RESULTS and not source.around.series_of:

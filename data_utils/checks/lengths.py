@@ -2,32 +2,49 @@
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
 
 from data_utils.checks.surroundings import Lengths
-from data_utils.description.sample_tokens import load_tokenizer
-from mmrole.data.pictures import Picture
-from mmrole.models.encoding import text_encoder
-from mmrole.qwen_vl.message_encoding import InlineImage, encode_messages
+from data_utils.vocabularies import image_file, images_matter, load_family
+from mmrole.data.messages import LabelledImage, Message, Role
+from mmrole.data.pictures import Picture, below_folder
 
 
-def load_lengths(place: str | os.PathLike, most: int) -> Lengths:
+def load_lengths(
+    place: str | os.PathLike, most: int, *, max_pixels: int | None = None, look_at_images: bool = True
+) -> Lengths:
     """Loads a tokenizer, and limits the length of samples.
 
     Args:
         place: a checkpoint directory, or a vocabulary file `qwen.tiktoken`.
         most: the most tokens that a sample may have.
+        max_pixels: most pixels of an image; None for the checkpoint's own limit.
+        look_at_images: whether image files are opened, where the tokens of an image follow from its size; otherwise
+            those are not counted.
 
     Raises:
         UserError: there is no such vocabulary, or it is damaged.
     """
-    tokenizer = load_tokenizer(place)
-    encode_text = text_encoder(tokenizer)
+    family = load_family(place, max_pixels)
+    by_size = images_matter(family)
+    find = lru_cache(1 << 16)(image_file)
 
-    def plain(part: str | Picture) -> str | InlineImage:
-        return InlineImage(part.path, part.label) if isinstance(part, Picture) else part
+    def part(given: str | Picture, image_dir: Path | None) -> str | LabelledImage | None:
+        if isinstance(given, str):
+            return given
+        path: Path | None = Path(given.path)
+        if by_size:
+            below = given.path if image_dir is None else below_folder(given.path, image_dir) or given.path
+            path = find(image_dir, below) if image_dir is not None and look_at_images else None
+        return None if path is None else LabelledImage(path, given.label)
 
-    def tokens(chat: Iterable[tuple[str, Iterable[str | Picture]]]) -> int:
-        messages = ((speaker, list(map(plain, content))) for speaker, content in chat)
-        return len(encode_messages(tokenizer, messages, answer=False, encode_text=encode_text).input_ids)
+    def tokens(chat: Iterable[tuple[str, Iterable[str | Picture]]], image_dir: Path | None) -> int:
+        messages = []
+        for speaker, content in chat:
+            parts = [found for given in content if (found := part(given, image_dir)) is not None]
+            messages.append(Message(cast("Role", speaker), tuple(parts)))
+        return len(family.encode(messages, for_training=True).input_ids)
 
-    return Lengths(tokens, most)
+    return Lengths(tokens, most, by_size)

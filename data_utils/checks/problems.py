@@ -60,6 +60,7 @@ KINDS = {
         Kind("missing_samples", ERROR, False, "samples of a test file are not answered, or there is no file for them"),
         Kind("test_leak", ERROR, False, "a training sample of a dialogue that the test files use"),
         Kind("too_long", WARNING, False, "more tokens than `--max_length`"),
+        Kind("not_encoded", ERROR, False, "the model of `--tokenizer` does not take the sample's turns or its image"),
         # images
         Kind("image_case", ERROR, True, "an image folder in other letters: `Toy_story` for `Toy_Story`"),
         Kind("image_form", ERROR, True, "`images/` before an `image`, or missing in markup; backslashes; `./`"),

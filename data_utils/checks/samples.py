@@ -9,7 +9,7 @@ from data_utils.checks.pictures import ImageUse, check_pictures
 from data_utils.checks.problems import Fix, Path, Place, Problem
 from data_utils.checks.surroundings import Source, Surroundings, partner_name
 from data_utils.checks.texts import bare, check_reply, check_text
-from mmrole.base.errors import shown
+from mmrole.base.errors import UserError, shown
 from mmrole.data.pictures import Picture, PicturedConversation, read_conversation
 from mmrole.data.prompts import ROLE_PLAY_SYSTEM, language, role_play_prompt
 from mmrole.data.records import Answer, Sample, TrainingRecord
@@ -106,7 +106,11 @@ def check_length(
     """Whether a chat of (speaker, texts and pictures) has more tokens than it may, if there is a limit."""
     if source.lengths is None:
         return
-    tokens = source.lengths.tokens(chat)
+    try:
+        tokens = source.lengths.tokens(chat, source.image_dir)
+    except UserError as error:
+        yield Problem("not_encoded", place, str(error))
+        return
     if tokens > source.lengths.most:
         yield Problem("too_long", place, f"{tokens} tokens; at most {source.lengths.most} are wanted")
 

@@ -22,9 +22,12 @@ _HUMAN_NAMES = {"human", "user", "a human", "a user", "the human", "curious huma
 class Lengths(NamedTuple):
     """How long a sample may be."""
 
-    tokens: Callable[[Sequence[tuple[str, Sequence[str | Picture]]]], int]
-    """The number of tokens of a chat of (speaker, texts and pictures)."""
+    tokens: Callable[[Sequence[tuple[str, Sequence[str | Picture]]], Path | None], int]
+    """The number of tokens of a chat of (speaker, texts and pictures) about images in a folder, without those of images
+    that are not there. Raises UserError where the model does not take such a chat."""
     most: int
+    by_size: bool = False
+    """Whether the tokens of an image follow from its size."""
 
 
 @dataclass(frozen=True)

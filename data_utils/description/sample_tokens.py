@@ -1,20 +1,16 @@
 """Token counts of training samples as the model reads them; text that samples repeat is encoded once."""
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from mmrole.base.errors import UserError
+from data_utils.checks.samples import TRAINING_SYSTEM
+from data_utils.vocabularies import reply_length
 from mmrole.base.json_values import JsonObject
 from mmrole.data.messages import Message
-from mmrole.models.encoding import encode_chat, text_encoder
+from mmrole.models.families import Family
 from mmrole.prompt_tree import TokenSequence
 from mmrole.prompt_tree.image_keys import ImagePlace, image_keys
-from mmrole.qwen_vl.errors import CheckpointError
-from mmrole.qwen_vl.tokenization import QWenTokenizer
-from mmrole.qwen_vl.vision import FEATURES_PER_IMAGE
 
 
 class TokenCounts(NamedTuple):
@@ -25,14 +21,19 @@ class TokenCounts(NamedTuple):
     reply: int
     """Tokens of the reply itself."""
     total: int
-    """Positions of the whole training sample, up to the newline after the reply's end."""
+    """Positions of the whole training sample, up to what follows the reply's end."""
 
 
 class SampleTokens:
-    """Encodes samples as the published trainer does: a fixed system message, one image, one user turn, the reply."""
+    """Encodes samples as the published trainer does: a fixed system message, one image, one user turn, the reply.
 
-    def __init__(self, tokenizer: QWenTokenizer) -> None:
-        self._tokenizer, self._encode_text = tokenizer, text_encoder(tokenizer)
+    Args:
+        family: of the tokenizer.
+        find_image: the file of an image that a sample names; None where its tokens are not counted.
+    """
+
+    def __init__(self, family: Family, find_image: Callable[[str], Path | None]) -> None:
+        self._family, self._find_image = family, find_image
 
     def encode(self, sample: JsonObject) -> tuple[TokenSequence, TokenCounts]:
         """A test sample's sequence and its lengths.
@@ -40,22 +41,10 @@ class SampleTokens:
         Sequences of one dialogue share its image; those of different dialogues must not be merged by its keys.
         """
         question, answer = (turn["value"] for turn in sample["conversations"])
-        messages = [Message("user", (Path(), question)), Message("assistant", (answer,))]
-        chat = encode_chat(self._tokenizer, messages, answer=False, encode_text=self._encode_text)
-        (start, *_), (*_, (reply, _), (end, _)) = *chat.images, chat.learned
-        ids = np.array(chat.input_ids, dtype=np.int32)
-        keys = image_keys(ids.size, [ImagePlace([(start, start + FEATURES_PER_IMAGE)], 0)])
-        return TokenSequence(ids, keys), TokenCounts(ids.size - reply - end, reply, ids.size)
-
-
-def load_tokenizer(place: str | os.PathLike) -> QWenTokenizer:
-    """The tokenizer of a checkpoint directory, or of a vocabulary file `qwen.tiktoken`.
-
-    Raises:
-        UserError: there is no such vocabulary, or it is damaged.
-    """
-    path = Path(place)
-    try:
-        return QWenTokenizer(path / "qwen.tiktoken" if path.is_dir() else path)
-    except CheckpointError as error:
-        raise UserError(f"--tokenizer: {error}") from None
+        image = self._find_image(sample["image"])
+        asked = (question,) if image is None else (image, question)
+        messages = [Message("system", (TRAINING_SYSTEM,)), Message("user", asked), Message("assistant", (answer,))]
+        ids, targets, images = self._family.encode(messages, for_training=True)
+        start, reply = reply_length(self._family, ids, targets)
+        keys = image_keys(ids.size, [ImagePlace(image.spans, 0) for image in images])
+        return TokenSequence(ids, keys), TokenCounts(start, reply, ids.size)

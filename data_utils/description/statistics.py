@@ -26,7 +26,7 @@ class SampleLengths(NamedTuple):
     prompt_characters: int
     reply_characters: int
     prompt_tokens: int = 0
-    """Everything before the reply, the 256 positions of the image included."""
+    """Everything before the reply, the positions of the image included."""
     reply_tokens: int = 0
     tokens: int = 0
     """The whole training sample."""

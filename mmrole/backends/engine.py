@@ -58,7 +58,7 @@ class EngineBackend:
         Raises:
             UserError: something is missing, damaged, or does not fit together.
         """
-        return check_checkpoint(self.model.checkpoint)
+        return check_checkpoint(self.model.checkpoint, self.model.max_pixels)
 
     def fit(self, requests: Sequence[ChatRequest]) -> tuple[list[ChatRequest], list[Note]]:
         """The requests with the settings of checkpoint and flags, cut to the context where they may be cut."""

@@ -103,6 +103,14 @@ def add_loading_arguments(add: Callable[..., object]) -> None:
         default="auto",
         help="auto (a GPU if there is one), cpu, cuda or cuda:N (default: auto)",
     )
+    add(
+        "--max_pixels",
+        action=ModelFlag,
+        type=at_least(1),
+        metavar="N",
+        help="most pixels of an image, to which larger ones are shrunk, for models that take images in their own size; "
+        "by default the checkpoint's limit",
+    )
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:

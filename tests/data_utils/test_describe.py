@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 
 from data_utils import describe
-from data_utils.description.sample_tokens import SampleTokens, load_tokenizer
+from data_utils.description.sample_tokens import SampleTokens
+from data_utils.vocabularies import load_family
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_json, write_json
 from mmrole.base.tables import Table
 from mmrole.data.prompts import split_pictures
+from mmrole.qwen_vl import QWenTokenizer
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -28,7 +30,7 @@ def run(data_root: Path, *arguments: object) -> None:
 
 @pytest.fixture(scope="module")
 def encoder(real_vocabulary: Path) -> SampleTokens:
-    return SampleTokens(load_tokenizer(real_vocabulary))
+    return SampleTokens(load_family(real_vocabulary), Path)
 
 
 def test_samples_are_encoded_as_by_the_published_trainer(shared: Path, encoder: SampleTokens):
@@ -38,7 +40,7 @@ def test_samples_are_encoded_as_by_the_published_trainer(shared: Path, encoder: 
     for case in cases:
         (_, question), (_, answer) = (turn.values() for turn in case["conversations"])
         turns = [{"value": split_pictures(question)[1]}, {"value": answer}]
-        sequence, counts = encoder.encode({"conversations": turns})
+        sequence, counts = encoder.encode({"image": "a.png", "conversations": turns})
         assert counts.total == len(sequence) == case["padded_from"]
         text = sequence.image_keys < 0
         assert sequence.input_ids[text].tolist() == [
@@ -63,8 +65,8 @@ def test_samples_are_encoded_as_by_the_published_trainer(shared: Path, encoder: 
     ],
 )
 def test_lines_are_encoded_as_the_whole_text(encoder: SampleTokens, real_vocabulary: Path, text: str):
-    tokenizer = load_tokenizer(real_vocabulary)
-    sequence, counts = encoder.encode({"conversations": [{"value": text}, {"value": text}]})
+    tokenizer = QWenTokenizer(real_vocabulary)
+    sequence, counts = encoder.encode({"image": "a.png", "conversations": [{"value": text}, {"value": text}]})
     ids = tokenizer.encode_ordinary(text)
     assert counts.reply == len(ids)
     assert sequence.input_ids[counts.prompt : counts.prompt + counts.reply].tolist() == ids
@@ -202,6 +204,34 @@ def test_what_a_person_got_wrong(small_world: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="matplotlib is not installed"):
         run(small_world, "--output_dir", tmp_path / "figures")
+
+
+def test_another_model_counts_images_by_their_size(
+    small_world: Path, tiny_vlm, tmp_path: Path, mini_vocabulary, capsys
+):
+    model = tiny_vlm("qwen3_vl")
+    with pytest.raises(UserError, match=r" images cannot be read, and their tokens follow from their size: "):
+        run(small_world, "--tokenizer", model, "--image_dir", tmp_path)
+    dialogues = [dialogue for file in small_world.glob("dialogues/*/*/*.json") for dialogue in read_json(file)]
+    for image in {dialogue["image"] for dialogue in dialogues}:
+        (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (200, 90)).save(tmp_path / image, "PNG")
+    capsys.readouterr()
+    totals = []
+    for name, flags in (("of", ("--image_dir", tmp_path)), ("without", ("--no_images",))):
+        run(small_world, "--tokenizer", model, "--output_dir", tmp_path / name, "--no_figures", *flags)
+        (row,) = [row for row in rows_of(tmp_path / name / "trees.csv") if row["type"] == "all"]
+        totals.append([int(number) for number in list(row.values())[3:5]])
+    frame = 1  # two tokens around an image
+    (alone, trees), (alone_without, trees_without) = totals
+    assert alone - alone_without == 26 * (10 + 2 * frame)  # 26 training samples, 10 dialogues
+    assert trees - trees_without == 10 * (10 + 2 * frame)
+    printed = capsys.readouterr().out
+    assert "those of an image follow from its size" in printed
+    assert "those of images are not counted (--no_images)" in printed
+    for tokenizer in ((), ("--tokenizer", mini_vocabulary)):
+        with pytest.raises(UserError, match=r"^--no_images"):
+            run(small_world, "--no_images", *tokenizer)
 
 
 def test_help_loads_neither_torch_nor_matplotlib(repository: Path):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from mmrole.base.errors import UserError
 from mmrole.data.image_file import ImageFile
 from mmrole.data.messages import ImageSource, LabelledImage, Message, Quotation
 from mmrole.models.families import Encoded, EncodedImage
@@ -106,8 +107,15 @@ class ChatEncoder:
 
         Raises:
             OSError: it cannot be read.
+            UserError: the model takes no image of such a size.
         """
-        return self.processor.placeholders(image.size if isinstance(image, Image.Image) else self._size(image))
+        width, height = image.size if isinstance(image, Image.Image) else self._size(image)
+        try:
+            return self.processor.placeholders((width, height))
+        except ValueError as error:
+            name = "an image" if isinstance(image, Image.Image) else image if isinstance(image, Path) else image.path
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{name}: {width} x {height} pixels, which the model does not take: {reason}") from None
 
     def most_positions(self, messages: Sequence[Message]) -> int:
         """Positions that a prompt cannot exceed: its bytes and those of the frame, and what stands for its images."""

@@ -110,9 +110,8 @@ def _load(directory: Path, model_type: str, max_pixels: int | None) -> Any:
                 directory, backend=BACKEND, local_files_only=True, **limit
             )
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-            if limit and "max_pixels" not in getattr(image_processor.valid_kwargs, "__annotations__", {}):
-                kind = type(image_processor).__name__
-                raise UserError(f"--max_pixels has no effect on {directory}: {kind} has no such limit; leave it out")
+            if max_pixels is not None:
+                _check_limit(directory, image_processor, max_pixels)
             if not tokenizer.is_fast:
                 raise UserError(
                     f"{directory}: its tokenizer is not one of tokenizer.json; give a checkpoint that has one"
@@ -124,6 +123,18 @@ def _load(directory: Path, model_type: str, max_pixels: int | None) -> Any:
             raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
             raise UserError(f"{directory}: tokenizer or image processor cannot be loaded: {_line(error)}") from None
+
+
+def _check_limit(directory: Path, image_processor: Any, max_pixels: int) -> None:
+    """Raises UserError if a limit has no effect, or not the one that is wanted."""
+    if "max_pixels" not in getattr(image_processor.valid_kwargs, "__annotations__", {}):
+        kind = type(image_processor).__name__
+        raise UserError(f"--max_pixels has no effect on {directory}: {kind} has no such limit; leave it out")
+    least = image_processor.size.shortest_edge
+    if least is not None and max_pixels < least:
+        raise UserError(
+            f"--max_pixels {max_pixels:,} is less than what {directory} enlarges small images to, {least:,}; give more"
+        )
 
 
 def _without_videos(base: type[Any], image_processor: Any, tokenizer: Any) -> type[Any]:

@@ -133,6 +133,11 @@ def deep_image(file: Path) -> None:
     Image.new("I;16", (16, 16), 3000).save(image, "PNG")
 
 
+def strip(file: Path) -> None:
+    """Puts a long, low picture in the place of the image of a file of training samples."""
+    Image.new("RGB", (1600, 4)).save(file.parents[2] / "images/COCO/train2017/000000000001.jpg")
+
+
 def leak(file: Path) -> None:
     """Makes a training sample one of a test dialogue."""
     test = read_json(file.parents[2] / TEST)[0]["id"]
@@ -226,6 +231,7 @@ SEEDS = [
     Seed("missing_samples", ANSWERS, without(0)),
     Seed("test_leak", TRAIN, leak),
     Seed("too_long", TRAIN, put(*REPLY, "A ship. " * 2000), ("--max_length", "10000")),
+    Seed("not_encoded", TRAIN, strip, ("--max_length", "10000")),
     Seed("image_case", STILLS, put(0, "image", "star_tales/01.jpg")),
     Seed("image_case", TRAIN, replace("images/COCO/", "images/coco/")),
     Seed("image_form", COMMENT, put(0, "image", "images/COCO/train2017/000000000001.jpg")),
@@ -319,8 +325,10 @@ def test_every_kind_is_seeded():
 
 
 @pytest.mark.parametrize("seed", [pytest.param(seed, id=f"{seed.kind}-{n}") for n, seed in enumerate(SEEDS)])
-def test_seeded_damage_is_found_alone(seed: Seed, root: Path, vocabulary: Path, capsys, tmp_path):
+def test_seeded_damage_is_found_alone(seed: Seed, root: Path, vocabulary: Path, tiny_vlm, capsys, tmp_path):
     file = root / seed.file
+    if seed.kind == "not_encoded":
+        vocabulary = tiny_vlm("qwen3_vl")
     options = [*seed.options, *(["--tokenizer", vocabulary] if seed.options else [])]
     assert run_check(capsys, file, "--strict", *options)[0] == 0
     seed.damage(file)

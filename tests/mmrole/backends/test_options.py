@@ -22,13 +22,14 @@ def test_flags_of_a_model():
     given = flags("--model_path", "m", "--use_lora", "--no_random", "--seed", "3", "--max_batch_tokens", "9")
     model = ModelOptions(Path("m"), use_lora=True, no_random=True, seed=3)
     assert BackendOptions.of_flags(given) == BackendOptions(model, max_batch_tokens=9)
+    assert BackendOptions.of_flags(flags("--max_pixels", "4096")).model.max_pixels == 4096
 
 
 @pytest.mark.parametrize(
     "given",
     [
         *(("--model_path", "m"), ("--use_lora",), ("--dtype", "float32"), ("--device", "cpu"), ("--no_random",)),
-        *(("--seed", "1234"), ("--max_new_tokens", "5"), ("--max_batch_tokens", "5")),
+        *(("--seed", "1234"), ("--max_new_tokens", "5"), ("--max_batch_tokens", "5"), ("--max_pixels", "4096")),
     ],
 )
 def test_flags_that_replies_of_a_file_make_meaningless_are_refused(given):

@@ -1,0 +1,75 @@
+"""What `--tokenizer` names: the family of a checkpoint, of which no weights are read, to count tokens with."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmrole.base.errors import UserError
+from mmrole.data.images import resolve_image
+from mmrole.models.checkpoints import VOCABULARY, Checkpoint, is_qwen_vl
+from mmrole.models.families import Family
+from mmrole.models.loading import read_family
+from mmrole.models.qwen_vl import QwenVL
+from mmrole.models.vlm.processor import image_size
+from mmrole.qwen_vl import CheckpointError, QWenConfig, QWenTokenizer
+
+
+def load_family(place: str | os.PathLike, max_pixels: int | None = None) -> Family:
+    """The family of a checkpoint directory, or Qwen-VL with a vocabulary file `qwen.tiktoken`.
+
+    Args:
+        place: the directory or file.
+        max_pixels: most pixels of an image; None for the checkpoint's own limit.
+
+    Raises:
+        UserError: there is no such vocabulary, it is damaged, or `max_pixels` has no effect on it.
+    """
+    path = Path(place)
+    if (path / "config.json").is_file() and not is_qwen_vl(path):
+        return read_family(Checkpoint(path), max_pixels)
+    if max_pixels is not None:
+        raise UserError(
+            f"--max_pixels has no effect on {path}: Qwen-VL stretches every image to one size; leave it out"
+        )
+    try:
+        return QwenVL(QWenTokenizer(path / VOCABULARY if path.is_dir() else path), QWenConfig())
+    except CheckpointError as error:
+        raise UserError(f"--tokenizer: {error}") from None
+
+
+def images_matter(family: Family) -> bool:
+    """Whether the tokens of an image follow from its size. One of Qwen-VL has always as many."""
+    return not isinstance(family, QwenVL)
+
+
+def image_file(image_dir: str | os.PathLike, image: str) -> Path | None:
+    """The file of an image that a record names; None if its size cannot be read, of which the check of images tells.
+
+    Args:
+        image_dir: the image folder.
+        image: path relative to it.
+    """
+    try:
+        path = resolve_image(image_dir, image)
+        image_size(path)
+    except Exception:  # of nearly any kind: it is damaged
+        return None
+    return path
+
+
+def reply_length(family: Family, input_ids: Sequence[int], targets: Sequence[bool]) -> tuple[int, int]:
+    """Where the reply of a sample begins, and how many tokens it has, without what ends it.
+
+    Args:
+        family: of the tokenizer.
+        input_ids: of a sample whose last turn is the reply.
+        targets: its loss positions.
+    """
+    stop = len(targets)
+    while not targets[stop - 1]:
+        stop -= 1
+    start = stop
+    while start and targets[start - 1]:
+        start -= 1
+    length = next((n for n, id_ in enumerate(input_ids[start:stop]) if id_ in family.stop_ids), stop - start)
+    return start, length
