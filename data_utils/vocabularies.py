@@ -1,8 +1,9 @@
 """What `--tokenizer` names: the family of a checkpoint, of which no weights are read, to count tokens with."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from mmrole.base.errors import UserError
 from mmrole.data.images import resolve_image
@@ -57,19 +58,18 @@ def image_file(image_dir: str | os.PathLike, image: str) -> Path | None:
     return path
 
 
-def reply_length(family: Family, input_ids: Sequence[int], targets: Sequence[bool]) -> tuple[int, int]:
+def reply_length(family: Family, input_ids: np.ndarray, targets: np.ndarray) -> tuple[int, int]:
     """Where the reply of a sample begins, and how many tokens it has, without what ends it.
 
     Args:
         family: of the tokenizer.
-        input_ids: of a sample whose last turn is the reply.
-        targets: its loss positions.
+        input_ids: int [length], of a sample whose last turn is the reply.
+        targets: bool [length], its loss positions.
     """
-    stop = len(targets)
-    while not targets[stop - 1]:
-        stop -= 1
-    start = stop
-    while start and targets[start - 1]:
-        start -= 1
-    length = next((n for n, id_ in enumerate(input_ids[start:stop]) if id_ in family.stop_ids), stop - start)
-    return start, length
+    learned = np.flatnonzero(targets)
+    if not learned.size:  # an empty reply, with some templates
+        return len(input_ids), 0
+    stop = int(learned[-1]) + 1
+    start = int(np.flatnonzero(~targets[:stop])[-1]) + 1
+    ends = np.flatnonzero(np.isin(input_ids[start:stop], list(family.stop_ids)))
+    return start, int(ends[0]) if ends.size else stop - start

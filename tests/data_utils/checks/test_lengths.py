@@ -10,7 +10,6 @@ from PIL import Image
 from data_utils.checks.lengths import load_lengths
 from data_utils.description.sample_tokens import SampleTokens
 from data_utils.vocabularies import load_family
-from mmrole.base.errors import UserError
 from mmrole.base.files import read_json
 from mmrole.data.pictures import Picture
 from mmrole.qwen_vl import QWenTokenizer
@@ -67,13 +66,3 @@ def test_tokens_of_an_image_follow_from_its_size(tiny_vlm, tmp_path):
     assert counted("small.png") - none in range(4 + frame - 1, 4 + frame + 1)
     assert counted("images/large.png") - counted("small.png") == 10 - 4 == 6
     assert counted("large.png", max_pixels=2048) < counted("large.png")
-
-
-def test_a_limit_of_pixels_that_has_no_effect_is_refused(tiny_vlm, mini_vocabulary):
-    for place, reason in ((mini_vocabulary, "stretches all images"), (tiny_vlm("llava"), "has no such limit")):
-        with pytest.raises(UserError, match=f"^--max_pixels has no effect on .*{reason}"):
-            load_lengths(place, most=9, max_pixels=99)
-    with pytest.raises(
-        UserError, match=r"^--max_pixels 99 is less than what .* enlarges small images to, 2,048; give more"
-    ):
-        load_lengths(tiny_vlm("qwen3_vl"), most=9, max_pixels=99)
