@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from transformers import ProcessorMixin
 
+from mmrole.base.errors import UserError
 from mmrole.data.messages import Message, Quotation, one_turn
 from mmrole.models.checkpoints import find_checkpoint
 from mmrole.models.families import Encoded, Family
@@ -187,6 +188,19 @@ def test_long_hostile_texts_take_no_long_time_and_are_counted(kind, encode):
     for text in (text for text in HOSTILE if len(text) >= 1_000):
         chat = one_turn("", text)
         assert len(family.encode(chat).input_ids) <= family.encoder.most_positions(chat)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_images_of_odd_shapes_have_their_rows_or_are_refused(kind, encode, tmp_path):
+    family = encode(kind)
+    for size in ((31, 33), (500, 40), (40, 500), (700, 3)):
+        image = tmp_path / f"{size[0]}x{size[1]}.png"
+        Image.new("RGB", size).save(image)
+        if size == (700, 3) and kind.startswith(("qwen", "glm", "mistral")):
+            with pytest.raises(UserError, match=r"700x3\.png: 700 x 3 pixels, which the model does not take"):
+                family.encode(one_turn("", image, "What?"))
+        else:
+            has_the_rows_of_its_images(family.encode(one_turn("", image, "What?")), family)
 
 
 def older(state: dict) -> None:
