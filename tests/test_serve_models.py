@@ -11,11 +11,13 @@ import torch
 from fixtures.doors import COMPLETIONS, Served, image_part, png, serve, start, text_part
 from fixtures.jobs import Job, copy_of_tiny, image_dir, inference, job, make_job, tiny
 from fixtures.scripts import load_script
+from fixtures.vlms.chosen import FALLING_BACK, WITH_LONG, tiny_vlm
 
 from mmrole.jobs.options import TEST_FILES
 
-__all__ = ["copy_of_tiny", "image_dir", "inference", "job", "make_job", "tiny"]
+__all__ = ["copy_of_tiny", "image_dir", "inference", "job", "make_job", "tiny", "tiny_vlm"]
 
+OTHERS = ("qwen2_5_vl", "qwen3_vl", "llava", *WITH_LONG, *FALLING_BACK)
 AT_ONCE = (1, 16)
 CLOSE = 1e-4
 
@@ -188,3 +190,22 @@ def test_what_runs_is_finished_when_it_ends(tiny, tmp_path):
         served.process.terminate()
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == expected
     assert served.process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("kind", ["gemma3", *(pytest.param(kind, marks=pytest.mark.long) for kind in OTHERS)])
+def test_other_families(tiny_vlm, tmp_path, kind):
+    """With a chat of the shapes that clients send and that templates do not like."""
+    chat = (
+        {"role": "system", "content": "Play."},
+        {"role": "assistant", "content": "Ahoy!"},
+        "Look.",
+        {"role": "user", "content": [text_part("Is "), image_part(png((70, 50))), text_part("a ship?")]},
+    )
+    with serve(tmp_path, "--model_path", tiny_vlm(kind), "--dtype", "float32", "--no_random") as served:
+        whole = served.say(*chat, max_tokens=12).json
+        events = served.say(*chat, max_tokens=12, stream=True).events
+        two = [image_part(png((70, 50), colour)) for colour in ("red", "blue")]
+        with_two = served.say({"role": "user", "content": two}, max_tokens=2)
+    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+    assert whole["usage"]["completion_tokens"] > 1
+    assert with_two.status == 200

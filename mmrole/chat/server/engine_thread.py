@@ -18,12 +18,16 @@ from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from mmrole.backends.backend import Generator
-from mmrole.base.errors import UserError, in_one_line
+from mmrole.base.errors import UserError
 from mmrole.chat.conversation import Fit
 from mmrole.chat.server.refusals import Refusal
 from mmrole.chat.server.stop_strings import StopStrings
 from mmrole.data.messages import Message
 from mmrole.data.requests import NO_USAGE, AskedSettings, ChatReply, ChatRequest, Piece, Usage
+
+_EXPECTED = (OSError, FloatingPointError, MemoryError)
+_OUT_OF_MEMORY = "OutOfMemoryError"
+"""Of torch, which a backend need not have."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,8 @@ class EngineThread:
     def ask(self, order: Order) -> Ticket:
         """Lets an order join, at the next step; to be called in an event loop."""
         ticket = Ticket(order)
+        if not self.is_alive:
+            ticket.tell(Refusal(500, "the engine has ended; the server must be started again"))
         self._inbox.put(partial(self._join, ticket))
         return ticket
 
@@ -148,6 +154,14 @@ class EngineThread:
     # In the thread.
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # nobody may wait for what does not come
+            with suppress(Exception):
+                self._end_all(_failure(error))
+            self._deliver()
+
+    def _work(self) -> None:
         while True:
             for command in self._commands():
                 if command is None:
@@ -177,7 +191,7 @@ class EngineThread:
         except UserError as error:
             self._tell(ticket, Refusal(400, str(error)))
         except Exception as error:
-            self._tell(ticket, _bug(error))
+            self._tell(ticket, _failure(error))
         else:
             self._tell(ticket, Accepted())
 
@@ -215,8 +229,8 @@ class EngineThread:
             self._cancel(id_)
 
     def _cancel(self, id_: str) -> None:
-        del self._open[id_]
         self._generator.cancel(id_)
+        del self._open[id_]
         self._left = True
 
     def _step(self) -> None:
@@ -225,7 +239,7 @@ class EngineThread:
         try:
             events = self._generator.step()
         except Exception as error:
-            self._end_all(Refusal(500, str(error)) if isinstance(error, UserError) else _bug(error))
+            self._end_all(_failure(error))
             return
         for event in events:
             open_ = self._open.get(event.id)
@@ -257,9 +271,12 @@ class EngineThread:
     def _end_all(self, refusal: Refusal) -> None:
         print(f"the model has failed: {refusal}", file=sys.stderr, flush=True)
         for ticket in {open_.ticket for open_ in self._open.values()}:
-            self._drop(ticket)
             self._tell(ticket, refusal)
+        ids = [*self._open]
+        self._open.clear()
         self._left = False
+        for id_ in ids:
+            self._generator.cancel(id_)
 
     def _tell(self, ticket: Ticket, event: Event) -> None:
         self._news.append((ticket, event))
@@ -278,8 +295,12 @@ def _hand_over(told: list[tuple[Ticket, Event]]) -> None:
         ticket.tell(event)
 
 
-def _bug(error: Exception) -> Refusal:
-    """What a client is told of an error that nobody expects; the rest is for the terminal."""
-    traceback.print_exception(error)
+def _failure(error: Exception) -> Refusal:
+    """What clients are told of an error; of one that nobody expects the terminal gets all."""
+    if isinstance(error, UserError):
+        return Refusal(500, str(error))
+    name = type(error).__name__
+    if not isinstance(error, _EXPECTED) and name != _OUT_OF_MEMORY:
+        traceback.print_exception(error)
     first = (str(error).splitlines() or [""])[0]
-    return Refusal(500, in_one_line(f"the model fails: {type(error).__name__}: {first}"))
+    return Refusal(500, f"the model fails: {name}: {first}")

@@ -48,7 +48,9 @@ def run_server(backend: Backend, models: ServedModels, options: ServerOptions) -
             listening.listen(socket.SOMAXCONN)
             host = f"[{options.host}]" if ":" in options.host else options.host
             print(f"http://{host}:{options.port}/v1 answers as {models.name} (Ctrl-C ends)", flush=True)
-            config = uvicorn.Config(door, log_level="critical", lifespan="off", server_header=False, ws="none")
+            config = uvicorn.Config(
+                door, log_level="critical", lifespan="off", ws="none", server_header=False, proxy_headers=False
+            )
             _Server(config).run(sockets=[listening])
 
 

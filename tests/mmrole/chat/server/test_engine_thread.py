@@ -52,7 +52,6 @@ def thread(engine) -> Iterator[EngineThread]:
 async def answered(thread: EngineThread, order: Order) -> tuple[dict[int, str], dict[int, ChatReply]]:
     """What is said of each choice piece by piece, and their replies."""
     ticket = thread.ask(order)
-    assert await ticket.next() == Accepted()
     said: dict[int, str] = dict.fromkeys(range(order.choices), "")
     replies: dict[int, ChatReply] = {}
     while len(replies) < order.choices:
@@ -155,7 +154,7 @@ def test_a_chat_that_leaves_no_room_is_refused():
 
 
 def test_what_fails_ends_what_runs_and_no_more(capsys):
-    failures = iter([MemoryError("no memory\nmore"), UserError("the GPU's memory is full")])
+    failures = iter([MemoryError("no memory\nmore"), UserError("the GPU's memory is full"), KeyError("a bug")])
 
     def reply(request: ChatRequest) -> ChatReply:
         if request.id.startswith("bad"):
@@ -173,11 +172,12 @@ def test_what_fails_ends_what_runs_and_no_more(capsys):
     with scripted(reply) as thread:
         assert asyncio.run(fail(thread, "bad 1")) == "the model fails: MemoryError: no memory"
         assert asyncio.run(fail(thread, "bad 2")) == "the GPU's memory is full"
+        assert asyncio.run(fail(thread, "bad 3")) == "the model fails: KeyError: 'a bug'"
         (replies,) = asyncio.run(asked(thread, Order("good", HELLO)))
     assert replies[0].text == "Aye."
     said = capsys.readouterr().err
-    assert said.count("Traceback") == 1  # a person's mistake has none
-    assert said.count("the model has failed: ") == 2
+    assert said.count("Traceback") == 1  # of the bug
+    assert said.count("the model has failed: ") == 3
 
 
 def test_a_backend_that_cannot_answer_says_so():
@@ -191,6 +191,33 @@ def test_a_backend_that_cannot_answer_says_so():
     ):
         asyncio.run(asked(thread, Order("a", HELLO)))
     assert refused.value.status == 400
+
+
+def test_nobody_waits_for_a_thread_that_has_ended(capsys):
+    class Broken(ScriptedGenerator):
+        def cancel(self, id_: str) -> None:
+            raise KeyError(id_)
+
+    async def ask(thread: EngineThread) -> list[str]:
+        said = []
+        for _ in range(2):
+            with pytest.raises(Refusal) as refused:
+                await answered(thread, Order("a", HELLO, stops=("y",)))
+            said.append(refused.value.message)
+            thread._thread.join()
+        return said
+
+    with closing(EngineThread(ScriptedBackend(aye).fit, Broken(aye))) as thread:
+        assert asyncio.run(ask(thread)) == [
+            "the model fails: KeyError: 'a'",
+            "the engine has ended; the server must be started again",
+        ]
+        assert not thread.is_alive
+    assert capsys.readouterr().err.count("Traceback") == 1
+
+
+def aye(request: ChatRequest) -> ChatReply:
+    return ChatReply(request.id, "Aye.")
 
 
 def test_closing_ends_the_thread():
