@@ -28,7 +28,10 @@ class PixtralProcessor:
     Args:
         image_processor: of the checkpoint, on Pillow.
         tokenizer: of the checkpoint.
-        directory: of the checkpoint, for processor_config.json.
+        directory: of the checkpoint, for processor_config.json and chat_template.json.
+
+    Attributes:
+        chat_template: that of a file of the processor's own; None where only the tokenizer has one.
     """
 
     def __init__(self, image_processor: Any, tokenizer: Any, directory: Path) -> None:
@@ -36,6 +39,8 @@ class PixtralProcessor:
         file = directory / "processor_config.json"
         given = read_json(file, dict) if file.is_file() else {}
         settings = {name: given.get(name, value) for name, value in _SETTINGS.items()}
+        file = directory / "chat_template.json"
+        self.chat_template: str | None = read_json(file, dict).get("chat_template") if file.is_file() else None
         self._side: int = settings["patch_size"] * settings["spatial_merge_size"]
         self.image_token: str = settings["image_token"]
         self._row_end: str = settings["image_break_token"]

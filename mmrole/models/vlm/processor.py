@@ -51,6 +51,8 @@ class VlmProcessor:
         self.directory, self.max_pixels = directory, max_pixels
         self._processor = _load(directory, model_type, max_pixels)
         self.tokenizer = self._processor.tokenizer
+        # The processor's own, of another file, shows images; that of the tokenizer beside it may know texts only.
+        self.tokenizer.chat_template = self._processor.chat_template or self.tokenizer.chat_template
         self.image_processor = self._processor.image_processor
         arguments = self._processor._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, return_tensors="pt")
         self._arguments: dict[str, Any] = arguments["images_kwargs"]  # what this processor asks its image processor for

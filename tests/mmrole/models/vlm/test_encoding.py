@@ -244,3 +244,18 @@ def test_other_ways_of_writing_a_tokenizer(kind, change, tiny_vlm, tmp_path):
 
     test_harmless_chats_are_those_of_the_familys_processor(kind, encode, processor)
     test_no_text_becomes_a_special_token_or_a_placeholder(kind, encode, processor)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_the_chat_template_is_the_processors(kind, encode, tiny_vlm, tmp_path):
+    """Many checkpoints have it in a file of the processor's, and in the tokenizer's one that shows no images."""
+    directory = shutil.copytree(tiny_vlm(kind), tmp_path / kind)
+    template = (directory / "chat_template.jinja").read_text(encoding="utf-8")
+    (directory / "chat_template.jinja").unlink()
+    (directory / "chat_template.json").write_text(json.dumps({"chat_template": template}), encoding="utf-8")
+    config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["chat_template"] = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    chat = one_turn("You are Mira.", picture(), "What do you see?")
+    family = read_family(find_checkpoint(directory, False))
+    assert family.encode(chat).input_ids.tolist() == encode(kind).encode(chat).input_ids.tolist()
