@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 try:
+    from mmrole.backends.backend import Backend, ProcessPlace
     from mmrole.backends.options import BackendOptions, find_backend
     from mmrole.base.arguments import at_least
     from mmrole.base.errors import UserError, run
     from mmrole.jobs import job
     from mmrole.jobs.options import JobOptions, add_arguments
-    from mmrole.scoring.judges import judge_folder
+    from mmrole.scoring.judges import can_be_published, judge_folder
     from mmrole.scoring.review_program import review_program
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
@@ -59,16 +60,18 @@ def main(argv: list[str] | None = None) -> int:
     backend = BackendOptions.of_flags(flags)
     if backend.api is not None:
         check_judge_folder(flags["output_dir"])
-    resampling = flags["retries"] > 0
-    return job.run(
-        review_program(flags["retries"], flags["swap"]),
-        JobOptions.of_flags(flags),
-        lambda place: find_backend(backend, place=place, resampling=resampling),
-    )
+
+    def judge(place: ProcessPlace) -> Backend:
+        found = find_backend(backend, place=place, resampling=flags["retries"] > 0)
+        if not can_be_published(found.fingerprint()):
+            check_judge_folder(flags["output_dir"])
+        return found
+
+    return job.run(review_program(flags["retries"], flags["swap"]), JobOptions.of_flags(flags), judge)
 
 
 def check_judge_folder(output_dir: Path) -> None:
-    """Raises UserError where the reviews of a server's model would come among the published reward model's."""
+    """Raises UserError where the reviews of another model would come among the published reward model's."""
     folder = judge_folder(os.path.abspath(output_dir))
     if folder is not None and folder.judge is None:
         raise UserError(

@@ -48,6 +48,16 @@ def chat(folder, repository):
     return run
 
 
+@pytest.mark.parametrize("kind", ["qwen3_vl", "llava"])
+def test_a_talk_with_a_model_of_transformers(chat, tiny_vlm, kind):
+    said = "Hello.\nAnd what else?\n/role old_odo\nAnd you?\n"
+    limit = ("--max_pixels", "4096") if kind == "qwen3_vl" else ()
+    done = chat("--model_path", tiny_vlm(kind), "--role", "mira", "--image", "sea.png", *limit, said=said)
+    assert done.returncode == 0, done.stderr
+    speakers = [line.partition(":")[0] for line in done.stdout.splitlines() if line.startswith(("Mira:", "Old Odo:"))]
+    assert speakers == ["Mira", "Mira", "Old Odo"]
+
+
 def test_a_talk(chat):
     said = (
         "Hello.\n\n/role old_odo\nAnd you?\n/image sea.png\nWhat is it?\n/sing\n/image gone.png\n/again\n/quit\nnever\n"

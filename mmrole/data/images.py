@@ -19,7 +19,8 @@ PIXELS = "2: resized in width, then in height"
 What was begun with other pixels is not gone on with. The first were resized in an order that Pillow chose.
 """
 
-OTHER_PIXELS = "1: transformers' image processor on Pillow"
+OTHER_BACKEND = "transformers' image processor on Pillow"
+OTHER_PIXELS = f"1: {OTHER_BACKEND}"
 """The same of transformers' models: `mmrole.models.vlm.processor` computes them."""
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mmrole.base.errors import UserError, listed
 from mmrole.base.files import read_json
+from mmrole.data.images import OTHER_BACKEND
 from mmrole.jobs.outputs import NOTED
 
 PUBLISHED = "the published reward model"
@@ -82,8 +83,8 @@ def find_judge(paths: Iterable[Path]) -> Judge:
     """The judge of some files of reviews.
 
     It is the one that the folder names. In a folder that names none it counts as the published reward model, even
-    where the settings beside a file have the hash of a checkpoint: that of the published one is not known. A server's
-    model does not.
+    where the settings beside a file have the hash of a Qwen-VL: that of the published one is not known. Another model,
+    here or behind a server, does not.
 
     Raises:
         UserError: the files have more than one judge, or their settings cannot be read.
@@ -111,6 +112,11 @@ def find_judge(paths: Iterable[Path]) -> Judge:
     return judge._replace(name=f"{judge.name}, taken for {PUBLISHED}")
 
 
+def can_be_published(settings: Mapping[str, object]) -> bool:
+    """Whether what has these settings (a backend's fingerprint) may be the published reward model, a Qwen-VL."""
+    return "api_image_pixels" not in settings and not str(settings.get("pixels")).endswith(OTHER_BACKEND)
+
+
 def _judge_in_settings(path: Path) -> Judge | None:
     """The judge that the settings beside a file of reviews know; None beside files from elsewhere."""
     file = path.with_name(f"{path.name}.settings")
@@ -121,7 +127,7 @@ def _judge_in_settings(path: Path) -> Judge | None:
     identity = [str(settings[key]) for key in IDENTITY if key in settings]
     if not identity or "api_image_pixels" in settings:
         return None
-    return Judge(listed([f"the model {' with the adapter '.join(identity)}"], 1), True)
+    return Judge(listed([f"the model {' with the adapter '.join(identity)}"], 1), can_be_published(settings))
 
 
 def _several(judges: Mapping[str, Path]) -> UserError:

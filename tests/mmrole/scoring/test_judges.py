@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrole.base.errors import UserError
+from mmrole.data.images import OTHER_PIXELS
 from mmrole.scoring.judges import PUBLISHED, find_judge, judge_folder, judge_name
 from mmrole.scoring.reviews import answers_beside
 
@@ -52,6 +53,8 @@ def test_the_judge_of_files(tmp_path: Path):
     assert find_judge([*known, *files]) == (f"the model abc, taken for {PUBLISHED}", True)
     adapted = write(plain / "m3/a.json", model="abc", adapter="def")
     assert find_judge([adapted]) == ("the model abc with the adapter def", True)
+    other = write(plain / "m5/a.json", model="xyz", pixels=OTHER_PIXELS)
+    assert find_judge([other]) == ("the model xyz", False)
     named = write(tmp_path / "in-test_reviews@people/m/a.json", model="ghi")
     assert find_judge([named]) == ("people", False)
     server = {"model": "big", "api_image_pixels": 9}
@@ -63,6 +66,7 @@ def test_the_judge_of_files(tmp_path: Path):
     assert find_judge([silent]) == (PUBLISHED, True)
     for mixed in (
         *(snapshots, [snapshots[0], files[0]], [snapshots[0], known[0]]),
+        *([other, files[0]], [other, known[0]]),
         *([*known, adapted], [files[0], named], [named, write(named.parent.parent / "n/a.json", model="jkl")]),
     ):
         with pytest.raises(UserError, match=r"^reviews by different judges are not comparable: .*; give") as error:
