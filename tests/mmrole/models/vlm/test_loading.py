@@ -4,10 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.vlms.chosen import ALL
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from mmrole.base.errors import UserError
 from mmrole.models.checkpoints import find_checkpoint
@@ -71,3 +73,13 @@ def test_a_missing_file_is_named(copy, file, line):
 def test_other_models_are_refused(copy, fields, line):
     change(copy / "config.json", **fields)
     refused(copy, line)
+
+
+def test_weights_in_several_files_are_sound(copy):
+    module: Any = AutoModelForImageTextToText.from_pretrained(copy)
+    (copy / "model.safetensors").unlink()
+    module.save_pretrained(copy, max_shard_size="400KB")
+    assert len(list(copy.glob("model-*.safetensors"))) > 2
+    check_checkpoint(find_checkpoint(copy, False))
+    next(copy.glob("model-*.safetensors")).unlink()
+    refused(copy, "model-0000")
