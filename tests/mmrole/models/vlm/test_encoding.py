@@ -20,7 +20,9 @@ from transformers import ProcessorMixin
 
 from mmrole.base.errors import UserError
 from mmrole.data.messages import Message, Quotation, one_turn
+from mmrole.data.requests import ChatRequest, GenerationSettings
 from mmrole.models.checkpoints import find_checkpoint
+from mmrole.models.context import Context
 from mmrole.models.families import Encoded, Family
 from mmrole.models.loading import read_family
 from mmrole.models.vlm.family import Vlm
@@ -103,6 +105,7 @@ def test_harmless_chats_are_those_of_the_familys_processor(kind, encode, process
         encoded = family.encode(chat)
         expected = family_inputs(processor(kind), as_turns(chat))
         assert encoded.input_ids.tolist() == expected["input_ids"][0].tolist()
+        assert len(encoded.input_ids) <= family.encoder.most_positions(chat)
         has_the_rows_of_its_images(encoded, family)
 
     check()
@@ -188,6 +191,18 @@ def test_long_hostile_texts_take_no_long_time_and_are_counted(kind, encode):
     for text in (text for text in HOSTILE if len(text) >= 1_000):
         chat = one_turn("", text)
         assert len(family.encode(chat).input_ids) <= family.encoder.most_positions(chat)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_quotation_is_cut_to_the_context(kind, encode):
+    family, quoted = encode(kind), " ".join(WORDS) * 40
+    context = Context(family.encoder, 400)
+    chat = one_turn("You are Mira.", picture(), "They said:", Quotation(quoted), "\n\nIs that so?")
+    request = ChatRequest("x", chat, GenerationSettings(max_new_tokens=20))
+    (cut,) = context.cut([request], context.excess([request]))
+    assert context.excess([cut]) == 0
+    assert 360 < len(family.encode(cut.messages).input_ids) <= 380
+    assert quoted.startswith(next(part.text for part in cut.turns[0].content if isinstance(part, Quotation)))
 
 
 @pytest.mark.parametrize("kind", ALL)
