@@ -19,7 +19,7 @@ from mmrole.models.vlm.plain_text import PlainText
 from mmrole.models.vlm.processor import Placeholders, VlmProcessor, image_size
 
 
-class Chat(NamedTuple):
+class ShapedChat(NamedTuple):
     """A chat as the template sees it, and what it does not see.
 
     Attributes:
@@ -229,7 +229,7 @@ class _Tokens:
         self._length += len(ids)
 
 
-def shape_of_chat(messages: Sequence[Message]) -> Chat:
+def shape_of_chat(messages: Sequence[Message]) -> ShapedChat:
     """What a template sees of a chat, and what it does not.
 
     Labels of images (`Picture 1:`), with which Qwen-VL is prompted, are left out, and so is the line break that its
@@ -246,7 +246,7 @@ def shape_of_chat(messages: Sequence[Message]) -> Chat:
                 parts.append(None)
                 images.append(part)
         turns.append(TurnShape(message.role, tuple(parts)))
-    return Chat(tuple(turns), texts, images)
+    return ShapedChat(tuple(turns), texts, images)
 
 
 def _joined_texts(message: Message) -> list[Any]:

@@ -15,7 +15,7 @@ from mmrole.models.checkpoints import Checkpoint
 from mmrole.models.context import Context
 from mmrole.models.vlm.family import Vlm
 from mmrole.models.vlm.tree_model import VlmTreeModel
-from mmrole.models.vlm.weight_files import check_weight_files
+from mmrole.models.vlm.weight_files import check_number_of_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def check(checkpoint: Checkpoint, max_pixels: int | None = None) -> Context:
     """See `mmrole.models.loading.check_checkpoint`."""
     family = read_family(checkpoint, max_pixels)
-    check_weight_files(checkpoint.base, family)
+    check_number_of_weights(checkpoint.base, family)
     if checkpoint.adapter is not None:
         check_adapter(checkpoint.adapter, checkpoint.base, family.empty_module)
     return Context(family.encoder, family.max_positions)

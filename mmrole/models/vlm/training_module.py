@@ -13,7 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mmrole.models.families import Pixels
 from mmrole.models.vlm import parts
-from mmrole.models.vlm.vision import vision_features
+from mmrole.models.vlm.image_rows import vision_features
 from mmrole.qwen_vl.lm_head import LMHead, LossPositions
 
 

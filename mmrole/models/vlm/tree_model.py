@@ -12,7 +12,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from mmrole.models.families import KVShape, Pixels
 from mmrole.models.vlm import facts, parts
 from mmrole.models.vlm.family import Vlm
-from mmrole.models.vlm.vision import joined, vision_features
+from mmrole.models.vlm.image_rows import joined, vision_features
 from mmrole.prompt_tree.attention import TreeAttention
 
 

@@ -13,7 +13,7 @@ from mmrole.qwen_vl import CheckpointError
 from mmrole.qwen_vl.checkpoint_files import read_shapes
 
 
-def check_weight_files(directory: Path, family: Vlm) -> None:
+def check_number_of_weights(directory: Path, family: Vlm) -> None:
     """Checks that the files are whole, and hold as many numbers as the model has.
 
     transformers renames and joins the weights of older checkpoints as it loads them, so names are not compared here;
