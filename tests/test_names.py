@@ -12,7 +12,7 @@ SHARED = {
     "parse_arguments": "the flags of a command, beside its `main`",
     "run": "of scripts and of jobs",
     "T": "any type, of one function",
-    "check": "raises where a checkpoint of a kind (mmrole/models/loading.py chooses the module), or a state, is not sound",
+    "check": "raises where a checkpoint of a kind, or a saved state, is not sound",
     "read_config": "of a checkpoint of a kind",
     "read_family": "of a checkpoint of any kind, of each kind",
     "tree_model": "of each kind",
