@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--shape", choices=("tiny", "mid"), default="mid", help="of the model")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="numbers of clients")
-    parser.add_argument("--requests", type=int, default=32, help="number of requests with each")
+    parser.add_argument("--requests", type=int, default=16, help="number of requests with each; at least one a client")
     parser.add_argument("--new_tokens", type=int, default=64, help="most tokens of a reply")
     parser.add_argument("--one_by_one", type=int, default=8, help="number of requests for generate()")
     parser.add_argument("--threads", type=int, default=2, help="of the processor")
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bench_answers import make_requests
     from bench_machine import device_name, torch
 
-    requests = make_requests(arguments.requests, arguments.new_tokens)
+    requests = make_requests(max(arguments.requests, *arguments.clients), arguments.new_tokens)
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder) / "model", arguments.shape)
         one_by_one = requests[:: max(1, len(requests) // arguments.one_by_one)]
@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with running(Path(folder) / "model") as port:
             bodies = [body_of(request) for request in requests]
             ask(port, bodies[0])  # warm up
-            rows += [(f"{number} clients", *time_server(port, bodies, number)) for number in arguments.clients]
+            for number in arguments.clients:
+                chosen = bodies[:: len(bodies) // max(number, arguments.requests)]
+                rows.append((f"{number} clients", *time_server(port, chosen, number)))
     print(f"{device_name(torch.device('cpu'))}, float32, {arguments.shape}")
     print(f"{'':<12}{'replies/s':>10}{'tokens/s':>10}{'ratio':>7}{'first token, median':>21}{'slowest tenth':>15}")
     _, seconds, timings = rows[0]

@@ -30,7 +30,7 @@ def served(tiny, tmp_path_factory) -> Iterator[Served]:
 
 def records(job: Job) -> list[dict]:
     """Of the stills, with ids that no header can hold as they are."""
-    return job.write([job.sample(number, id=f"Captain_{number} 船/%") for number in range(20)])
+    return job.write([job.sample(number, id=f"Captain_{number} 船/%\ud83d") for number in range(20)])
 
 
 def asked(job: Job, served: Served, output: Path, *flags: object) -> list[str]:

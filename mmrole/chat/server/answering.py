@@ -110,8 +110,7 @@ class ChatAnswer(Response):
         models.find(fields.model)
         chat = read_chat(obj.get("messages"), limits, self._desk.pictures)
         messages = models.messages(fields.model, chat)
-        given = self._request.headers.get(REQUEST_ID, "")
-        id_ = unquote_to_bytes(given[:_LONGEST_ID]).decode("utf-8", "replace")
+        id_ = _decoded(self._request.headers.get(REQUEST_ID, ""))
         # Equal seeds draw alike, and without a seed no two requests do, unless their ids say so.
         draws = id_ or ("" if fields.settings.seed is not None else uuid.uuid4().hex)
         order = Order(
@@ -215,6 +214,15 @@ async def _while_connected(answering: Coroutine[Any, Any, None], receive: Receiv
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _decoded(id_: str) -> str:
+    """A request's id as its client has it: of ids with halves of surrogate pairs, too."""
+    data = unquote_to_bytes(id_[:_LONGEST_ID])
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
 
 
 def _parse(body: bytes) -> dict[str, Any]:
