@@ -1,4 +1,4 @@
-"""Merges a LoRA adapter into its base model and writes a checkpoint in the original layout.
+"""Merges a LoRA adapter into its base model and writes a checkpoint in the layout of the base.
 
 python scripts/merge_lora.py --adapter checkpoints/agent-lora --output_dir checkpoints/agent
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 try:
     from mmrole.base.errors import UserError, run
@@ -17,6 +18,9 @@ try:
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
+
+if TYPE_CHECKING:
+    import torch
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -45,29 +49,55 @@ def main(argv: list[str] | None = None) -> int:
 
     from mmrole.models.loading import Model, check_checkpoint, load
     from mmrole.qwen_vl import CheckpointError
-    from mmrole.qwen_vl.bpe import read_ranks
-    from mmrole.qwen_vl.checkpoint_files import read_config
-    from mmrole.qwen_vl.random_checkpoint import refuse_existing_checkpoint, write_checkpoint
 
     try:
-        refuse_existing_checkpoint(arguments.output_dir, vars(arguments))
+        refuse_existing(checkpoint, arguments)
         check_checkpoint(checkpoint)
         unused = GenerationSettings()
         # Added up in float32: in bfloat16 a small change of a large weight would be lost twice.
         model = Model(checkpoint, unused, unused, device=torch.device("cpu"), dtype=torch.float32)
         merged = load(model, progress=sys.stderr.isatty()).module
-        dtype = read_config(checkpoint.base).dtype if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
-        # transformers wraps `to` in a decorator that loses its `self`.
-        merged = merged.to(dtype or torch.bfloat16)  # pyright: ignore[reportArgumentType]
-        ranks = read_ranks(checkpoint.file(VOCABULARY))
-        settings = checkpoint.file(FILE_NAME)
-        write_checkpoint(arguments.output_dir, merged, ranks, command=vars(arguments), generation_config=settings)
+        dtype = dtype_of(checkpoint) if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+        merged = merged.to(dtype or torch.bfloat16)
+        write(checkpoint, merged, arguments)
     except CheckpointError as error:
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"cannot write {arguments.output_dir}: {error}") from None
     print(f"{arguments.output_dir}: {checkpoint} merged, in {str(merged.dtype).removeprefix('torch.')}")
     return 0
+
+
+def refuse_existing(checkpoint: Checkpoint, arguments: argparse.Namespace) -> None:
+    """Raises UserError or CheckpointError if a checkpoint lies in the output directory and is not to be replaced."""
+    if checkpoint.is_qwen_vl:
+        from mmrole.qwen_vl.random_checkpoint import refuse_existing_checkpoint
+    else:
+        from mmrole.models.vlm.merging import refuse_existing_checkpoint
+    refuse_existing_checkpoint(arguments.output_dir, vars(arguments))
+
+
+def dtype_of(checkpoint: Checkpoint) -> torch.dtype | None:
+    """That of the base's weights, as its config.json has it."""
+    if checkpoint.is_qwen_vl:
+        from mmrole.qwen_vl.checkpoint_files import read_config
+    else:
+        from mmrole.models.vlm.loading import read_config
+    return read_config(checkpoint.base).dtype
+
+
+def write(checkpoint: Checkpoint, merged: Any, arguments: argparse.Namespace) -> None:
+    """Writes the merged model in the layout of its base."""
+    if not checkpoint.is_qwen_vl:
+        from mmrole.models.vlm.merging import write_merged
+
+        write_merged(arguments.output_dir, merged, checkpoint, vars(arguments))
+        return
+    from mmrole.qwen_vl.bpe import read_ranks
+    from mmrole.qwen_vl.random_checkpoint import write_checkpoint
+
+    ranks, settings = read_ranks(checkpoint.file(VOCABULARY)), checkpoint.file(FILE_NAME)
+    write_checkpoint(arguments.output_dir, merged, ranks, command=vars(arguments), generation_config=settings)
 
 
 def refuse_sources(output_dir: Path, checkpoint: Checkpoint) -> None:

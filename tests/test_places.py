@@ -129,6 +129,7 @@ ELSEWHERE = {
         "chat_template": "./test_encoding.py",
         "facts": "mmrole/engine/test_vlm_replies.py",
         "family": "mmrole/engine/test_vlm_replies.py",
+        "merging": "finetune/test_vlm_training.py",
         "pixtral": "./test_encoding.py",
         "plain_text": "./test_encoding.py",
         "processor": "./test_encoding.py",

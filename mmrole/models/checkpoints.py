@@ -48,11 +48,20 @@ class Checkpoint:
         return is_qwen_vl(self.base)
 
     @property
+    def processor_directory(self) -> Path:
+        """Of a transformers' model: where tokenizer, chat template and image processor are, the adapter's if it has
+        them."""
+        adapter = self.adapter
+        if adapter is None or not (adapter / TOKENIZER).is_file():
+            return self.base
+        return adapter if any((adapter / name).is_file() for name in IMAGE_PROCESSOR) else self.base
+
+    @property
     def processor_files(self) -> list[Path]:
         """The files of tokenizer, chat template and image processor."""
         if self.is_qwen_vl:
             return [self.file(VOCABULARY)]
-        return [file for name in PROCESSOR_FILES if (file := self.file(name)).is_file()]
+        return [file for name in PROCESSOR_FILES if (file := self.processor_directory / name).is_file()]
 
     def file(self, name: str) -> Path:
         """A file of the adapter if it has one of this name, else of the base."""

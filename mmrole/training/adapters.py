@@ -51,8 +51,14 @@ def add_adapters(
     if lora.q_lora:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if activation_checkpointing:
-        model.enable_input_require_grads()
+        # transformers' own switch has the frozen vision tower keep its activations as well.
+        model.get_input_embeddings().register_forward_hook(_require_gradient)
     return get_peft_model(model, _config(family, lora))
+
+
+def _require_gradient(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+    """A block that is computed again in the reentrant way has a gradient only if its input has one."""
+    output.requires_grad_(True)
 
 
 def check_adapters(family: Family, lora: LoraArguments) -> None:

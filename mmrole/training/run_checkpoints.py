@@ -52,6 +52,8 @@ def read_manifest(file: Path) -> Manifest | None:
         return None
     if not all(type(size) is int and _is_below(name) for name, size in (files or {}).items()):
         return None
+    if "--fix_vit" in run:  # as versions before 0.3 say it
+        run["--freeze"] = "vision" if run.pop("--fix_vit") else ""
     return Manifest(run, files)
 
 

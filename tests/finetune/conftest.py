@@ -1,107 +1,17 @@
 """Fixtures of the tests that train: a tiny checkpoint, published samples with stills, and runs of finetune.py."""
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
+from fixtures.training_runs import Run
 
 from mmrole.data.dataset import as_training, make_sample, read_dataset
 from mmrole.qwen_vl.bpe import read_ranks
 from mmrole.qwen_vl.random_checkpoint import random_config, random_model, write_checkpoint
 
 VOCABULARY_LINES = 4000
-
-
-@dataclass
-class Run:
-    """One output directory and the runs that write to it."""
-
-    repository: Path
-    output_dir: Path
-    flags: list[str]
-    processes: int = 1
-    environment: dict[str, str] = field(default_factory=dict)
-    port: int = 29650
-    said: str = ""
-
-    def command(self, *flags: object) -> list[str]:
-        """The command line; `flags` come last, and so win."""
-        launch = [sys.executable]
-        if self.processes > 1 or "DS_ACCELERATOR" in self.environment:
-            launch += ["-m", "torch.distributed.run", "--nproc_per_node", str(self.processes)]
-            launch += ["--master_port", str(self.port)]
-        return [*launch, "finetune/finetune.py", *self.flags, *("--output_dir", str(self.output_dir)), *map(str, flags)]
-
-    def start(self, *flags: object, **options: object) -> subprocess.Popen:
-        """Starts it."""
-        scripts = str(Path(sys.executable).parent)  # ninja, with which DeepSpeed builds its optimizer
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{scripts}:{os.environ['PATH']}"}
-        return subprocess.Popen(
-            self.command(*flags),
-            cwd=self.repository,
-            env=environment | self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            **options,
-        )
-
-    def finish(self, *flags: object, **options: object) -> int:
-        """Runs it to the end; returns the exit status."""
-        process = self.start(*flags, **options)
-        try:
-            self.said, _ = process.communicate(timeout=550)
-        finally:
-            kill(process)
-        return process.returncode
-
-    def kill_after_step(self, step: int) -> None:
-        """Kills all processes as soon as the log names this step."""
-        process = self.start()
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith(f"step {step} of "):
-                break
-        kill(process)
-        self.said = "".join(lines)
-        assert f"\nstep {step} of " in self.said, self.said
-
-    def kill_in_save(self, step: int) -> None:
-        """Kills all processes while they write a checkpoint."""
-        folder = self.output_dir / f"checkpoint-{step}"
-        process = self.start()
-        try:
-            while not any(folder.glob("*")):
-                assert process.poll() is None, process.stdout.read()
-                time.sleep(0.0005)
-        finally:
-            kill(process)
-
-    def log(self, name: str = "loss") -> list[float]:
-        """A figure of each step, as the finished run has recorded it."""
-        state = json.loads((self.output_dir / "trainer_state.json").read_text())
-        return [entry[name] for entry in state["log_history"] if name in entry]
-
-
-def kill(process: subprocess.Popen) -> None:
-    """Ends torchrun and its workers, which are no process group, at once, as a fault of the machine does."""
-    if process.poll() is None:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        psutil.wait_procs(family[1:], timeout=10)
-    process.wait()
-    process.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from mmrole.models.vlm.processor import VlmProcessor
 from mmrole.models.vlm.reply_bytes import ReplyBytes
 from mmrole.models.vlm.saving import save_processor
 from mmrole.models.vlm.training_module import take_micro_batches
+from mmrole.models.vlm.vision import without_effect
 from mmrole.qwen_vl.lm_head import LossPositions
 
 if TYPE_CHECKING:
@@ -139,8 +140,12 @@ class Vlm:
             cast("PreTrainedModel", parts.language_model(module)).set_attn_implementation(FLEX)
 
     def freeze(self, module: nn.Module, frozen: Collection[str]) -> None:
-        """See `Family.freeze`. Embeddings and LM head belong to the language model."""
-        parts.freeze(module, frozen)
+        """See `Family.freeze`. Embeddings and LM head belong to the language model.
+
+        Of a tower that is trained, what no feature depends on is frozen: processes would wait for its gradient.
+        """
+        unused = () if "vision" in frozen else without_effect(self.empty_module(), self._blank)
+        parts.freeze(module, frozen, unused)
 
     def blocks(self, module: nn.Module) -> list[nn.Module]:
         """See `Family.blocks`; they are found inside of wrappers, too."""

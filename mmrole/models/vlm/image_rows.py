@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmrole.models.families import Pixels
+from mmrole.models.vlm.parts import part_of
 
 
 def vision_features(inner: Any, pixels: Pixels, device: torch.device) -> Tensor:
@@ -31,6 +32,24 @@ def vision_features(inner: Any, pixels: Pixels, device: torch.device) -> Tensor:
     output = inner.get_image_features(**given, return_dict=True)
     deep = getattr(output, "deepstack_features", None) or []
     return torch.cat([_rows(features) for features in (output.pooler_output, *deep)], dim=-1)
+
+
+def without_effect(empty: Any, pixels: Pixels) -> frozenset[str]:
+    """Names of parameters beside the language model that no feature depends on, such as LLaVA's last vision layers.
+
+    Args:
+        empty: the model with LM head on the meta device.
+        pixels: of any image.
+
+    Towers that cannot run without data (Qwen's, which ask for the sizes of images) are taken to use all they have.
+    """
+    try:
+        features = vision_features(empty.model, pixels, empty.device)
+    except (RuntimeError, NotImplementedError):
+        return frozenset()
+    named = {name: weight for name, weight in empty.named_parameters() if part_of(name) != "language"}
+    used = torch.autograd.grad(features.sum(), list(named.values()), allow_unused=True)
+    return frozenset(name for name, gradient in zip(named, used, strict=True) if gradient is None)
 
 
 def joined(images: Sequence[Pixels]) -> Pixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from torch import nn
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -13,6 +14,7 @@ from mmrole.base.files import read_json
 from mmrole.models.adapters import check_adapter
 from mmrole.models.checkpoints import Checkpoint
 from mmrole.models.context import Context
+from mmrole.models.vlm.facts import text_config
 from mmrole.models.vlm.family import Vlm
 from mmrole.models.vlm.tree_model import VlmTreeModel
 from mmrole.models.vlm.weight_files import check_number_of_weights
@@ -27,6 +29,7 @@ def check(checkpoint: Checkpoint, max_pixels: int | None = None) -> Context:
     """See `mmrole.models.loading.check_checkpoint`."""
     family = read_family(checkpoint, max_pixels)
     check_number_of_weights(checkpoint.base, family)
+    _check_head(checkpoint.base, family)
     if checkpoint.adapter is not None:
         check_adapter(checkpoint.adapter, checkpoint.base, family.empty_module)
     return Context(family.encoder, family.max_positions)
@@ -41,7 +44,7 @@ def read_family(checkpoint: Checkpoint, max_pixels: int | None = None) -> Vlm:
     config = read_config(checkpoint.base)
     generation = checkpoint.file("generation_config.json")
     return Vlm(
-        checkpoint.base,
+        checkpoint.processor_directory,
         config,
         read_json(generation, dict) if generation.is_file() else {},
         max_pixels,
@@ -70,6 +73,17 @@ def read_config(directory: Path) -> Any:
             "text; docs/models.md lists those that were tried"
         )
     return config
+
+
+def _check_head(directory: Path, family: Vlm) -> None:
+    """Raises UserError for an LM head that does more than a product with its matrix."""
+    head = family.empty_module().get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None:
+        raise UserError(f"{directory}: an LM head with a bias, or of a kind of its own, is not supported")
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        value = getattr(text_config(family.config), name, None)
+        if value not in (None, 1):
+            raise UserError(f"{directory / 'config.json'}: {name} {shown(value)} is not supported")
 
 
 def tree_model(module: PreTrainedModel, family: Family) -> VlmTreeModel:

@@ -47,10 +47,10 @@ def model_in(wrapped: nn.Module) -> PreTrainedModel:
     return next(each for each in wrapped.modules() if isinstance(each, PreTrainedModel))
 
 
-def freeze(module: nn.Module, frozen: Collection[str]) -> None:
-    """Sets which parameters are trained: those of the parts that are not frozen."""
+def freeze(module: nn.Module, frozen: Collection[str], unused: Collection[str] = ()) -> None:
+    """Sets which parameters are trained: those of the parts that are not frozen, but for some names."""
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(part_of(name) not in frozen)
+        parameter.requires_grad_(part_of(name) not in frozen and name not in unused)
 
 
 def matrices(module: nn.Module) -> list[str]:

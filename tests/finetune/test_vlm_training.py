@@ -1,0 +1,171 @@
+"""finetune.py on transformers' vision-language models: results that load without this project, and runs that go on."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fixtures.scripts import load_script
+from fixtures.training_runs import Run
+from PIL import Image
+
+from mmrole.data.messages import one_turn
+from mmrole.data.requests import GenerationSettings
+from mmrole.models.checkpoints import Checkpoint, find_checkpoint
+from mmrole.models.loading import Model, load
+from mmrole.training.finetuning import main
+
+QUESTION = "What do you see?"
+# Another process that has transformers alone; torchvision, which AutoProcessor may want, is not here.
+PLAIN = """
+import sys, torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+model, adapter, ids, picture, out = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(adapter or model)
+assert tokenizer.chat_template
+module = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
+if adapter:
+    from peft import PeftModel
+    module = PeftModel.from_pretrained(module, adapter)
+pixels = AutoImageProcessor.from_pretrained(adapter or model, backend="pil")(Image.open(picture), return_tensors="pt")
+ids = torch.load(ids)
+shows = {"mm_token_type_ids": (ids == module.config.image_token_id).long()} if "image_grid_thw" in pixels else {}
+with torch.no_grad():
+    logits = module.eval()(input_ids=ids, **pixels, **shows).logits
+torch.save(logits[0], out)
+assert not [name for name in sys.modules if name.startswith("mmrole")]
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("vlm_training") / "images"
+    folder.mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (56, 84, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make_vlm_run(repository, tiny_vlm, pictures) -> Callable[..., Run]:
+    """Makes runs on a kind's checkpoint, with four samples a step: half of them have a picture."""
+    rows = []
+    for number in range(16):
+        shown = f"Picture 1: <img>images/{number // 2 % 2}.png</img>\n" if number % 2 else ""
+        question = {"from": "user", "value": f"{shown}{'You are a sailor. ' * 20}{QUESTION} {number}"}
+        rows.append(
+            {"id": str(number), "conversations": [question, {"from": "assistant", "value": f"I see {number} whales."}]}
+        )
+    data = pictures.parent / "train.json"
+    data.write_text(json.dumps(rows))
+
+    def make(kind: str, output_dir: Path, *flags: object, processes: int = 1, **environment: str) -> Run:
+        common = {
+            "--model_name_or_path": tiny_vlm(kind),
+            "--data_path": data,
+            "--image_dir": pictures,
+            "--use_cpu": True,
+            "--per_device_train_batch_size": 4 // processes,
+            "--learning_rate": 1e-3,
+            "--logging_steps": 1,
+            "--report_to": "none",
+        }
+        given = [str(item) for pair in common.items() for item in pair]
+        return Run(repository, output_dir, [*given, *map(str, flags)], processes, environment, port=29655)
+
+    return make
+
+
+def logits(checkpoint: Checkpoint, picture: Path, ids_file: Path) -> torch.Tensor:
+    """What this project computes for a prompt, whose ids it writes."""
+    unused = GenerationSettings()
+    model = load(Model(checkpoint, unused, unused, torch.device("cpu"), torch.float32), progress=False)
+    encoded = model.family.encode(one_turn("You are a sailor.", picture, QUESTION))
+    torch.save(torch.from_numpy(encoded.input_ids).long()[None], ids_file)
+    module = model.module
+    module.set_attn_implementation("sdpa")
+    ids = torch.load(ids_file)
+    inputs = dict(model.family.preprocess([picture]))
+    if model.family.position_rows == 3:
+        inputs["mm_token_type_ids"] = (ids == module.config.image_token_id).long()
+    with torch.no_grad():
+        return module(input_ids=ids, **inputs).logits[0]
+
+
+def plain_logits(folder: Path, model: Path, picture: Path, adapter: Path | None = None) -> torch.Tensor:
+    """What transformers, with PEFT for an adapter, computes for these ids in a process of its own."""
+    out = folder / "logits.pt"
+    command = [sys.executable, "-c", PLAIN, str(model), "" if adapter is None else str(adapter)]
+    done = subprocess.run(
+        [*command, str(folder / "ids.pt"), str(picture), str(out)], cwd="/", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return torch.load(out)
+
+
+def test_a_trained_model_loads_in_transformers_alone(make_vlm_run, tiny_vlm, pictures, tmp_path):
+    run = make_vlm_run("qwen3_vl", tmp_path / "out", "--max_steps", 2, "--max_pixels", 9000, "--freeze", "vision")
+    assert main(run.command()[2:]) == 0
+    picture, before = pictures / "0.png", tiny_vlm("qwen3_vl")
+    expected = logits(Checkpoint(run.output_dir), picture, tmp_path / "ids.pt")
+    found = plain_logits(tmp_path, run.output_dir, picture)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert (logits(Checkpoint(before), picture, tmp_path / "other.pt")[-1] - expected[-1]).abs().max() > 1e-3
+    config = json.loads((run.output_dir / "config.json").read_text())
+    assert config["architectures"] == json.loads((before / "config.json").read_text())["architectures"]
+    assert json.loads((run.output_dir / "preprocessor_config.json").read_text())["max_pixels"] == 9000
+    assert run.log()[0] != run.log()[1]
+
+
+def test_adapters_load_in_peft_alone_and_merge_with_every_file(make_vlm_run, tiny_vlm, pictures, tmp_path, repository):
+    run = make_vlm_run(
+        "gemma3", tmp_path / "out", "--use_lora", True, "--max_steps", 2, "--gradient_checkpointing", True
+    )
+    assert main(run.command("--checkpoint_layers", 2)[2:]) == 0
+    picture, base = pictures / "0.png", tiny_vlm("gemma3")
+    expected = logits(find_checkpoint(run.output_dir, use_lora=True), picture, tmp_path / "ids.pt")
+    found = plain_logits(tmp_path, base, picture, run.output_dir)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (logits(Checkpoint(base), picture, tmp_path / "other.pt")[-1] - expected[-1]).abs().max() > 1e-4
+
+    (run.output_dir / "notes.txt").write_text("of the adapter")
+    merge = load_script(repository / "scripts/merge_lora.py")
+    assert merge.main(["--adapter", str(run.output_dir), "--output_dir", str(tmp_path / "merged")]) == 0
+    merged = logits(Checkpoint(tmp_path / "merged"), picture, tmp_path / "merged.pt")
+    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
+    names = {file.name for file in (tmp_path / "merged").iterdir()}
+    assert names == {file.name for file in base.iterdir()} | {"notes.txt"}
+    for name in names - {"config.json", "model.safetensors", "notes.txt"}:
+        assert (tmp_path / "merged" / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_killed_and_gone_on(make_vlm_run, tmp_path):
+    flags = ("--max_steps", 5, "--save_steps", 2, "--freeze", "language")
+    whole = make_vlm_run("llava", tmp_path / "whole", *flags)
+    assert main(whole.command()[2:]) == 0
+    killed = make_vlm_run("llava", tmp_path / "killed", *flags)
+    killed.kill_after_step(3)
+    assert killed.finish() == 0, killed.said
+    assert f"going on from {killed.output_dir}/checkpoint-2: 2 of 5 steps are done" in killed.said
+    assert killed.log() == whole.log()
+    weights = [(run.output_dir / "model.safetensors").read_bytes() for run in (whole, killed)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.long
+def test_killed_and_gone_on_with_zero3(make_vlm_run, repository, tmp_path):
+    config = repository / "finetune/ds_config_zero3.json"
+    flags = ("--deepspeed", config, "--max_steps", 5, "--save_steps", 2, "--gradient_checkpointing", True)
+    deepspeed = {"processes": 2, "DS_ACCELERATOR": "cpu"}
+    whole = make_vlm_run("qwen3_vl", tmp_path / "whole", *flags, **deepspeed)
+    assert whole.finish() == 0, whole.said
+    killed = make_vlm_run("qwen3_vl", tmp_path / "killed", *flags, **deepspeed)
+    killed.kill_after_step(3)
+    assert killed.finish() == 0, killed.said
+    assert killed.log() == whole.log()
