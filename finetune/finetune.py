@@ -1,8 +1,11 @@
-"""Trains Qwen-VL-Chat into an agent or a reward model: full fine-tuning, LoRA or QLoRA.
+"""Trains Qwen-VL-Chat, or a vision-language model of transformers, into an agent or a reward model.
+
+Full fine-tuning, LoRA or QLoRA:
 
     python finetune/finetune.py --model_name_or_path model_weights/Qwen-VL-Chat \\
         --data_path data/train/train_85k.json --output_dir checkpoints/my-agent
     bash finetune/finetune_ds.sh        # the published recipe, on all GPUs
+    MODEL=DIRECTORY bash finetune/finetune_vlm_ds.sh    # for other models
 
 Killed or interrupted, the same command goes on from the last complete checkpoint.
 """

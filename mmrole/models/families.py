@@ -89,6 +89,8 @@ class Family(Protocol):
     """Numbers that say where a position is: P, 1 for most."""
     layers: int
     """Blocks of the language model."""
+    heads: int
+    """Of its attention: queries of a position in a layer."""
     head_size: int
     """Of its attention."""
     drops_attention: bool

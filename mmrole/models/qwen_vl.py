@@ -44,7 +44,11 @@ class QwenVL:
     def __init__(self, tokenizer: QWenTokenizer, config: QWenConfig) -> None:
         self.tokenizer, self.config = tokenizer, config
         self.max_positions, self.hidden_size = config.max_position_embeddings, config.hidden_size
-        self.layers, self.head_size = config.num_hidden_layers, config.kv_channels
+        self.layers, self.heads, self.head_size = (
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.kv_channels,
+        )
         self.drops_attention = config.attn_dropout_prob > 0
         self.windows: Sequence[int] = (0,) * config.num_hidden_layers
         self.stop_ids = frozenset((tokenizer.im_end_id, tokenizer.im_start_id, tokenizer.eod_id))

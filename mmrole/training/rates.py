@@ -17,6 +17,8 @@ SIZE = 8192  # of the matrices: as large as those of a model of billions of para
 class Operations(NamedTuple):
     """Of a forward and a backward pass, a multiply-add counted as two; without vision tower and recomputation.
 
+    Nor do experts count, which are no matrices of their own, and windows count as if each node saw all before it.
+
     Attributes:
         node: in the matrices of all blocks.
         score: one query and one key, in all blocks.
@@ -42,7 +44,7 @@ class Operations(NamedTuple):
         head = next((module for name, module in model.named_modules() if name.endswith("lm_head")), None)
         return cls(
             passes * 2 * whole,
-            passes * 4 * family.hidden_size * len(blocks),
+            passes * 4 * family.heads * family.head_size * len(blocks),
             passes * 2 * _multiplications(head) if isinstance(head, nn.Linear) else 0.0,
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -109,6 +110,28 @@ def test_adapters(repository, tiny, data_file, image_dir, flags, answers, tmp_pa
     merge = [sys.executable, "scripts/merge_lora.py", "--adapter", output, "--output_dir", tmp_path / "merged/model"]
     subprocess.run([*map(str, merge), "--dtype", "float32"], cwd=repository, check=True)
     assert use(repository, "inference.py", tmp_path / "merged/model", image_dir, answers) == adapted
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("script", ["finetune_vlm_ds.sh", "finetune_vlm_lora_ds.sh"])
+def test_models_of_transformers(repository, tiny_vlm, data_file, image_dir, flags, answers, tmp_path, script):
+    model = tmp_path / "base"
+    shutil.copytree(tiny_vlm("qwen3_vl"), model)
+    output = tmp_path / "vlm"
+    rate = ("--learning_rate", 1e-2)
+    done = recipe(repository, script, *flags, *rate, MODEL=model, DATA=data_file, OUTPUT_DIR=output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert falls(losses(output))
+    adapter = ["--use_lora"] if "lora" in script else []
+    assert "answer" in use(repository, "inference.py", output, image_dir, answers, *adapter)["conversations"][1]
+
+
+@pytest.mark.parametrize("script", ["finetune_vlm_ds.sh", "finetune_vlm_lora_ds.sh"])
+def test_a_model_must_be_named(repository, script):
+    done = recipe(repository, script, MODEL="")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: MODEL is not set; give the directory of a checkpoint")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.long

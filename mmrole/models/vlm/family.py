@@ -65,7 +65,8 @@ class Vlm:
         self.stop_ids = facts.stop_ids(config, generation, self.processor.tokenizer)
         self.encoder = ChatEncoder(self.processor, config.image_token_id, self.stop_ids)
         self.max_positions, self.hidden_size = text.max_position_embeddings, text.hidden_size
-        self.layers, self.head_size = text.num_hidden_layers, facts.head_size(config)
+        self.layers, self.heads = text.num_hidden_layers, text.num_attention_heads
+        self.head_size = facts.head_size(config)
         self.windows = facts.windows(config)
         self.images_both_ways = facts.images_both_ways(config)
         self.position_rows = facts.position_rows(config)

@@ -13,19 +13,19 @@ from mmrole.models.families import Pixels
 from mmrole.models.vlm.parts import part_of
 
 
-def vision_features(inner: Any, pixels: Pixels, device: torch.device) -> Tensor:
+def vision_features(inner: Any, pixels: Pixels, device: torch.device | None) -> Tensor:
     """The features of all images, one behind the other: [rows, (1 + D) * hidden_size].
 
     Args:
         inner: the model without LM head.
         pixels: of the image processor, of any device.
-        device: of the vision tower's inputs.
+        device: of the vision tower's inputs; None where they are there.
 
     D of the parts are for the first layers (Qwen3-VL's deepstack), 0 for most models.
     """
     known = inspect.signature(inner.get_image_features).parameters
     given = {
-        name: value.to(device, inner.dtype if value.is_floating_point() else value.dtype)
+        name: value.to(device=device, dtype=inner.dtype if value.is_floating_point() else value.dtype)
         for name, value in pixels.items()
         if name in known
     }
@@ -43,8 +43,10 @@ def without_effect(empty: Any, pixels: Pixels) -> frozenset[str]:
 
     Towers that cannot run without data (Qwen's, which ask for the sizes of images) are taken to use all they have.
     """
+    # Sizes are looked at, which only values can be.
+    given = {name: value.to(empty.device) if value.is_floating_point() else value for name, value in pixels.items()}
     try:
-        features = vision_features(empty.model, pixels, empty.device)
+        features = vision_features(empty.model, given, None)
     except (RuntimeError, NotImplementedError):
         return frozenset()
     named = {name: weight for name, weight in empty.named_parameters() if part_of(name) != "language"}

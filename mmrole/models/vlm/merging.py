@@ -53,7 +53,7 @@ def kept_files(checkpoint: Checkpoint) -> Iterator[Path]:
     for directory in filter(None, (checkpoint.base, checkpoint.adapter)):
         for file in sorted(directory.iterdir()):
             is_weights = file.suffix in _WEIGHTS or file.name.endswith(".index.json")
-            if file.is_file() and not is_weights and file.name not in _NOT_KEPT:
+            if file.is_file() and not is_weights and file.name not in _NOT_KEPT and file.name[0] != ".":
                 yield file
     generation = checkpoint.file("generation_config.json")
     if generation.is_file():

@@ -151,6 +151,11 @@ def test_a_number_that_cannot_work_is_refused(flag, value):
         ("--lora_r 8", "--lora_r has no effect without adapters"),
         ("--lora_weight_path x --use_lora True", "--lora_weight_path is not supported"),
         ("--use_lora True --fix_vit False", "--fix_vit False has no effect"),
+        ("--use_lora True --freeze vision", "--freeze has no effect on --use_lora True"),
+        ("--freeze vision --fix_vit True", "says what --freeze vision says; leave out either"),
+        ("--freeze visual", "--freeze visual: give vision, projector, language, or some with commas, or none"),
+        ("--freeze vision,projector,language", "leaves nothing to train"),
+        ("--max_pixels 0", "--max_pixels 0: give at least 1"),
         ("--local_rank 3", "--local_rank 3"),
         ("--deepspeed finetune/ds_config_zero2.json", "torchrun"),
     ],
@@ -269,3 +274,17 @@ def test_parameters_that_deepspeed_does_not_take_are_named(section, words):
 def test_blocks_that_are_computed_again(flags, said):
     assert said in refused(*flags)
     assert parse("--gradient_checkpointing", True, "--checkpoint_layers", 4).training.checkpoint_layers == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "frozen"),
+    [
+        ("", ["vision"]),
+        ("--fix_vit True", ["vision"]),
+        ("--fix_vit False", []),
+        ("--freeze none", []),
+        ("--freeze language,vision", ["vision", "language"]),
+    ],
+)
+def test_frozen_parts(flags, frozen):
+    assert parse(*flags.split()).training.frozen == frozen

@@ -65,6 +65,17 @@ def test_steps_and_bins(samples, prompt_tree, packing):
     assert [step.samples for step in alone] == [step.samples for step in steps]
 
 
+@given(samples=data_sets(), packing=st.fixed_dictionaries(PACKINGS))
+def test_samples_that_are_read_alone(samples, packing):
+    groups = group_samples(samples, prompt_tree=False)
+    packing |= {"max_batch_tokens": 10_000}
+    for step, other in zip(pack_epoch(groups, **packing, alone=True), pack_epoch(groups, **packing), strict=True):
+        assert step.samples == other.samples
+        assert sorted(index for rank in step.bins for bin_ in rank for index in bin_) == sorted(step.samples)
+        assert all(len(bin_) <= 1 for rank in step.bins for bin_ in rank)
+        assert {len(rank) for rank in step.bins} == {-(-len(step.samples) // packing["world_size"])}
+
+
 @given(samples=data_sets())
 def test_groups_are_those_of_equal_beginnings(samples):
     groups = group_samples(samples)

@@ -119,6 +119,14 @@ def test_a_manifest_names_nothing_outside_of_its_folder(tmp_path, name):
     assert run_checkpoints.fault(folder) == f"its {MANIFEST} cannot be read"
 
 
+@pytest.mark.parametrize(("fix_vit", "frozen"), [(True, "vision"), (False, "")])
+def test_earlier_versions_said_whether_the_tower_is_frozen(tmp_path, fix_vit, frozen):
+    folder = complete(tmp_path / "checkpoint-1", RUN | {"--fix_vit": fix_vit})
+    run_checkpoints.check_run(folder, RUN | {"--freeze": frozen})
+    with pytest.raises(UserError, match="--freeze"):
+        run_checkpoints.check_run(folder, RUN | {"--freeze": "vision,projector"})
+
+
 def test_what_makes_another_run():
     assert difference(RUN, RUN) is None
     assert difference(RUN, RUN | {"--data_path": "renamed.json 0123456789abcdef"}) is None
