@@ -71,10 +71,10 @@ def main(argv: list[str] | None = None) -> int:
 def refuse_existing(checkpoint: Checkpoint, arguments: argparse.Namespace) -> None:
     """Raises UserError or CheckpointError if a checkpoint lies in the output directory and is not to be replaced."""
     if checkpoint.is_qwen_vl:
-        from mmrole.qwen_vl.random_checkpoint import refuse_existing_checkpoint
+        from mmrole.qwen_vl.random_checkpoint import refuse_existing_checkpoint as refuse
     else:
-        from mmrole.models.vlm.merging import refuse_existing_checkpoint
-    refuse_existing_checkpoint(arguments.output_dir, vars(arguments))
+        from mmrole.models.vlm.merging import refuse_existing_merge as refuse
+    refuse(arguments.output_dir, vars(arguments))
 
 
 def dtype_of(checkpoint: Checkpoint) -> torch.dtype | None:

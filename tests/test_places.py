@@ -134,7 +134,7 @@ ELSEWHERE = {
         "plain_text": "./test_encoding.py",
         "processor": "./test_encoding.py",
         "tree_model": "mmrole/engine/test_vlm_replies.py",
-        "vision": "mmrole/engine/test_vlm_replies.py",
+        "image_rows": "mmrole/engine/test_vlm_replies.py",
         "weight_files": "./test_loading.py",
     },
     "mmrole/prompt_tree": {

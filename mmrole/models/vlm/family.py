@@ -21,12 +21,12 @@ from mmrole.models.families import Encoded, Pixels
 from mmrole.models.vlm import facts, parts
 from mmrole.models.vlm.attention import FLEX, NAME
 from mmrole.models.vlm.encoding import ChatEncoder
+from mmrole.models.vlm.image_rows import without_effect
 from mmrole.models.vlm.mrope import mrope_positions
 from mmrole.models.vlm.processor import VlmProcessor
 from mmrole.models.vlm.reply_bytes import ReplyBytes
 from mmrole.models.vlm.saving import save_processor
 from mmrole.models.vlm.training_module import take_micro_batches
-from mmrole.models.vlm.vision import without_effect
 from mmrole.qwen_vl.lm_head import LossPositions
 
 if TYPE_CHECKING:

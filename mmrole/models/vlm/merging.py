@@ -42,7 +42,7 @@ def write_merged(directory: Path, merged: PreTrainedModel, checkpoint: Checkpoin
             set_usual_mode(file)
 
 
-def refuse_existing_checkpoint(directory: Path, command: Mapping[str, Any]) -> None:
+def refuse_existing_merge(directory: Path, command: Mapping[str, Any]) -> None:
     """Raises UserError if files of a checkpoint lie in the directory, unless the command may replace them."""
     names = [file.name for pattern in ("*.json", "*.safetensors", "*.bin") for file in directory.glob(pattern)]
     refuse_existing(directory, names, command)
