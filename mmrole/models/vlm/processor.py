@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -54,8 +55,7 @@ class VlmProcessor:
         # The processor's own, of another file, shows images; that of the tokenizer beside it may know texts only.
         self.tokenizer.chat_template = self._processor.chat_template or self.tokenizer.chat_template
         self.image_processor = self._processor.image_processor
-        arguments = self._processor._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, return_tensors="pt")
-        self._arguments: dict[str, Any] = arguments["images_kwargs"]  # what this processor asks its image processor for
+        self._arguments = _image_arguments(self._processor)
         self.image_token: str = self._processor.image_token
         """That the chat template puts where an image is."""
         self.placeholders = lru_cache(1 << 12)(self._placeholders)
@@ -125,6 +125,14 @@ def _load(directory: Path, model_type: str, max_pixels: int | None) -> Any:
             raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
             raise UserError(f"{directory}: tokenizer or image processor cannot be loaded: {_line(error)}") from None
+
+
+def _image_arguments(processor: Any) -> dict[str, Any]:
+    """What a processor asks its image processor for."""
+    merge = processor._merge_kwargs
+    # Before transformers 5.23 it is told what arguments there are.
+    known = [processor.valid_processor_kwargs] if "ModelProcessorKwargs" in inspect.signature(merge).parameters else []
+    return merge(*known, tokenizer_init_kwargs=processor.tokenizer.init_kwargs, return_tensors="pt")["images_kwargs"]
 
 
 def _check_limit(directory: Path, image_processor: Any, max_pixels: int) -> None:
