@@ -61,27 +61,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bench_machine import device_name, torch
 
     requests = make_requests(max(arguments.requests, *arguments.clients), arguments.new_tokens)
+    print(f"{device_name(torch.device('cpu'))}, float32, {arguments.shape}")
+    print(f"{'':<12}{'replies/s':>10}{'tokens/s':>10}{'ratio':>7}{'first token, median':>21}{'slowest tenth':>15}")
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder) / "model", arguments.shape)
         one_by_one = requests[:: max(1, len(requests) // arguments.one_by_one)]
-        rows = [("generate()", *time_generate(Path(folder) / "model", one_by_one))]
+        seconds, timings = time_generate(Path(folder) / "model", one_by_one)
+        alone = len(timings) / seconds
+        print_row("generate()", seconds, timings, alone)
         with running(Path(folder) / "model") as port:
             bodies = [body_of(request) for request in requests]
             ask(port, bodies[0])  # warm up
             for number in arguments.clients:
                 chosen = bodies[:: len(bodies) // max(number, arguments.requests)]
-                rows.append((f"{number} clients", *time_server(port, chosen, number)))
-    print(f"{device_name(torch.device('cpu'))}, float32, {arguments.shape}")
-    print(f"{'':<12}{'replies/s':>10}{'tokens/s':>10}{'ratio':>7}{'first token, median':>21}{'slowest tenth':>15}")
-    _, seconds, timings = rows[0]
-    alone = len(timings) / seconds
-    for name, seconds, timings in rows:
-        rate, firsts = len(timings) / seconds, sorted(timing.first for timing in timings)
-        tokens = sum(timing.tokens for timing in timings) / seconds
-        late = firsts[len(firsts) * 9 // 10]
-        middle = statistics.median(firsts)
-        print(f"{name:<12}{rate:>10.2f}{tokens:>10.1f}{rate / alone:>7.2f}{middle:>19.2f} s{late:>13.2f} s")
+                print_row(f"{number} clients", *time_server(port, chosen, number), alone)
     return 0
+
+
+def print_row(name: str, seconds: float, timings: Sequence[Timing], alone: float) -> None:
+    """Prints a row of the table; `alone` are the replies a second of generate()."""
+    rate, firsts = len(timings) / seconds, sorted(timing.first for timing in timings)
+    tokens = sum(timing.tokens for timing in timings) / seconds
+    middle, late = statistics.median(firsts), firsts[len(firsts) * 9 // 10]
+    row = f"{name:<12}{rate:>10.2f}{tokens:>10.1f}{rate / alone:>7.2f}{middle:>19.2f} s{late:>13.2f} s"
+    print(row, flush=True)
 
 
 def write_model(folder: Path, shape: str) -> None:

@@ -22,6 +22,8 @@ LONGEST = (
     "test_chat.py",
     "eval/test_RM_review.py",
     "mmrole/engine/test_engine.py",
+    "test_serve_models.py",
+    "test_serve_load.py",
 )
 
 # How long an example takes is no property of the code.

@@ -80,7 +80,7 @@ def read_chat(messages: Json, limits: Limits, pictures: Pictures) -> ClientChat:
     if turns[0].role == "assistant":
         turns.insert(0, Message("user", ()))
     turns = [Message(role, content or ("",)) for role, content in turns]
-    return ClientChat(system, tuple(turns), any(role == "system" for role, _ in said))
+    return ClientChat(system, tuple(turns), any(role == "system" and content for role, content in said))
 
 
 def _turns(said: Sequence[tuple[Role, _Content]]) -> list[Message]:

@@ -52,7 +52,7 @@ def test_system_messages_at_the_beginning_are_the_systems_and_later_ones_the_use
     assert turns(chat) == [("user", "Hello."), ("assistant", "Aye."), ("user", "Go on.")]
     assert chat.has_notes
     assert read("Hello.", ("system", "Be brief.")).turns == (Message("user", ("Hello.", "\n\n", "Be brief.")),)
-    assert not read("Hello.").has_notes
+    assert not read(("system", ""), "Hello.").has_notes
 
 
 def test_a_greeting_of_the_assistants_comes_after_nothing_said():
