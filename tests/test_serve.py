@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +15,9 @@ import openai
 import pytest
 from fixtures.doors import COMPLETIONS, ROOT, Served, free_port, image_part, png, serve, start, text_part
 from fixtures.scripts import help_of
+
+from mmrole.chat.server.body_fields import IGNORED, OBEYED
+from mmrole.chat.server.limits import Limits
 
 KEY = "0123456789abcdef"
 LONG = " ".join(map(str, range(60)))
@@ -146,6 +150,32 @@ def test_curl(served):
     assert json.loads(curl("-d", "{"))["error"]["message"].startswith("the body is no JSON: ")
 
 
+def test_the_examples_of_the_page(served, repository):
+    page = (repository / "docs/serving.md").read_text(encoding="utf-8")
+    page = page.replace("http://127.0.0.1:8000/v1", served.url).replace("MMRole-Agent", "replies.jsonl")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (shell,) = re.findall(r"^```bash\n(curl .*?)^```", page, re.MULTILINE | re.DOTALL)
+    commands = [[sys.executable, "-c", code], *([["bash", "-c", shell]] if shutil.which("curl") else [])]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert re.search(r"Reply \d+\.", done.stdout), done
+
+
+def test_the_page_tells_every_field_code_and_limit(repository):
+    page = (repository / "docs/serving.md").read_text(encoding="utf-8")
+    sources = [path.read_text(encoding="utf-8") for path in (repository / "mmrole/chat/server").glob("*.py")]
+    for code in re.findall(r"code=\"(\w+)\"", "\n".join(sources)):
+        assert f"`{code}`" in page, code
+    for field in (*OBEYED, *IGNORED):
+        assert f"`{field}" in page, field
+    limits = Limits()
+    told = f"{limits.characters:,} characters; {limits.images} images; {limits.messages:,} messages; "
+    told += f"{limits.pixels // 10**6} million pixels; {limits.body >> 20} MiB; within {limits.body_seconds:g} s; "
+    told += f"{limits.stops} texts; {limits.choices} replies"
+    for words in told.split("; "):
+        assert words in page, words
+
+
 def silly_tavern(**changes: object) -> dict:
     """What SillyTavern sends to a "Custom (OpenAI-compatible)" source."""
     messages = [
@@ -244,7 +274,7 @@ def test_large_bodies_are_not_read(served):
         connection.sendall(b"Transfer-Encoding: chunked\r\n\r\n")
         part = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
         with pytest.raises(ConnectionError):
-            connection.sendall(part * 40)
+            connection.sendall(part * 100)
     assert served.at_work() == 0
 
 
@@ -282,12 +312,14 @@ def test_a_key_for_other_machines(folder):
 
 
 def begin(served: Served) -> http.client.HTTPConnection:
-    """A request whose body is still to be sent."""
+    """A request whose body is still to be sent, and is waited for."""
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
     connection.putrequest("POST", COMPLETIONS)
     connection.putheader("Content-Length", str(len(BODY)))
     connection.putheader("X-Client-Request-Id", "ahoy")
+    connection.putheader("Expect", "100-continue")
     connection.endheaders()
+    assert connection.sock.recv(1000).startswith(b"HTTP/1.1 100 ")
     return connection
 
 
@@ -303,18 +335,26 @@ def wait_for(served: Served, words: str) -> None:
     raise AssertionError(served.log.read_text())
 
 
+def wait_until_refused(served: Served) -> None:
+    """Returns when no more connections are taken."""
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", served.port)).close()
+        except ConnectionError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("it still listens")
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_what_runs_finish(folder, sent):
     served = start(folder, "--replies", "replies.jsonl")
     connection = begin(served)
     connection.send(BODY[:10])
-    time.sleep(0.3)
     served.process.send_signal(sent)
     wait_for(served, f"{sent.name}: what runs is finished; once more ends at once")
-    time.sleep(0.3)
+    wait_until_refused(served)
     assert served.process.poll() is None
-    with pytest.raises(ConnectionError):
-        socket.create_connection(("127.0.0.1", served.port))
     connection.send(BODY[10:])
     assert json.loads(connection.getresponse().read())["choices"][0]["message"]["content"] == "Ahoy there. Who goes?"
     assert served.process.wait(timeout=30) == 0
@@ -324,7 +364,6 @@ def test_a_signal_lets_what_runs_finish(folder, sent):
 def test_a_second_signal_ends_at_once(folder):
     served = start(folder, "--replies", "replies.jsonl")
     connection = begin(served)
-    time.sleep(0.3)
     served.process.terminate()
     wait_for(served, "once more ends at once")
     served.process.terminate()

@@ -12,11 +12,13 @@ from mmrole.chat.server.limits import Limits
 from mmrole.chat.server.refusals import unusable
 from mmrole.data.requests import AskedSettings
 
-_OBEYED = (
+OBEYED = (
     *("model", "messages", "stream", "stream_options", "n", "stop", "max_tokens", "max_completion_tokens"),
     *("temperature", "top_p", "top_k", "repetition_penalty", "seed"),
 )
-_IGNORED = (
+"""Fields that are understood."""
+
+IGNORED = (
     *("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier", "store"),
 )
 """Notes for the provider, which change no reply."""
@@ -94,7 +96,7 @@ def read_fields(body: JsonObject, limits: Limits) -> Fields:
 
 
 def _check_supported(name: str, value: Json) -> None:
-    if name in _OBEYED or name in _IGNORED:
+    if name in OBEYED or name in IGNORED:
         return
     if name not in _NEUTRAL:
         raise unusable(shown(name)[1:-1], f"{shown(name)} is not known; leave it out", code="unknown_parameter")
