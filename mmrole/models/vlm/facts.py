@@ -18,7 +18,7 @@ def windows(config: Any) -> list[int]:
     text = text_config(config)
     layers = text.num_hidden_layers
     window = getattr(text, "sliding_window", None) or 0
-    if not window or window >= text.max_position_embeddings:
+    if not window:
         return [0] * layers
     kinds = getattr(text, "layer_types", None)
     if kinds is None:
