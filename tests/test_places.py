@@ -127,7 +127,6 @@ ELSEWHERE = {
     "mmrole/models/vlm": {
         "attention": "mmrole/engine/test_vlm_replies.py",
         "chat_template": "./test_encoding.py",
-        "facts": "mmrole/engine/test_vlm_replies.py",
         "family": "mmrole/engine/test_vlm_replies.py",
         "merging": "finetune/test_vlm_training.py",
         "pixtral": "./test_encoding.py",
