@@ -69,6 +69,7 @@ ELSEWHERE = {
         "answering": "test_serve.py",
         "app": "test_serve.py",
         "completions": "test_serve.py",
+        "orders": "./test_engine_thread.py",
         "refusals": "./test_body_fields.py",
         "serving": "test_serve.py",
     },

@@ -22,9 +22,10 @@ from mmrole.chat.server.access_log import AccessLine
 from mmrole.chat.server.body_fields import Fields, read_fields
 from mmrole.chat.server.chat_messages import ClientChat, read_chat
 from mmrole.chat.server.completions import LAST_EVENT, Naming, encoded, event, send_json, total_usage
-from mmrole.chat.server.engine_thread import Accepted, Ended, EngineThread, Order, Ticket, Words
+from mmrole.chat.server.engine_thread import EngineThread
 from mmrole.chat.server.image_urls import Pictures
 from mmrole.chat.server.limits import Limits, Places, TakenPlace
+from mmrole.chat.server.orders import Accepted, Ended, Order, Ticket, Words
 from mmrole.chat.server.refusals import Refusal
 from mmrole.chat.server.served_models import ServedModels
 from mmrole.data.requests import ChatReply

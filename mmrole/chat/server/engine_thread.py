@@ -5,106 +5,53 @@ All that uses the model is done there, its tokenizer among it: nothing of it nee
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import queue
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, TypeAlias
 
 from mmrole.backends.backend import Generator
 from mmrole.base.errors import UserError
 from mmrole.chat.conversation import Fit
+from mmrole.chat.server.orders import Accepted, Ended, Event, Order, Ticket, Words
 from mmrole.chat.server.refusals import Refusal
 from mmrole.chat.server.stop_strings import StopStrings
-from mmrole.data.messages import Message
-from mmrole.data.requests import NO_USAGE, AskedSettings, ChatReply, ChatRequest, Piece, Usage
+from mmrole.data.requests import NO_USAGE, ChatReply, ChatRequest, Piece, Usage
 
 _EXPECTED = (OSError, FloatingPointError, MemoryError)
 _OUT_OF_MEMORY = "OutOfMemoryError"
 """Of torch, which a backend need not have."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """What is asked: a chat, to be answered once or several times.
-
-    Attributes:
-        id: names it, for scripted replies among others. Of the second choice it is `ID/choice-2`, and so on.
-        messages: of the chat.
-        settings: how tokens are chosen; what is open is for the backend.
-        draws: seeds the draws, as an id does.
-        choices: how many replies there are to be.
-        stops: texts that end a reply.
-    """
-
-    id: str
-    messages: tuple[Message, ...]
-    settings: AskedSettings = AskedSettings()  # noqa: RUF009
-    draws: str = ""
-    choices: int = 1
-    stops: tuple[str, ...] = ()
-
-
-class Accepted(NamedTuple):
-    """The order fits, and its replies will come."""
-
-
-class Words(NamedTuple):
-    """A piece of a choice's reply."""
-
-    choice: int
-    text: str
-
-
-class Ended(NamedTuple):
-    """A choice has ended: its whole reply, up to a text that ends it."""
-
-    choice: int
-    reply: ChatReply
-
-
-Event: TypeAlias = "Accepted | Words | Ended | Refusal"
-
-
-class Ticket:
-    """An order at work; its events are read in the event loop in which it was made."""
-
-    def __init__(self, order: Order) -> None:
-        self.order = order
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self.loop = asyncio.get_running_loop()
-
-    def tell(self, event: Event) -> None:
-        """Adds an event; to be called in the event loop."""
-        self._events.put_nowait(event)
-
-    async def next(self) -> Accepted | Words | Ended:
-        """The next event.
-
-        Raises:
-            Refusal: there are no more.
-        """
-        event = await self._events.get()
-        if isinstance(event, Refusal):
-            raise event
-        return event
-
-
 @dataclass(eq=False)
 class _Open:
-    """A choice at work."""
+    """A choice at work.
+
+    Attributes:
+        request: what is asked for it.
+        stops: reads its reply.
+        text: what it says so far.
+        told: what of that is on its way to the client; more than `text` where it began anew.
+        usage: what it has cost.
+    """
 
     ticket: Ticket
     choice: int
+    request: ChatRequest
     stops: StopStrings
-    text: list[str] = field(default_factory=list)
+    text: str = ""
+    told: str = ""
     usage: Usage = NO_USAGE
+
+    def begin_anew(self) -> None:
+        """Forgets all but what the client is told."""
+        self.stops, self.text, self.usage = StopStrings(self.ticket.order.stops), "", NO_USAGE
 
 
 class EngineThread:
@@ -120,6 +67,8 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._open: dict[str, _Open] = {}
         self._left = False
+        self._suspects: deque[list[_Open]] = deque()
+        self._held: list[Ticket] = []
         self._news: list[tuple[Ticket, Event]] = []
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -127,7 +76,7 @@ class EngineThread:
     @property
     def at_work(self) -> int:
         """Choices that are neither finished nor left."""
-        return len(self._open)
+        return len(self._open) + sum(map(len, [*self._suspects])) + len(self._held)
 
     @property
     def is_alive(self) -> bool:
@@ -157,8 +106,12 @@ class EngineThread:
         try:
             self._work()
         except Exception as error:  # nobody may wait for what does not come
+            refusal = _failure(error)
+            waiting = {open_.ticket for choices in self._suspects for open_ in choices} | {*self._held}
+            for ticket in waiting - {open_.ticket for open_ in self._open.values()}:
+                self._tell(ticket, refusal)
             with suppress(Exception):
-                self._end_all(_failure(error))
+                self._end_all(refusal)
             self._deliver()
 
     def _work(self) -> None:
@@ -167,25 +120,41 @@ class EngineThread:
                 if command is None:
                     return
                 command()
+            self._let_in()
             if self._open or self._left:
                 self._step()
             self._deliver()
 
     def _commands(self) -> list[Callable[[], None] | None]:
         """What has come in; waits for it where there is nothing else to do."""
-        idle = not self._open and not self._left
+        idle = not (self._open or self._left or self._suspects or self._held)
         commands = [self._inbox.get()] if idle else []
         with suppress(queue.Empty):
             while True:
                 commands.append(self._inbox.get_nowait())
         return commands
 
+    def _let_in(self) -> None:
+        """After a failure for which any may be to blame: lets orders in one by one, and then those that came since."""
+        while self._suspects and not self._open:
+            for open_ in self._suspects.popleft():
+                open_.begin_anew()
+                self._open[open_.request.id] = open_
+                self._generator.add(open_.request)
+        if self._held and not self._suspects and not self._open:
+            held, self._held = self._held, []
+            for ticket in held:
+                self._join(ticket)
+
     def _join(self, ticket: Ticket) -> None:
+        if self._suspects or self._held:
+            self._held.append(ticket)
+            return
         try:
             requests = self._fitting(self._requests(ticket.order))
             for choice, request in enumerate(requests):
                 self._generator.add(request)
-                self._open[request.id] = _Open(ticket, choice, StopStrings(ticket.order.stops))
+                self._open[request.id] = _Open(ticket, choice, request, StopStrings(ticket.order.stops))
         except Refusal as refusal:
             self._tell(ticket, refusal)
         except UserError as error:
@@ -227,6 +196,8 @@ class EngineThread:
     def _drop(self, ticket: Ticket) -> None:
         for id_ in [id_ for id_, open_ in self._open.items() if open_.ticket is ticket]:
             self._cancel(id_)
+        self._suspects = deque(choices for choices in self._suspects if choices[0].ticket is not ticket)
+        self._held = [held for held in self._held if held is not ticket]
 
     def _cancel(self, id_: str) -> None:
         self._generator.cancel(id_)
@@ -234,12 +205,15 @@ class EngineThread:
         self._left = True
 
     def _step(self) -> None:
-        """Goes on; what fails ends all orders, for it may be the fault of any."""
+        """Goes on. What fails ends the order that is at work alone; where there are several, each is tried alone."""
         self._left = False
         try:
             events = self._generator.step()
         except Exception as error:
-            self._end_all(_failure(error))
+            if len({open_.ticket for open_ in self._open.values()}) > 1:
+                self._suspect(error)
+            else:
+                self._end_all(_failure(error))
             return
         for event in events:
             open_ = self._open.get(event.id)
@@ -253,20 +227,35 @@ class EngineThread:
         self._say(open_, open_.stops.read(piece.text))
         if open_.stops.found:
             self._cancel(piece.id)
-            reply = ChatReply(piece.id, "".join(open_.text), "stop", open_.usage)
+            reply = ChatReply(piece.id, open_.text, "stop", open_.usage)
             self._tell(open_.ticket, Ended(open_.choice, reply))
 
     def _end(self, open_: _Open, reply: ChatReply) -> None:
         self._say(open_, open_.stops.end())
         del self._open[reply.id]
         if open_.ticket.order.stops and reply.error is None:
-            reply = replace(reply, text="".join(open_.text))
+            reply = replace(reply, text=open_.text)
         self._tell(open_.ticket, Ended(open_.choice, reply))
 
     def _say(self, open_: _Open, text: str) -> None:
-        if text:
-            open_.text.append(text)
-            self._tell(open_.ticket, Words(open_.choice, text))
+        """Tells what is new. One that began anew says the same again, but for ties that are rounded otherwise."""
+        open_.text += text
+        new = open_.text[len(open_.told) :]
+        if new and open_.text.startswith(open_.told):
+            open_.told = open_.text
+            self._tell(open_.ticket, Words(open_.choice, new))
+
+    def _suspect(self, error: Exception) -> None:
+        """Has all orders begin anew, each alone."""
+        print(f"a step has failed; each request of it is tried alone: {error!r:.200}", file=sys.stderr, flush=True)
+        by_ticket: dict[Ticket, list[_Open]] = {}
+        for open_ in self._open.values():
+            by_ticket.setdefault(open_.ticket, []).append(open_)
+        ids = [*self._open]
+        self._open.clear()
+        self._suspects.extend(by_ticket.values())
+        for id_ in ids:
+            self._generator.cancel(id_)
 
     def _end_all(self, refusal: Refusal) -> None:
         print(f"the model has failed: {refusal}", file=sys.stderr, flush=True)

@@ -13,10 +13,11 @@ from fixtures.engine import generate_alone, make_engine, make_model, pictures, t
 from mmrole.backends.backend import Note
 from mmrole.backends.scripted import ScriptedBackend, ScriptedGenerator
 from mmrole.base.errors import UserError
-from mmrole.chat.server.engine_thread import Accepted, Ended, EngineThread, Order, Words
+from mmrole.chat.server.engine_thread import EngineThread
+from mmrole.chat.server.orders import Accepted, Ended, Order, Words
 from mmrole.chat.server.refusals import Refusal
 from mmrole.data.messages import Message
-from mmrole.data.requests import AskedSettings, ChatReply, ChatRequest, GenerationSettings
+from mmrole.data.requests import AskedSettings, ChatReply, ChatRequest, GenerationSettings, Piece
 from mmrole.engine.engine import Engine
 
 __all__ = ["generate_alone", "make_model", "pictures", "tokenizer"]
@@ -178,6 +179,49 @@ def test_what_fails_ends_what_runs_and_no_more(capsys):
     said = capsys.readouterr().err
     assert said.count("Traceback") == 1  # of the bug
     assert said.count("the model has failed: ") == 3
+
+
+class Faulty(ScriptedGenerator):
+    """Says replies word by word, all that are there at once; fails with one of a name among them at the third word."""
+
+    def step(self) -> list[Piece | ChatReply]:
+        if self.steps == 2 and (bad := [request.id for request in self._waiting if request.id.startswith("bad")]):
+            self.steps = 0
+            raise OSError(f"an image of {bad[0]} cannot be read")
+        self.steps += 1
+        words = ["Aye", ".", "Aye", ".", "Aye", "."]
+        events: list[Piece | ChatReply] = [Piece(request.id, words[self.steps - 1]) for request in self._waiting]
+        if self.steps == len(words):
+            events += [self._reply(self._waiting.popleft()) for _ in range(len(self._waiting))]
+            self.steps = 0
+        return events
+
+    steps = 0
+
+
+def test_who_is_not_to_blame_for_a_failure_does_not_notice_it(capsys):
+    def reply(request: ChatRequest) -> ChatReply:
+        return ChatReply(request.id, "Aye.Aye.Aye.")
+
+    async def together(thread: EngineThread) -> list:
+        orders = [Order(id_, HELLO, choices=1 + (id_ == "b")) for id_ in ("a", "bad", "b", "c")]
+        tasks = [answered(thread, order) for order in orders]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    with closing(EngineThread(ScriptedBackend(reply).fit, Faulty(reply))) as thread:
+        one, bad, two, three = asyncio.run(together(thread))
+        assert thread.at_work == 0
+        (after,) = asyncio.run(asked(thread, Order("after", HELLO)))
+    assert isinstance(bad, Refusal)
+    assert bad.message == "the model fails: OSError: an image of bad cannot be read"
+    for said, replies in (one, two, three):
+        assert {*said.values()} == {"Aye.Aye.Aye."}
+        assert {reply.text for reply in replies.values()} == {"Aye.Aye.Aye."}
+    assert sorted(two[0]) == [0, 1]
+    assert after[0].text == "Aye.Aye.Aye."
+    said = capsys.readouterr().err
+    assert "a step has failed; each request of it is tried alone: OSError(" in said
+    assert "Traceback" not in said
 
 
 def test_a_backend_that_cannot_answer_says_so():
