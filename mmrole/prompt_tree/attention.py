@@ -191,9 +191,8 @@ def _tree_lengths(last: Tensor) -> list[int]:
 
 def _part(whole: Visibility, start: int, stop: int) -> Visibility:
     """Of some nodes that follow one another, counted from the first of them."""
-    last, first, depths = (None if each is None else each[start:stop] for each in whole)
-    assert last is not None
-    return Visibility(last - start, None if first is None else first - start, depths)
+    first, depths = (None if each is None else each[start:stop] for each in whole[1:])
+    return Visibility(whole.last[start:stop] - start, None if first is None else first - start, depths)
 
 
 def _is_causal(tree: Visibility) -> bool:
@@ -213,7 +212,8 @@ def _reaches_all(tree: Visibility, window: int) -> bool:
 
 def _blocks(tree: Visibility, window: int, block_size: int, device: torch.device) -> list[_Block]:
     nodes, blocks = len(tree.last), []
-    there = Visibility(*(None if each is None else each.to(device, non_blocking=True) for each in tree))
+    first, depths = (None if each is None else each.to(device, non_blocking=True) for each in tree[1:])
+    there = Visibility(tree.last.to(device, non_blocking=True), first, depths)
     for start in range(0, nodes, block_size):
         stop = min(start + block_size, nodes)
         # An image that goes on behind the block is seen from within it.
