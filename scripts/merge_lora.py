@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 try:
     from mmrole.base.errors import UserError, run
@@ -18,9 +18,6 @@ try:
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; run: pip install -e . (or bash scripts/setup.sh)", file=sys.stderr)
     sys.exit(2)
-
-if TYPE_CHECKING:
-    import torch
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -56,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         unused = GenerationSettings()
         # Added up in float32: in bfloat16 a small change of a large weight would be lost twice.
         model = Model(checkpoint, unused, unused, device=torch.device("cpu"), dtype=torch.float32)
-        merged = load(model, progress=sys.stderr.isatty()).module
+        merged = cast(Any, load(model, progress=sys.stderr.isatty())).module
         dtype = dtype_of(checkpoint) if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
         merged = merged.to(dtype or torch.bfloat16)
         write(checkpoint, merged, arguments)
@@ -77,8 +74,8 @@ def refuse_existing(checkpoint: Checkpoint, arguments: argparse.Namespace) -> No
     refuse(arguments.output_dir, vars(arguments))
 
 
-def dtype_of(checkpoint: Checkpoint) -> torch.dtype | None:
-    """That of the base's weights, as its config.json has it."""
+def dtype_of(checkpoint: Checkpoint) -> Any:
+    """That of the base's weights, as its config.json has it: torch's, or None."""
     if checkpoint.is_qwen_vl:
         from mmrole.qwen_vl.checkpoint_files import read_config
     else:
