@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mmrole.base.errors import UserError, reason
+from mmrole.base.paths import cache_folder
 
 # Up to this size a file is simply read again.
 _LARGE = 64 << 20
@@ -93,7 +94,5 @@ def _stamp(file: Path) -> str:
 
 def _kept(stamp: str) -> Path | None:
     """Where the hash of a file with this stamp is kept; None without a home."""
-    with contextlib.suppress(RuntimeError):
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return folder / "mmrole" / "hashes" / stamp
-    return None
+    folder = cache_folder()
+    return None if folder is None else folder / "hashes" / stamp

@@ -4,6 +4,7 @@ Paths are looked at as they are: what the system refuses (closed folders, names 
 of which `mmrole.base.errors.run` makes one line.
 """
 
+import contextlib
 import os
 import stat
 from fnmatch import fnmatchcase
@@ -105,3 +106,10 @@ def _first_linked(root: str, path: str) -> str:
             return target if os.path.isdir(target) and not _holds(target, root) else root
         place = target
     return root
+
+
+def cache_folder() -> Path | None:
+    """Where what is expensive to find out is kept for this user; None without a home. It need not exist."""
+    with contextlib.suppress(RuntimeError):
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrole"
+    return None

@@ -143,6 +143,15 @@ def check_stop_tokens(checkpoint: Checkpoint, stop_ids: frozenset[int]) -> None:
             )
 
 
+def check_token_ids(file: Path, named: Any) -> None:
+    """Raises UserError unless this is a token id, as a file may have it, or several, or none."""
+    for token in named if isinstance(named, list) else [] if named is None else [named]:
+        if type(token) is not int or not 0 <= token < 2**31:
+            raise UserError(
+                f"{file}: eos_token_id must be a token id, or a list of them, not {shown(named)}; correct it"
+            )
+
+
 def _read(checkpoint: Checkpoint) -> tuple[Path, Mapping[str, Any] | None]:
     """The file, and its settings if there is one."""
     file = checkpoint.file(FILE_NAME)

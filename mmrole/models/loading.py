@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmrole.base.errors import UserError
 from mmrole.data.images import OTHER_PIXELS, PIXELS
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from mmrole.models.families import Family, TreeModel
+    from mmrole.models.vlm.family import Vlm
 
 
 @dataclass(frozen=True)
@@ -145,14 +146,35 @@ def check_checkpoint(checkpoint: Checkpoint, max_pixels: int | None = None) -> C
     return _kind(checkpoint).check(checkpoint, max_pixels)
 
 
-def read_family(checkpoint: Checkpoint, max_pixels: int | None = None) -> Family:
+def read_family(checkpoint: Checkpoint, max_pixels: int | None = None, reads_trees: bool = True) -> Family:
     """The family of a checkpoint that `check_checkpoint` has found sound.
 
     Args:
         checkpoint: the model.
         max_pixels: most pixels of an image; None for the checkpoint's own limit.
+        reads_trees: whether prompt trees are exact with it, as far as `why_no_trees` has found out.
     """
-    return _kind(checkpoint).read_family(checkpoint, max_pixels)
+    return _kind(checkpoint).read_family(checkpoint, max_pixels, reads_trees)
+
+
+def why_no_trees(checkpoint: Checkpoint, family: Family) -> str | None:
+    """A line that says why prompt trees are not exact with a checkpoint's model; None if they are.
+
+    Tried on a few layers of it, in float32 on the CPU, before it is loaded otherwise; kept for the next time.
+
+    Raises:
+        UserError: its weights cannot be loaded, or it is not read as transformers does, even without trees.
+    """
+    if checkpoint.is_qwen_vl:  # its implementation is the project's own, and made for trees
+        return None
+    from mmrole.models.vlm.kept_proof import prove_once
+
+    reason = prove_once(cast("Vlm", family))
+    if reason is None:
+        return None
+    return (
+        f"note: prompt trees are not exact with this model ({reason}): each sequence is read alone: slower, never wrong"
+    )
 
 
 def _kind(checkpoint: Checkpoint) -> ModuleType:
@@ -190,6 +212,10 @@ def load(model: Model, progress: bool, identity: Mapping[str, object] | None = N
     start = time.perf_counter()
     try:
         family = kind.read_family(checkpoint, model.max_pixels)
+        line = why_no_trees(checkpoint, family)
+        if line is not None:
+            print(line, file=sys.stderr, flush=True)
+            family = kind.read_family(checkpoint, model.max_pixels, reads_trees=False)
         module = family.load_module(
             checkpoint.base,
             dtype=model.dtype,

@@ -46,8 +46,8 @@ def check(checkpoint: Checkpoint, max_pixels: int | None = None) -> Context:
     return Context(QwenVLLengths(tokenizer), config.max_position_embeddings)
 
 
-def read_family(checkpoint: Checkpoint, max_pixels: int | None = None) -> QwenVL:
-    """See `mmrole.models.loading.read_family`."""
+def read_family(checkpoint: Checkpoint, max_pixels: int | None = None, reads_trees: bool = True) -> QwenVL:
+    """See `mmrole.models.loading.read_family`; it always reads trees."""
     try:
         return QwenVL(QWenTokenizer(checkpoint.file(VOCABULARY)), read_config(checkpoint.base))
     except CheckpointError as error:

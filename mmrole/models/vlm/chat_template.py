@@ -102,7 +102,7 @@ class ChatTemplate:
     def _render(self, turns: tuple[TurnShape, ...], for_answer: bool) -> str:
         messages, texts = _messages(turns)
         try:
-            rendered = self._apply(messages, for_answer)
+            rendered = self.apply(messages, for_answer)
         except TemplateError as error:
             roles = " ".join(turn.role for turn in turns)
             raise UserError(f"{self._directory}: its chat template refuses the roles {roles}: {error}") from None
@@ -110,7 +110,12 @@ class ChatTemplate:
             raise UserError(f"{self._directory}: its chat template leaves out or repeats a message's text")
         return rendered
 
-    def _apply(self, messages: list[dict[str, Any]], for_answer: bool) -> str:
+    def apply(self, messages: list[dict[str, Any]], for_answer: bool) -> str:
+        """The text of messages as transformers takes them; with `for_answer` the next turn is begun.
+
+        Raises:
+            TemplateError, TypeError: the template refuses them.
+        """
         kwargs = {"tokenize": False, "add_generation_prompt": for_answer}
         try:
             return self._tokenizer.apply_chat_template(messages, **kwargs)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-_LENGTH_DEPENDENT = frozenset({"dynamic", "longrope"})
+# "dynamic" changes nothing up to `max_position_embeddings`, and nothing longer is read.
+_LENGTH_DEPENDENT = "longrope"
 _M_ROPE = "mrope_section"
 
 
@@ -37,7 +38,7 @@ def keys_depend_on_length(config: Any) -> bool:
     """Whether rotary positions depend on how long the whole sequence is."""
     parameters = getattr(text_config(config), "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
-    return any(each.get("rope_type") in _LENGTH_DEPENDENT for each in (parameters, *nested))
+    return any(each.get("rope_type") == _LENGTH_DEPENDENT for each in (parameters, *nested))
 
 
 def head_size(config: Any) -> int:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from mmrole.base.errors import UserError, listed
 from mmrole.data.images import OTHER_PIXELS
 from mmrole.data.messages import Message
 from mmrole.models.families import Encoded, Pixels
@@ -27,6 +26,7 @@ from mmrole.models.vlm.processor import VlmProcessor
 from mmrole.models.vlm.reply_bytes import ReplyBytes
 from mmrole.models.vlm.saving import save_processor
 from mmrole.models.vlm.training_module import take_micro_batches
+from mmrole.models.vlm.weights import load_pretrained
 from mmrole.qwen_vl.lm_head import LossPositions
 
 if TYPE_CHECKING:
@@ -115,16 +115,12 @@ class Vlm:
         other: `save` copies those of the checkpoint.
 
         Raises:
-            UserError: weights are missing.
-            OSError, ValueError, RuntimeError: the checkpoint is damaged.
+            UserError: the checkpoint is damaged or incomplete.
         """
         if for_training:
             options["generation_config"] = GenerationConfig()
-        module, found = AutoModelForImageTextToText.from_pretrained(
-            directory, attn_implementation="sdpa", local_files_only=True, output_loading_info=True, **options
-        )
-        if found["missing_keys"]:
-            raise UserError(f"{directory} has no weights for {listed(sorted(found['missing_keys']), 3)}; copy it again")
+        module = load_pretrained(directory, **options)
+        parts.hold_rotary(parts.language_model(module))
         if self.reads_trees:
             parts.language_model(module).set_attn_implementation(NAME)
         if for_training:

@@ -14,6 +14,9 @@ from mmrole.base.files import read_json
 from mmrole.models.adapters import check_adapter
 from mmrole.models.checkpoints import Checkpoint
 from mmrole.models.context import Context
+from mmrole.models.generation_config import FILE_NAME as GENERATION_CONFIG
+from mmrole.models.generation_config import check_token_ids
+from mmrole.models.vlm.chat_probe import check_encoding
 from mmrole.models.vlm.facts import text_config
 from mmrole.models.vlm.family import Vlm
 from mmrole.models.vlm.tree_model import VlmTreeModel
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 def check(checkpoint: Checkpoint, max_pixels: int | None = None) -> Context:
     """See `mmrole.models.loading.check_checkpoint`."""
     family = read_family(checkpoint, max_pixels)
+    check_encoding(family.encoder)
     check_number_of_weights(checkpoint.base, family)
     _check_head(checkpoint.base, family)
     if checkpoint.adapter is not None:
@@ -35,20 +39,17 @@ def check(checkpoint: Checkpoint, max_pixels: int | None = None) -> Context:
     return Context(family.encoder, family.max_positions)
 
 
-def read_family(checkpoint: Checkpoint, max_pixels: int | None = None) -> Vlm:
+def read_family(checkpoint: Checkpoint, max_pixels: int | None = None, reads_trees: bool = True) -> Vlm:
     """See `mmrole.models.loading.read_family`.
 
     Raises:
         UserError: transformers has no such model, or a part is missing or damaged.
     """
     config = read_config(checkpoint.base)
-    generation = checkpoint.file("generation_config.json")
-    return Vlm(
-        checkpoint.processor_directory,
-        config,
-        read_json(generation, dict) if generation.is_file() else {},
-        max_pixels,
-    )
+    file = checkpoint.file(GENERATION_CONFIG)
+    generation = read_json(file, dict) if file.is_file() else {}
+    check_token_ids(file, generation.get("eos_token_id"))
+    return Vlm(checkpoint.processor_directory, config, generation, max_pixels, reads_trees)
 
 
 def read_config(directory: Path) -> Any:

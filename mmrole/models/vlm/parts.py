@@ -65,3 +65,13 @@ def beside_language_model(module: nn.Module) -> list[str]:
     language = decoder(inner)
     others = [f"model.{name}" for name, each in inner.named_children() if each is not language]
     return [*others, *(name for name, each in module.named_children() if each is not inner)]
+
+
+def hold_rotary(language: nn.Module) -> None:
+    """Lets rotary frequencies that are the same up to the longest sequence ("dynamic") be looked at no more.
+
+    transformers asks at each step whether they must change, which a step of decoding on a GPU must not wait for.
+    """
+    for each in language.modules():
+        if getattr(each, "rope_type", None) == "dynamic":
+            cast("Any", each).rope_type = "default"

@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import pytest
 import torch
-from fixtures.engine import reply_alone
+from fixtures.engine import generate_with
 from fixtures.vlms.chosen import FALLING_BACK
 from fixtures.vlms.reference import family_inputs, family_processor
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from mmrole.base.files import read_json
 from mmrole.data.messages import Message
@@ -71,13 +71,14 @@ def answers(model: VlmTreeModel, asked: list[ChatRequest], max_batch_tokens: int
 def test_replies_are_those_of_generate(model, directory, pictures, settings):
     asked = requests(pictures, settings)
     replies = answers(model, asked)
-    alone = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float64)
+    alone: Any = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float64)
+    alone.generation_config = GenerationConfig()  # requests say what is asked for
     processor = family_processor(directory)
     for request in asked:
         inputs = family_inputs(
             processor, [(message.role, cast("list[Any]", message.content)) for message in request.messages]
         )
-        reference = reply_alone(alone, inputs, request, sorted(model.family.stop_ids))
+        reference = generate_with(alone, inputs, request, sorted(model.family.stop_ids))
         assert list(replies[request.id].token_ids) == reference.tokens, request.id
         assert replies[request.id].finish_reason == ("stop" if reference.stopped else "length")
 

@@ -1,0 +1,40 @@
+"""The weights of a checkpoint into the model of transformers that they are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from mmrole.base.errors import UserError, listed
+
+
+def load_pretrained(directory: str | Path, **options: Any) -> PreTrainedModel:
+    """The model of a directory with its weights, its attention SDPA's. What files hold besides is passed over.
+
+    Args:
+        directory: of a checkpoint.
+        options: those of transformers' `from_pretrained`.
+
+    Raises:
+        UserError: a file is damaged, or weights are missing, which transformers would draw at random, or have other
+            shapes.
+    """
+    copy_again = "download or copy the checkpoint again"
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            directory, attn_implementation="sdpa", local_files_only=True, output_loading_info=True, **options
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(f"{error}".split())[:200]
+        raise UserError(f"{directory}: its weights cannot be loaded ({reason}); {copy_again}") from None
+    module, found = loaded
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise UserError(f"{directory}: it has no weights for {listed(missing, 3)}; {copy_again}")
+    return module
