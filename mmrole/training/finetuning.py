@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch.distributed as dist
 from tqdm import tqdm
@@ -21,7 +21,7 @@ from mmrole.base.errors import UserError
 from mmrole.base.process_environment import check_process_environment
 from mmrole.models.checkpoints import Checkpoint, find_checkpoint
 from mmrole.models.families import Family
-from mmrole.models.loading import check_checkpoint, read_family
+from mmrole.models.loading import check_checkpoint, read_family, why_no_trees
 from mmrole.training import extensions, run_checkpoints, states
 from mmrole.training.adapters import load_model, trained_parameters
 from mmrole.training.arguments import Arguments, DataArguments, TrainingArguments, parse_arguments
@@ -90,7 +90,13 @@ def begin(arguments: Arguments) -> Start | None:
     model = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
     if output_dir.exists() and output_dir.samefile(model.base):
         raise UserError(f"--output_dir {output_dir} is the model to start from; give another directory for the result")
-    prepared = rank0_first(training, lambda: _prepare(arguments))
+    samples = rank0_first(training, lambda: _check_and_read(arguments, model))
+    family = read_family(model, arguments.model.max_pixels)
+    no_trees = from_rank0(training, lambda: why_no_trees(model, family))
+    if no_trees is not None:
+        say(training, no_trees)
+        family = read_family(model, arguments.model.max_pixels, reads_trees=False)
+    prepared = rank0_first(training, lambda: _prepare(arguments, family, *samples))
     lock = rank0_first(training, lambda: lock_output_dir(training))
     run = from_rank0(
         training,
@@ -168,8 +174,6 @@ class Prepared(NamedTuple):
         cut = sum(sample.is_cut for sample in samples)
         if cut:
             lines.append(f"longer than --model_max_length {training.model_max_length:,}, and cut: {cut:,} samples")
-        if not self.family.reads_trees:
-            lines.append("prompt trees are not exact with this model: each sample is read alone, which is slower")
         if self.quoting:
             lines.append(
                 f"{self.quoting:,} samples have <img>…</img> in a text, which is read as text, not as a picture"
@@ -177,15 +181,23 @@ class Prepared(NamedTuple):
         return "\n".join(lines)
 
 
-def _prepare(arguments: Arguments) -> Prepared:
-    """Reads and encodes the samples, and checks data, images and the headers of the weights."""
-    data, training = arguments.data, arguments.training
-    is_first = training.process_index == 0
-    checkpoint = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
+Samples: TypeAlias = tuple[list[TrainingSample], list[TrainingSample] | None]
+"""Those for training, and those for evaluation, if there are any."""
+
+
+def _check_and_read(arguments: Arguments, checkpoint: Checkpoint) -> Samples:
+    """Reads the samples, and checks data, images and the headers of the weights."""
+    is_first = arguments.training.process_index == 0
     if is_first:
         check_checkpoint(checkpoint, arguments.model.max_pixels)
-    family = read_family(checkpoint, arguments.model.max_pixels)
-    samples, eval_samples = _read(data, decode_images=is_first)  # each image is decoded once
+    return _read(arguments.data, decode_images=is_first)  # each image is decoded once
+
+
+def _prepare(
+    arguments: Arguments, family: Family, samples: list[TrainingSample], eval_samples: list[TrainingSample] | None
+) -> Prepared:
+    """Encodes the samples and makes steps of them."""
+    data, training = arguments.data, arguments.training
     packing = Packing(
         samples_per_step=training.samples_per_step,
         rank=training.process_index,
@@ -203,8 +215,8 @@ def _prepare(arguments: Arguments) -> Prepared:
     return Prepared(family, steps, eval_steps, sum(sample.quotes for sample in samples))
 
 
-def _read(data: DataArguments, decode_images: bool) -> tuple[list[TrainingSample], list[TrainingSample] | None]:
-    """The samples for training and, if there are any, for evaluation; the problems of both are raised together."""
+def _read(data: DataArguments, decode_images: bool) -> Samples:
+    """The samples; the problems of both kinds are raised together."""
     read, faults = [], []
     for path in (data.data_path, data.eval_data_path):
         try:

@@ -43,7 +43,7 @@ def fingerprint_run(
         "pictures of --data_path": _pictures(steps.samples),
         "--system_message": data.system_message,
         "--model_max_length": training.model_max_length,
-        "--prompt_tree": training.prompt_tree,
+        "--prompt_tree": training.prompt_tree if family.reads_trees else "each sample alone",
         "--seed": training.order_seed,
         "--seed of dropout": training.seed,
         "samples per step": training.samples_per_step,
