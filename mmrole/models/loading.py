@@ -169,7 +169,7 @@ def why_no_trees(checkpoint: Checkpoint, family: Family) -> str | None:
         return None
     from mmrole.models.vlm.kept_proof import prove_once
 
-    reason = prove_once(cast("Vlm", family))
+    reason = prove_once(cast("Vlm", family), checkpoint.base)
     if reason is None:
         return None
     return (

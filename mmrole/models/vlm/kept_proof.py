@@ -22,7 +22,7 @@ _PACKAGES = ("torch", "transformers")
 _CODE = (prompt_tree, vlm)
 
 
-def prove_once(family: Vlm) -> str | None:
+def prove_once(family: Vlm, directory: Path) -> str | None:
     """As `prove`, which is asked once for a configuration: weights do not change how a model attends.
 
     Processes that want to know at the same time wait for the one that finds it out.
@@ -32,13 +32,13 @@ def prove_once(family: Vlm) -> str | None:
     """
     folder = cache_folder()
     if folder is None:
-        return prove(family)
-    with _opened(folder / "proofs" / _key(family.directory)) as descriptor:
+        return prove(family, directory)
+    with _opened(folder / "proofs" / _key(directory)) as descriptor:
         if descriptor is None:
-            return prove(family)
+            return prove(family, directory)
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return json.loads(os.read(descriptor, 1 << 16))["why_no_trees"]
-        found = prove(family)
+        found = prove(family, directory)
         with contextlib.suppress(OSError):  # a full disk: it is found out again the next time
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps({"why_no_trees": found}).encode(), 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -58,19 +59,23 @@ class _Trial(NamedTuple):
     """Logits [tail, vocabulary] of what comes behind the image."""
 
 
-def prove(family: Vlm) -> str | None:
-    """Why prompt trees are not exact with the model of a family, in a few words; None if they are.
+def prove(family: Vlm, directory: Path) -> str | None:
+    """Why prompt trees are not exact with the model of a directory, in a few words; None if they are.
+
+    Args:
+        family: of the model.
+        directory: with its weights.
 
     Raises:
         UserError: its weights cannot be loaded, or even single sequences are not read as transformers does.
     """
     config = reduced(family.config)
     with _undisturbed(), torch.inference_mode():
-        module = load_pretrained(family.directory, config=config, dtype=torch.float32).eval()
+        module = load_pretrained(directory, config=config, dtype=torch.float32).eval()
         trials = [_trial(module, family, questions) for questions in _QUESTIONS]
         reason = _why_no_trees(module, family, config, trials)
         if reason is not None:
-            _check_alone(module, family, trials[0])
+            _check_alone(module, family, directory, trials[0])
         return reason
 
 
@@ -140,7 +145,7 @@ def _gap_of_tree(model: VlmTreeModel, trial: _Trial, windows: list[int], masked:
     )
 
 
-def _check_alone(module: PreTrainedModel, family: Vlm, trial: _Trial) -> None:
+def _check_alone(module: PreTrainedModel, family: Vlm, directory: Path, trial: _Trial) -> None:
     """Raises UserError if a chat read alone, its end token by token, has other logits than transformers' forward."""
     model, own = VlmTreeModel(module, family), trial.own[0]
     chat = trial.chats[0]
@@ -161,7 +166,7 @@ def _check_alone(module: PreTrainedModel, family: Vlm, trial: _Trial) -> None:
     if fault is not None:
         name = family.config.model_type
         raise UserError(
-            f"{family.directory}: model_type {name!r} is not read here as transformers does ({fault}); "
+            f"{directory}: model_type {name!r} is not read here as transformers does ({fault}); "
             "docs/models.md lists those that were tried"
         )
 
