@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# The whole of MMRole on one small machine, with models that really learn: bash scripts/demo.sh [--quick] [--fresh]
+# The whole of MMRole on one small machine, with models that really learn: bash scripts/demo.sh [--real] [--quick] [--fresh]
 #
+#   --real    a real language model, SmolLM2-135M, which learns to see and to play characters
 #   --quick   the wiring only, in under five minutes: few samples, few steps, ZeRO-3; nothing is learned
 #   --fresh   throw away all of FOLDER; otherwise what is finished is kept, and the rest goes on
 #
 # It needs no GPU, no weights and no data; what is not installed it installs first (scripts/setup.sh).
 #
 # By environment:
-#   FOLDER    where everything lies (default: demo, with --quick demo-quick, in the repository root)
+#   FOLDER    where everything lies (default: demo, demo-real, demo-quick or demo-real-quick, in the repository root)
 #   NPROC     processes (default: the number of cores, at most 2)
 #   PYTHON    interpreter (default: .venv/bin/python if it is there, else python)
 #
@@ -18,9 +19,10 @@ unset CDPATH # with which cd goes elsewhere
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 ROOT=$PWD
 
-quick=false fresh=false
+real=false quick=false fresh=false
 for argument in "$@"; do
     case $argument in
+        --real) real=true ;;
         --quick) quick=true ;;
         --fresh) fresh=true ;;
         -h | --help)
@@ -47,7 +49,19 @@ export NPROC OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu GPUS_PER_NODE=$NPROC TOKENIZER
 unset IMAGE_DIR NNODES NODE_RANK MASTER_ADDR # what the scripts would take from elsewhere
 export CUDA_VISIBLE_DEVICES="" # the demo is for the CPU, and its models are too small for anything else
 
-if $quick; then
+if $real && $quick; then
+    FOLDER=${FOLDER:-demo-real-quick}
+    world=(--characters 6 --comments 2 --human_talks 2 --inter_role_talks 2 --lessons 16)
+    limit=(--limit 1)
+    zero=2
+    generating=1
+elif $real; then
+    FOLDER=${FOLDER:-demo-real}
+    world=(--characters 76 --comments 6 --human_talks 4 --inter_role_talks 2 --lessons 3200)
+    limit=(--limit 24)
+    zero=2
+    generating=$NPROC
+elif $quick; then
     FOLDER=${FOLDER:-demo-quick}
     world=(--dialogues 2 --profiles 64 --pictures 32 --comparisons 64 --reviews 32)
     teaching=(--prompts 12 --answers 3)
@@ -67,9 +81,9 @@ else
     generating=$NPROC
 fi
 # What decides the outputs: none of another sort may lie among them.
-settings="sizes: $quick ${world[*]} ${teaching[*]}
+settings="sizes: $real $quick ${world[*]} ${teaching[*]:-}
 NPROC: $NPROC
-code: $(cat mmrole/demo/*.py scripts/demo.sh scripts/demo_world.py | cksum)"
+code: $(cat mmrole/demo/*.py scripts/demo*.sh scripts/demo_{world,real}.py | cksum)"
 if [ -e "$FOLDER" ] && [ ! -e "$FOLDER/.done/settings" ] && [ -n "$(ls -A -- "$FOLDER")" ]; then
     fail "FOLDER=$FOLDER holds something else than a demo; give another folder, or remove this one yourself"
 fi
@@ -149,7 +163,9 @@ once() {
 train() {
     local name=$1 from=$2 data=$3 recipe=$4 epochs=$5 batch=$6 rate=$7 schedule=$8
     shift 8
-    once "$name" "checkpoints/$name" "checkpoints/$name/model.safetensors" -- \
+    local weights=model.safetensors
+    [[ $recipe != *lora* ]] || weights=adapter_model.safetensors
+    once "$name" "checkpoints/$name" "checkpoints/$name/$weights" -- \
         env MODEL="$from" DATA="$data" OUTPUT_DIR="checkpoints/$name" GLOBAL_BATCH="$batch" MASTER_PORT="$port" \
         bash "finetune/$recipe" --deepspeed "finetune/ds_config_zero$zero$schedule.json" --learning_rate "$rate" \
         --num_train_epochs "$epochs" --gradient_checkpointing False --adam_beta2 0.98 --weight_decay 0 \
@@ -161,9 +177,24 @@ build_and_check() {
     "$PYTHON" -m data_utils.check profiles dialogues data --strict
 }
 
-answers() { # answers MODEL CHECKPOINT
+answers() { # answers MODEL CHECKPOINT [flags]
     once "answers-$1" eval/{in,out}-test_answers/"$1" -- env MODEL="$1" MODEL_PATH="$2" NPROC="$generating" \
-        bash inference.sh --no_random --max_new_tokens 40 "${limit[@]}"
+        bash inference.sh --no_random --max_new_tokens 40 "${limit[@]}" "${@:3}"
+}
+
+# answers_to_exchanged CONTROL CHECKPOINT [flags]: the agent's, to a folder of controls/
+answers_to_exchanged() {
+    once "answers-${1//\//-}" "controls/answers/$1" -- "$PYTHON" inference.py --model_path "$2" \
+        --input_dir "controls/$1" --output_dir "controls/answers/$1" --no_random --max_new_tokens 40 "${limit[@]}" "${@:3}"
+}
+
+# show SCRIPT: the final table, and the exit status that it decides
+show() {
+    local gates=()
+    ! $quick || gates+=(--no_gates)
+    step "What was learned"
+    status=0
+    "$PYTHON" "$ROOT/scripts/$1" "${@:2}" --folder . "${gates[@]}" || status=$?
 }
 
 step "The workspace: links to the scripts"
@@ -174,6 +205,10 @@ for file in inference.py inference.sh chat.py finetune eval/RM_review.py eval/RM
 done
 port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
 echo "$PWD"
+
+if $real; then
+    source "$ROOT/scripts/demo_real.sh"
+fi
 
 step "The world: characters, pictures, dialogues -> images/, profiles/, dialogues/"
 once world images profiles dialogues {world,base,comparisons,critic}.json -- \
@@ -215,9 +250,7 @@ answers untrained checkpoints/tiny
 
 step "Answers of the agent to exchanged pictures and exchanged profiles -> controls/answers/"
 for control in pictures/in-distribution pictures/out-of-distribution profiles; do
-    once "answers-${control//\//-}" "controls/answers/$control" -- "$PYTHON" inference.py \
-        --model_path checkpoints/agent --input_dir "controls/$control" --output_dir "controls/answers/$control" \
-        --no_random --max_new_tokens 40 "${limit[@]}"
+    answers_to_exchanged "$control" checkpoints/agent
 done
 
 review="You are an objective and precise evaluator, specializing in rigorously assessing the role-playing\
@@ -248,11 +281,7 @@ for model in agent blind untrained; do
 done
 "$PYTHON" eval/report.py --no_paper --overwrite || [ $? -eq 3 ]
 
-step "What was learned"
-gates=()
-! $quick || gates+=(--no_gates)
-status=0
-"$PYTHON" "$ROOT/scripts/demo_table.py" --folder . "${gates[@]}" || status=$?
+show demo_table.py
 printf '\nAll of it: %s, the report: eval/report/index.html (%d:%02d)\n' "$PWD" $(((SECONDS - began) / 60)) \
     $(((SECONDS - began) % 60))
 pictures=(images/Lantern_Bay/Mira_comment_*.png) # the last one is of the test set

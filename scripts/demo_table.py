@@ -56,7 +56,16 @@ def main(argv: list[str] | None = None) -> int:
     }
     gates = [*answer_gates(arguments.folder, world), *review_gates(reviews, probes, agreements["all"])]
     table = answers_table(arguments.folder, reviews, world)
-    parts = ["# What was learned", "", *table, "", *gates_table(gates), "", *details_table(arguments.folder, world), ""]
+    parts = [
+        "# What was learned",
+        "",
+        *table,
+        "",
+        *findings.gates_table(gates),
+        "",
+        *details_table(arguments.folder, world),
+        "",
+    ]
     parts += agreement_table(agreements)
     text = "\n".join(parts) + "\n"
     (arguments.folder / "demo_table.md").write_text(text, encoding="utf-8")
@@ -154,15 +163,6 @@ def _says(
     records: list[JsonObject], whom: Callable[[list[JsonObject], World], list[CastMember]], world: World
 ) -> float:
     return findings.speaks_as(records, whom(records, world))
-
-
-def gates_table(gates: list[Gate]) -> list[str]:
-    """The gates in Markdown."""
-    lines = ["| | measured | on | wanted | |", "|---|---:|---|---:|---|"]
-    return lines + [
-        f"| {gate.name} | {gate.value:.3f} | {gate.of} | {gate.wanted} | {'yes' if gate.holds else '**no**'} |"
-        for gate in gates
-    ]
 
 
 def details_table(folder: Path, world: World) -> list[str]:

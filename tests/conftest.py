@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Files that take longest, in this order: of two workers one would work on them alone at the end.
 LONGEST = (
     "scripts/test_demo.py",
+    "scripts/test_demo_real.py",
     "finetune/test_resume.py",
     "finetune/test_recipes.py",
     "inference/test_inference_durability.py",

@@ -86,6 +86,7 @@ ELSEWHERE = {
         "controls": "./test_world.py",
         "drawings": "./test_world.py",
         "faults": "./test_teacher.py",
+        "speakers": "./test_talks.py",
         "grammar": "./test_teacher.py",
         "lessons": "scripts/test_demo.py",
     },

@@ -205,6 +205,15 @@ def at_most(name: str, value: float, of: str, bound: float) -> Gate:
     return Gate(name, value, of, f"≤ {bound:g}", value <= bound)
 
 
+def gates_table(gates: list[Gate]) -> list[str]:
+    """The gates in Markdown."""
+    lines = ["| | measured | on | wanted | |", "|---|---:|---|---:|---|"]
+    return lines + [
+        f"| {gate.name} | {gate.value:.3f} | {gate.of} | {gate.wanted} | {'yes' if gate.holds else '**no**'} |"
+        for gate in gates
+    ]
+
+
 def _pearson(pairs: np.ndarray) -> float:
     return statistics.pearson(pairs[:, 0], pairs[:, 1], np.zeros(len(pairs), int)).value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from mmrole.data.profiles import file_name, profile_folder
 from mmrole.demo.characters import CastMember, make_characters
 from mmrole.demo.drawings import Scene, draw_picture, draw_scene
 from mmrole.demo.grammar import TOPICS, opening, questions, reply
+from mmrole.demo.speakers import Speaker
 
 WORLD_FILE = "world.json"
 """Characters, and what is in each picture by its path: what the teacher and the final table know, the models do not."""
@@ -38,29 +39,25 @@ def make_world(folder: Path, seed: int, dialogues: int) -> World:
         dialogues: of each in-distribution character and type. Others have one of each type.
     """
     characters = make_characters(seed)
-    _write_profiles(folder, characters)
+    write_profiles(folder, characters)
     scenes: dict[str, Scene] = {}
     chance = random.Random(f"pictures {seed}")
     for distribution in DISTRIBUTIONS:
         own = [character for character in characters if character.distribution == distribution]
         count = dialogues if distribution == IN_DISTRIBUTION else 1
         for kind in TYPES:
-            together = []
+            records_of: dict[str, list[JsonObject]] = {}
             for character in tqdm(own, desc=f"{distribution} {kind}", unit=" characters", disable=None):
                 partners = [other for other in own if other.series == character.series and other is not character]
                 records = []
                 for number in range(count):
                     image = f"{file_name(character.series)}/{file_name(character.name)}_{kind}_{number:03}.png"
                     scenes[image] = draw_scene(chance)
-                    _save(folder / "images" / image, scenes[image], chance)
+                    save_picture(folder / "images" / image, scenes[image], chance)
                     talk = list(_talk(kind, character, partners, scenes[image], chance))
-                    records.append(_record(character, kind, number, distribution, image, talk))
-                together += records
-                if distribution == IN_DISTRIBUTION:
-                    name = f"{file_name(character.name)}_script.json"
-                    write_json(folder / "dialogues" / distribution / kind / name, records)
-            if distribution == OUT_OF_DISTRIBUTION:
-                write_json(folder / "dialogues" / distribution / f"{kind}.json", together)
+                    records.append(talk_record(character.name, kind, number, distribution, image, talk))
+                records_of[character.name] = records
+            write_dialogues(folder, distribution, kind, records_of)
     world = {"characters": [asdict(character) for character in characters]}
     write_json(folder / WORLD_FILE, world | {"scenes": {image: asdict(scene) for image, scene in scenes.items()}})
     return World({character.name: character for character in characters}, scenes)
@@ -74,8 +71,12 @@ def read_world(folder: Path) -> World:
     """
     told = read_json(folder / WORLD_FILE, dict)
     characters = [CastMember(**row | {"traits": tuple(row["traits"])}) for row in told["characters"]]
-    scenes = {image: Scene(**scene) for image, scene in told["scenes"].items()}
-    return World({character.name: character for character in characters}, scenes)
+    return World({character.name: character for character in characters}, read_scenes(told))
+
+
+def read_scenes(told: JsonObject) -> dict[str, Scene]:
+    """The scene of each picture by its path, from what `world.json` holds."""
+    return {image: Scene(**scene) for image, scene in told["scenes"].items()}
 
 
 def _talk(
@@ -116,13 +117,24 @@ def _and_ask(topic: str, character: CastMember, chance: random.Random) -> str:
     return question if character.chinese else f" {question}"
 
 
-def _record(
-    character: CastMember, kind: str, number: int, distribution: str, image: str, talk: list[tuple[str, str]]
+def write_dialogues(folder: Path, distribution: str, kind: str, records: Mapping[str, list[JsonObject]]) -> None:
+    """Writes the dialogues of a distribution and type, given by owner: in distribution, a file for each of them."""
+    place = folder / "dialogues" / distribution
+    if distribution == OUT_OF_DISTRIBUTION:
+        write_json(place / f"{kind}.json", [record for own in records.values() for record in own])
+        return
+    for owner, own in records.items():
+        write_json(place / kind / f"{file_name(owner)}_script.json", own)
+
+
+def talk_record(
+    name: str, kind: str, number: int, distribution: str, image: str, talk: list[tuple[str, str]]
 ) -> JsonObject:
+    """A dialogue in the published form; `talk` is of (speaker, words)."""
     suffix = f"_{number}" if distribution == IN_DISTRIBUTION else ""
     first = "from" if kind == "comment" else "role"
     return {
-        "id": f"{file_name(character.name)}_{ID_NAMES[kind]}_script{suffix}",
+        "id": f"{file_name(name)}_{ID_NAMES[kind]}_script{suffix}",
         "image": image,
         "conversations": [
             {first if place == 0 else "role": speaker, "value": words} for place, (speaker, words) in enumerate(talk)
@@ -130,7 +142,8 @@ def _record(
     }
 
 
-def _write_profiles(folder: Path, characters: list[CastMember]) -> None:
+def write_profiles(folder: Path, characters: Sequence[CastMember | Speaker]) -> None:
+    """Writes `profiles/` of both distributions below a folder."""
     for distribution in DISTRIBUTIONS:
         own = [character for character in characters if character.distribution == distribution]
         place = profile_folder(folder, distribution)
@@ -141,6 +154,7 @@ def _write_profiles(folder: Path, characters: list[CastMember]) -> None:
             write_json(place / "detailed_profiles" / f"{file_name(character.name)}.json", character.detailed_profile)
 
 
-def _save(path: Path, scene: Scene, chance: random.Random) -> None:
+def save_picture(path: Path, scene: Scene, chance: random.Random) -> None:
+    """Draws a picture of a scene into a file; its folder is made if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_picture(scene, chance).save(path)
