@@ -16,6 +16,7 @@ from mmrole.models.generation_config import (
     REFUSED_WHEN_SAMPLING,
     WITHOUT_EFFECT,
     check_stop_tokens,
+    check_token_ids,
     generation_settings,
     sampling_settings,
 )
@@ -144,6 +145,50 @@ def test_settings_of_the_published_checkpoint(checkpoint, golden):
     assert settings(checkpoint, seed=5, max_new_tokens=7) == GenerationSettings(max_new_tokens=7, seed=5)
     greedy = GenerationSettings(do_sample=False)
     assert settings(checkpoint, no_random=True) == settings(checkpoint, no_random=True, seed=5) == greedy
+
+
+FROM_CONFIG = {"_from_model_config": True, "transformers_version": "4.50.0"}
+TODAYS = {
+    "Qwen2.5-VL": (
+        {"bos_token_id": 151643, "pad_token_id": 151643, "do_sample": True, "eos_token_id": [151645, 151643]}
+        | {"repetition_penalty": 1.05, "temperature": 1e-6, "transformers_version": "4.49.0"},
+        GenerationSettings(temperature=1e-6, top_k=50, top_p=1.0, repetition_penalty=1.05),
+    ),
+    "Qwen3-VL": (
+        {"bos_token_id": 151643, "pad_token_id": 151643, "do_sample": True, "eos_token_id": [151645, 151643]}
+        | {"top_p": 0.8, "top_k": 20, "temperature": 0.7, "repetition_penalty": 1.0, "transformers_version": "4.56.0"},
+        GenerationSettings(temperature=0.7, top_k=20, top_p=0.8),
+    ),
+    "Gemma 3": (
+        {"bos_token_id": 2, "cache_implementation": "hybrid", "do_sample": True, "eos_token_id": [1, 106]}
+        | {"pad_token_id": 0, "top_k": 64, "top_p": 0.95, "transformers_version": "4.50.0.dev0"},
+        GenerationSettings(temperature=1.0, top_k=64, top_p=0.95),
+    ),
+    "InternVL3": (FROM_CONFIG | {"eos_token_id": 151645}, GenerationSettings(do_sample=False)),
+    "LLaVA 1.5": (
+        FROM_CONFIG | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 32001},
+        GenerationSettings(do_sample=False),
+    ),
+    "Mistral 3": (FROM_CONFIG | {"bos_token_id": 1, "eos_token_id": 2}, GenerationSettings(do_sample=False)),
+    "SmolVLM": (
+        FROM_CONFIG | {"bos_token_id": 1, "eos_token_id": 49279, "pad_token_id": 2},
+        GenerationSettings(do_sample=False),
+    ),
+    "GLM-4V": (
+        FROM_CONFIG
+        | {"do_sample": True, "eos_token_id": [151329, 151336, 151338, 151348], "pad_token_id": 151329}
+        | {"temperature": 1.0, "top_k": 1, "top_p": 0.6},
+        GenerationSettings(temperature=1.0, top_k=1, top_p=0.6),
+    ),
+}
+"""Such as are published with today's models."""
+
+
+@pytest.mark.parametrize("name", TODAYS)
+def test_settings_of_todays_models_are_obeyed(read, checkpoint, name):
+    content, expected = TODAYS[name]
+    assert read(content) == expected
+    check_token_ids(checkpoint.base / "generation_config.json", content["eos_token_id"])
 
 
 def test_settings_without_the_file_are_those_of_mmrole(checkpoint):
