@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# "dynamic" changes nothing up to `max_position_embeddings`, and nothing longer is read.
+# "dynamic" changes nothing up to `max_position_embeddings`. Of longer prompts people are warned; frequencies then stay.
 _LENGTH_DEPENDENT = "longrope"
 _M_ROPE = "mrope_section"
 

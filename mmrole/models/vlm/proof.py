@@ -42,7 +42,6 @@ a tree without its mask, which must differ by `CLEAR`, or the comparison would p
 CLEAR = 1e-2
 
 _SYSTEM = "You are Mira, who keeps the lighthouse of a small island."
-# Twice, because rounding may send a token to other experts where two of them are equally good.
 _QUESTIONS = (
     ("What do you see there, Mira?", "How does it feel to be all alone out here in winter?"),
     ("Who painted this, and why?", "Would you rather be at sea tonight, with the others?"),
@@ -72,24 +71,28 @@ def prove(family: Vlm, directory: Path) -> str | None:
     config = reduced(family.config)
     with _undisturbed(), torch.inference_mode():
         module = load_pretrained(directory, config=config, dtype=torch.float32).eval()
-        trials = [_trial(module, family, questions) for questions in _QUESTIONS]
-        reason = _why_no_trees(module, family, config, trials)
+        first, second = _QUESTIONS
+        trial = _trial(module, family, first)
+        reason = _why_no_trees(module, family, config, trial)
+        # Rounding may have sent a token to other experts, where two of them are equally good.
+        if reason is not None and _why_no_trees(module, family, config, _trial(module, family, second)) is None:
+            return None
         if reason is not None:
-            _check_alone(module, family, directory, trials[0])
+            _check_alone(module, family, directory, trial)
         return reason
 
 
-def _why_no_trees(module: PreTrainedModel, family: Vlm, config: Any, trials: list[_Trial]) -> str | None:
+def _why_no_trees(module: PreTrainedModel, family: Vlm, config: Any, trial: _Trial) -> str | None:
     if facts.keys_depend_on_length(config):
         return "its positions depend on the length of the prompt"
     language = cast("PreTrainedModel", parts.language_model(module))
     language.set_attn_implementation(NAME)
     try:
         model, windows = VlmTreeModel(module, family), facts.windows(config)
-        gaps = [_gap_of_tree(model, trial, windows) for trial in trials]
-        if min(gaps) > TOLERANCE:
-            return f"logits differ by {min(gaps):.0e} of the largest"
-        blind = _gap_of_tree(model, trials[0], windows, masked=False)
+        gap = _gap_of_tree(model, trial, windows)
+        if gap > TOLERANCE:
+            return f"logits differ by {gap:.0e} of the largest"
+        blind = _gap_of_tree(model, trial, windows, masked=False)
         return None if blind > CLEAR else "they do not depend on what a branch sees"
     except Exception as error:  # an architecture may refuse in any way what a tree asks of it
         return " ".join(f"{type(error).__name__}: {error}".split())[:120]
@@ -115,14 +118,15 @@ def _own_logits(module: PreTrainedModel, chat: Encoded, image_token: int, pixels
     known = inspect.signature(module.forward).parameters.keys()
     known = known | inspect.signature(cast("Any", module).model.forward).parameters.keys()
     types = (input_ids == image_token).long()
-    given: dict[str, Any] = {**pixels, "token_type_ids": types, "mm_token_type_ids": types}
+    behind = input_ids.shape[1] - chat.images[-1].stop
+    given: dict[str, Any] = {**pixels, "token_type_ids": types, "mm_token_type_ids": types, "logits_to_keep": behind}
     outputs = cast("Callable[..., Any]", module)(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),
         use_cache=False,
         **{name: value for name, value in given.items() if name in known},
     )
-    return outputs.logits[0, chat.images[-1].stop :]
+    return outputs.logits[0, -behind:]
 
 
 def _gap_of_tree(model: VlmTreeModel, trial: _Trial, windows: list[int], masked: bool = True) -> float:
