@@ -122,10 +122,10 @@ class QwenVL:
 
     def freeze(self, module: nn.Module, frozen: Collection[str]) -> None:
         """See `Family.freeze`. The projector is the resampler with its table of positions (spec §7)."""
-        visual = cast(QWenLMHeadModel, module).transformer.visual
-        module.requires_grad_("language" not in frozen)
-        visual.requires_grad_("vision" not in frozen)
-        visual.attn_pool.requires_grad_("projector" not in frozen)
+        for name, parameter in module.named_parameters():
+            part = "projector" if ".attn_pool." in name else "vision" if ".visual." in name else "language"
+            if parameter.is_floating_point():  # 4 bits have no gradient
+                parameter.requires_grad_(part not in frozen)
 
     def blocks(self, module: nn.Module) -> list[nn.Module]:
         """See `Family.blocks`; they are found inside of wrappers, too."""

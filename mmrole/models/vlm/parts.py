@@ -50,7 +50,8 @@ def model_in(wrapped: nn.Module) -> PreTrainedModel:
 def freeze(module: nn.Module, frozen: Collection[str], unused: Collection[str] = ()) -> None:
     """Sets which parameters are trained: those of the parts that are not frozen, but for some names."""
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(part_of(name) not in frozen and name not in unused)
+        if parameter.is_floating_point():  # 4 bits have no gradient
+            parameter.requires_grad_(part_of(name) not in frozen and name not in unused)
 
 
 def matrices(module: nn.Module) -> list[str]:
