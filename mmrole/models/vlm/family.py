@@ -26,7 +26,7 @@ from mmrole.models.vlm.processor import VlmProcessor
 from mmrole.models.vlm.reply_bytes import ReplyBytes
 from mmrole.models.vlm.saving import save_processor
 from mmrole.models.vlm.training_module import take_micro_batches
-from mmrole.models.vlm.weights import load_pretrained
+from mmrole.models.vlm.weights import load_pretrained, undivided
 from mmrole.qwen_vl.lm_head import LossPositions
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Vlm:
 
     def empty_module(self) -> PreTrainedModel:
         """The model on the meta device."""
-        with torch.device("meta"), no_init_weights():
+        with undivided(), torch.device("meta"), no_init_weights():
             module = AutoModelForImageTextToText.from_config(self.config)
         module.tie_weights()
         return module

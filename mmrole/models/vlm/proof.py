@@ -27,7 +27,7 @@ from mmrole.models.vlm.attention import NAME
 from mmrole.models.vlm.family import Vlm
 from mmrole.models.vlm.reduced_config import reduced
 from mmrole.models.vlm.tree_model import VlmTreeModel
-from mmrole.models.vlm.weights import load_pretrained
+from mmrole.models.vlm.weights import load_pretrained, undivided
 from mmrole.prompt_tree import PromptTree, TokenSequence, build_tree
 from mmrole.prompt_tree.attention import BlockwiseAttention
 from mmrole.prompt_tree.image_keys import ImagePlace, feature_rows, image_keys
@@ -196,20 +196,14 @@ def _picture() -> Image.Image:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without progress bars and reports of weights that are left out, whole where ZeRO-3 would divide the model, and
-    without a trace in the random numbers."""
-    from transformers.integrations import deepspeed
-
+    """Without progress bars and reports of weights that are left out, and without a trace in the random numbers."""
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    config = deepspeed._hf_deepspeed_config_weak_ref
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    deepspeed.unset_hf_deepspeed_config()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with undivided(), torch.random.fork_rng(devices=[]):
             yield
     finally:
-        deepspeed._hf_deepspeed_config_weak_ref = config
         logging.set_verbosity(level)
         if bar:
             logging.enable_progress_bar()

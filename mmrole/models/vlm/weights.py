@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers.integrations import deepspeed
 
 from mmrole.base.errors import UserError, listed
+
+
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Models are made whole here, by the processes that want them, also where ZeRO-3 would divide them among all."""
+    config = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def load_pretrained(directory: str | Path, **options: Any) -> PreTrainedModel:
