@@ -160,8 +160,19 @@ def test_killed_and_gone_on(make_vlm_run, tmp_path, capsys):
 
 @pytest.mark.long
 def test_killed_and_gone_on_with_zero3(make_vlm_run, repository, tmp_path):
-    config = repository / "finetune/ds_config_zero3.json"
-    flags = ("--deepspeed", config, "--max_steps", 5, "--save_steps", 2, "--gradient_checkpointing", True)
+    config = json.loads((repository / "finetune/ds_config_zero3.json").read_text())
+    config["optimizer"]["params"]["torch_adam"] = True
+    (tmp_path / "ds_config.json").write_text(json.dumps(config))
+    flags = (
+        "--deepspeed",
+        tmp_path / "ds_config.json",
+        "--max_steps",
+        5,
+        "--save_steps",
+        2,
+        "--gradient_checkpointing",
+        True,
+    )
     deepspeed = {"processes": 2, "DS_ACCELERATOR": "cpu"}
     whole = make_vlm_run("qwen3_vl", tmp_path / "whole", *flags, **deepspeed)
     assert whole.finish() == 0, whole.said
