@@ -2,6 +2,7 @@
 
     python scripts/bench_review.py                                       # mid-size model, CPU, float32
     python scripts/bench_review.py --shape real --device cuda            # 9.6B, bfloat16
+    python scripts/bench_review.py --shape qwen2_5_vl                    # Qwen2.5-VL beside Qwen-VL, both mid-size
     python scripts/bench_review.py --against ../other_version            # both versions in turn, best of three
 
 Prints reviews and tokens a second, peak memory, the ratio, and the best that counting operations and bytes at this
@@ -39,7 +40,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--shape", choices=("mid", "real"), default="mid", help="mid-size, or Qwen-VL-Chat's 9.6B")
+    parser.add_argument(
+        "--shape",
+        choices=("mid", "real", "qwen2_5_vl"),
+        default="mid",
+        help="mid-size; Qwen-VL-Chat's 9.6B; or Qwen2.5-VL and Qwen-VL, both mid-size: with each, trees against single "
+        "prompts and against padded batches",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
     parser.add_argument("--dtype", help="a torch dtype; None is float32 on the CPU and bfloat16 on a GPU")
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU")
@@ -49,7 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     add_against(parser)
     arguments = parser.parse_args(argv)
     if arguments.against is not None:
+        if arguments.shape == "qwen2_5_vl":
+            parser.error("--against compares one model; leave out --shape qwen2_5_vl")
         return compare_versions(Path(__file__), arguments.against, argv)
+    if arguments.shape == "qwen2_5_vl" and arguments.one_by_one != parser.get_default("one_by_one"):
+        parser.error("--one_by_one: with --shape qwen2_5_vl nothing is timed one by one")
 
     import torch
     from bench_machine import Costs, length_profile, measure, random_model
@@ -62,6 +73,16 @@ def main(argv: list[str] | None = None) -> int:
     profile = [ReviewTree(*lengths) for lengths in length_profile("reviews")]
     number = arguments.answers
     trees = [profile[(2 * index + 1) * len(profile) // (2 * number)] for index in range(number)]
+    if arguments.shape == "qwen2_5_vl":
+        from bench_families import compare_families
+
+        compare_families(
+            [make_requests(tree, str(index)) for index, tree in enumerate(trees)],
+            device,
+            dtype,
+            arguments.max_batch_tokens,
+        )
+        return 0
     model = random_model(arguments.shape, device, dtype)
     compare(model, trees, arguments, Costs.of(model), machine)
     return 0
