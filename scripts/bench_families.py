@@ -1,15 +1,17 @@
 """A vision-language model of transformers beside Qwen-VL, both of middle size: what prompt trees gain with each.
 
-Not a script of its own; `bench_review.py --shape qwen2_5_vl` imports it.
+Not a script of its own; `bench_review.py` and `bench_training.py` import it for `--shape qwen2_5_vl`.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from bench_answers import byte_tokenizer
 from bench_machine import random_model, timed
@@ -22,9 +24,15 @@ from mmrole.models.qwen_vl import QwenVL, QwenVLTreeModel
 from mmrole.models.vlm import parts
 from mmrole.models.vlm.attention import NAME
 from mmrole.models.vlm.family import Vlm
+from mmrole.models.vlm.processor import image_size
+from mmrole.models.vlm.training_module import take_micro_batches
 from mmrole.models.vlm.tree_model import VlmTreeModel
 from mmrole.qwen_vl.chat_format import ChatTurn
 from mmrole.qwen_vl.processing import Chat, QWenProcessor
+from mmrole.training.batches import collate
+from mmrole.training.encoding import EncodedSample
+from mmrole.training.loss import tree_loss
+from mmrole.training.packing import group_samples, pack_epoch
 
 if TYPE_CHECKING:
     from mmrole.models.families import TreeModel
@@ -71,8 +79,8 @@ def qwen_vl(device: torch.device, dtype: torch.dtype) -> Candidate:
     return Candidate("Qwen-VL", QwenVLTreeModel(module, family), generate)
 
 
-def qwen2_5_vl(device: torch.device, dtype: torch.dtype) -> Candidate:
-    """Qwen2.5-VL with the same hidden size, layers and head size, and grouped queries, four for each key."""
+def random_qwen2_5_vl(device: torch.device, dtype: torch.dtype) -> tuple[Any, Vlm]:
+    """A module with random weights: Qwen-VL's hidden size, layers and head size, and four queries for each key."""
     from transformers import AutoModelForImageTextToText
 
     with tempfile.TemporaryDirectory() as folder:
@@ -80,8 +88,14 @@ def qwen2_5_vl(device: torch.device, dtype: torch.dtype) -> Candidate:
     family.stop_ids = frozenset()
     torch.manual_seed(0)
     module = AutoModelForImageTextToText.from_config(family.config, dtype=dtype, attn_implementation="sdpa").to(device)
+    parts.language_model(module).set_attn_implementation(NAME)
+    return module, family
+
+
+def qwen2_5_vl(device: torch.device, dtype: torch.dtype) -> Candidate:
+    """Qwen2.5-VL."""
+    module, family = random_qwen2_5_vl(device, dtype)
     language: Any = parts.language_model(module)
-    language.set_attn_implementation(NAME)
 
     def generate(requests: Sequence[ChatRequest]) -> None:
         encoded = [family.encode(request.messages) for request in requests]
@@ -131,6 +145,78 @@ def compare_families(
         gains.append([each / seconds[0] for each in seconds[1:]])
     alone, padded = (other / own for own, other in zip(*gains, strict=True))
     print(f"Qwen2.5-VL's gain by Qwen-VL's: {alone:.2f} against single prompts, {padded:.2f} against padded batches")
+
+
+def compare_training(
+    data: str, trees: int, single: int, device: torch.device, dtype: torch.dtype, max_batch_tokens: int
+) -> None:
+    """Times forward and backward passes with both models, on prompt trees and on single samples by length.
+
+    Args:
+        data: whose lengths the samples have.
+        trees: dialogues, or answers with their eight reviews.
+        single: samples to train on without trees.
+        device: where.
+        dtype: of the weights.
+        max_batch_tokens: most positions of a micro-batch.
+    """
+    from bench_training import as_trained, make_trees
+
+    gains = []
+    print(f"{'':<48}{'samples/s':>10}{'seconds':>9}{'trees gain':>12}", flush=True)
+    for name in ("Qwen-VL", "Qwen2.5-VL"):
+        with tempfile.TemporaryDirectory() as folder:
+            qwen = as_trained(random_model("mid", device, dtype))
+            made = make_trees(data, trees, qwen.config, Path(folder))
+            if name == "Qwen-VL":
+                module, family = qwen, QwenVL(byte_tokenizer(), qwen.config)
+            else:
+                del qwen
+                module, family = random_qwen2_5_vl(device, dtype)
+                take_micro_batches(module)
+                family.freeze(module.train(), ["vision"])
+                module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                made = [[_with_own_image(sample, family) for sample in tree] for tree in made]
+            samples = [sample for tree in made for sample in tree]
+            rates = []
+            for way, chosen, prompt_tree in (
+                ("prompt trees", samples, True),
+                ("single samples side by side, by length", samples[:: max(1, len(samples) // single)], False),
+            ):
+                seconds = timed(partial(_train, module, family, chosen, prompt_tree, max_batch_tokens), device)
+                rates.append(len(chosen) / seconds)
+                gain = "" if len(rates) == 1 else f"{rates[0] / rates[1]:>12.2f}"
+                print(f"{name + ', ' + way:<48}{rates[-1]:>10.3f}{seconds:>9.1f}{gain}", flush=True)
+        gains.append(rates[0] / rates[1])
+    print(f"Qwen2.5-VL's gain by Qwen-VL's: {gains[1] / gains[0]:.2f}")
+
+
+def _with_own_image(sample: EncodedSample, family: Vlm) -> EncodedSample:
+    """A sample for Qwen-VL with the positions of its image that another family has."""
+    (image,) = sample.images
+    ((start, stop),) = image.spans
+    grid = family.processor.placeholders(image_size(image.file)).grid
+    assert grid is not None
+    rows = grid[0] * grid[1]
+    ids, targets = (
+        np.concatenate([values[:start], np.zeros(rows, values.dtype), values[stop:]])
+        for values in (sample.input_ids, sample.targets)
+    )
+    own = image._replace(spans=((start, start + rows),), grid=grid)
+    return EncodedSample(ids, targets, (own,), False)
+
+
+def _train(
+    module: Any, family: Any, samples: Sequence[EncodedSample], prompt_tree: bool, max_batch_tokens: int
+) -> None:
+    """This project's way: packed steps, then micro-batches."""
+    module.zero_grad()
+    groups = group_samples(samples, prompt_tree)
+    limits = {"samples_per_step": len(samples), "world_size": 1, "max_batch_tokens": max_batch_tokens}
+    for step in pack_epoch(groups, **limits, seed=0, epoch=0):
+        for bin_ in step.bins[0]:
+            batch = collate([samples[i] for i in bin_], family, prompt_tree=prompt_tree, most_nodes=max_batch_tokens)
+            tree_loss(module, batch.to(module.device), family).sum.backward()
 
 
 def _ways(

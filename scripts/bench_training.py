@@ -3,6 +3,7 @@
     python scripts/bench_training.py                                      # mid-size model, CPU, float32, agent data
     python scripts/bench_training.py --data reviews
     python scripts/bench_training.py --shape real --device cuda           # 9.6B, bfloat16
+    python scripts/bench_training.py --shape qwen2_5_vl                   # Qwen2.5-VL beside Qwen-VL, both mid-size
 
 Forward and backward passes with gradient checkpointing and a frozen image encoder, as in the recipe; no optimizer step,
 which is the same for all. Prints samples and useful tokens a second, peak memory, ratios, and which share of this
@@ -49,7 +50,13 @@ def main(argv: list[str] | None = None) -> int:
         description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data", choices=tuple(PADDED_LENGTH), default="agent", help="whose lengths the samples have")
-    parser.add_argument("--shape", choices=("mid", "real"), default="mid", help="mid-size, or Qwen-VL-Chat's 9.6B")
+    parser.add_argument(
+        "--shape",
+        choices=("mid", "real", "qwen2_5_vl"),
+        default="mid",
+        help="mid-size; Qwen-VL-Chat's 9.6B; or Qwen2.5-VL and Qwen-VL, both mid-size: with each, trees against single "
+        "samples",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
     parser.add_argument("--dtype", help="a torch dtype; None is float32 on the CPU and bfloat16 on a GPU")
     parser.add_argument("--attention", help="attention of the trees; None is sdpa on the CPU, flex_attention on a GPU")
@@ -59,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max_batch_tokens", type=int, default=8192, help="most positions of a micro-batch")
     parser.add_argument("--checkpoint_layers", type=int, help="blocks that are recomputed; None is all")
     arguments = parser.parse_args(argv)
+    if arguments.shape == "qwen2_5_vl":
+        for flag in ("attention", "published", "checkpoint_layers"):
+            if getattr(arguments, flag) != parser.get_default(flag):
+                parser.error(f"--{flag} has no part in --shape qwen2_5_vl; leave it out")
 
     import torch
     from bench_machine import Costs, measure, random_model
@@ -67,6 +78,11 @@ def main(argv: list[str] | None = None) -> int:
     dtype = getattr(torch, arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     machine = measure(device, dtype)
     print(f"{machine.name}: {machine.flops / 1e9:,.0f} GFLOP/s, {dtype}, lengths of {arguments.data}")
+    if arguments.shape == "qwen2_5_vl":
+        from bench_families import compare_training
+
+        compare_training(arguments.data, arguments.trees, arguments.single, device, dtype, arguments.max_batch_tokens)
+        return 0
     model = as_trained(random_model(arguments.shape, device, dtype), arguments.checkpoint_layers)
     with tempfile.TemporaryDirectory() as folder:
         trees = make_trees(arguments.data, arguments.trees, model.config, Path(folder))

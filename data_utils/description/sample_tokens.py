@@ -25,15 +25,18 @@ class TokenCounts(NamedTuple):
 
 
 class SampleTokens:
-    """Encodes samples as the published trainer does: a fixed system message, one image, one user turn, the reply.
+    """Encodes samples as the recipes do: system message, one image, one user turn, the reply.
 
     Args:
         family: of the tokenizer.
         find_image: the file of an image that a sample names; None where its tokens are not counted.
+        system: the message of all samples, as in the published recipe; None for each sample's own.
     """
 
-    def __init__(self, family: Family, find_image: Callable[[str], Path | None]) -> None:
-        self._family, self._find_image = family, find_image
+    def __init__(
+        self, family: Family, find_image: Callable[[str], Path | None], system: str | None = TRAINING_SYSTEM
+    ) -> None:
+        self._family, self._find_image, self._system = family, find_image, system
 
     def encode(self, sample: JsonObject) -> tuple[TokenSequence, TokenCounts]:
         """A test sample's sequence and its lengths.
@@ -43,7 +46,8 @@ class SampleTokens:
         question, answer = (turn["value"] for turn in sample["conversations"])
         image = self._find_image(sample["image"])
         asked = (question,) if image is None else (image, question)
-        messages = [Message("system", (TRAINING_SYSTEM,)), Message("user", asked), Message("assistant", (answer,))]
+        system = sample["system"] if self._system is None else self._system
+        messages = [Message("system", (system,)), Message("user", asked), Message("assistant", (answer,))]
         ids, targets, images = self._family.encode(messages, for_training=True)
         start, reply = reply_length(self._family, ids, targets)
         keys = image_keys(ids.size, [ImagePlace(image.spans, 0) for image in images])
