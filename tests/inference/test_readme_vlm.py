@@ -25,7 +25,7 @@ def lines(repository: Path) -> list[str]:
 
 @pytest.fixture
 def root(repository: Path, tiny: Path, image_dir: Path, tiny_vlm, tmp_path: Path) -> Path:
-    """A repository with the scripts, data of two test samples and four training samples, and a reward model."""
+    """A repository with the scripts, three test samples and four training samples, and a reward model."""
     root = tmp_path / "repository"
     shutil.copytree(repository / "finetune", root / "finetune")
     shutil.copytree(repository / "eval", root / "eval", ignore=lambda folder, names: [n for n in names if "." not in n])
@@ -34,10 +34,9 @@ def root(repository: Path, tiny: Path, image_dir: Path, tiny_vlm, tmp_path: Path
     shutil.copytree(image_dir, root / "images")
     shutil.copytree(tiny, root / "model_weights/MMRole-Eval_RM")
     job = Job(lambda flags: 0, root, tiny, image_dir)
-    for number, distribution in enumerate(("in-distribution", "out-of-distribution")):
-        for name in TEST_FILES:
-            job.write([job.sample(number, id=f"{distribution} {name}")], name)
-        shutil.move(job.input_dir, root / "data/test" / distribution)
+    for number, name in enumerate(TEST_FILES):
+        job.write([job.sample(number)], name)
+    shutil.move(job.input_dir, root / "data/test/in-distribution")
     samples = [job.sample(number) for number in range(4)]
     (root / "data/train").mkdir()
     (root / "data/train/train_85k.json").write_text(json.dumps(samples, ensure_ascii=False))
@@ -60,8 +59,7 @@ def test_a_downloaded_model_answers_and_its_answers_are_reviewed(lines, root, ti
     shutil.copytree(tiny_vlm("qwen3_vl"), root / "checkpoints/my-agent")
     run(answer, root, "--max_new_tokens", "4")
     run(review, root, "--max_new_tokens", "4", "--retries", "0")
-    for split in ("in", "out"):
-        assert {file.name for file in (root / f"eval/{split}-test_reviews/my-agent").glob("*.json")} == {*TEST_FILES}
+    assert {file.name for file in (root / "eval/in-test_reviews/my-agent").glob("*.json")} == {*TEST_FILES}
 
 
 @pytest.mark.long
