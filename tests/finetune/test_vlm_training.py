@@ -159,6 +159,19 @@ def test_killed_and_gone_on(make_vlm_run, tmp_path, capsys):
 
 
 @pytest.mark.long
+def test_a_model_that_reads_no_trees_learns_from_one_sample_after_another(make_vlm_run, tmp_path, capsys):
+    runs = [
+        make_vlm_run("qwen3_5", tmp_path / name, "--max_steps", 3, "--save_steps", 2, "--prompt_tree", trees)
+        for name, trees in (("trees", True), ("none", False))
+    ]
+    for run in runs:
+        assert main(run.command()[2:]) == 0
+        said = capsys.readouterr().out
+        assert "note: prompt trees are not exact with this model (logits differ by" in said
+    assert runs[0].log() == runs[1].log()
+
+
+@pytest.mark.long
 def test_killed_and_gone_on_with_zero3(make_vlm_run, repository, tmp_path):
     config = json.loads((repository / "finetune/ds_config_zero3.json").read_text())
     config["optimizer"]["params"]["torch_adam"] = True

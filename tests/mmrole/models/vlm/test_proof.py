@@ -128,3 +128,15 @@ def test_a_tokenizer_that_does_more_is_refused(copy):
     with pytest.raises(UserError, match="its tokenizer does something with texts that is not done here") as raised:
         check_checkpoint(find_checkpoint(copy, False))
     assert "\n" not in str(raised.value)
+
+
+def test_zero3_divides_no_model_that_is_tried(family):
+    from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
+
+    sound = family("llava")
+    config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})  # in force as long as it is referred to
+    assert is_deepspeed_zero3_enabled()
+    assert prove(sound, sound.directory) is None
+    assert is_deepspeed_zero3_enabled()
+    del config
+    assert not is_deepspeed_zero3_enabled()
