@@ -122,7 +122,7 @@ class Vlm:
         module = load_pretrained(directory, **options)
         parts.hold_rotary(parts.language_model(module))
         if self.reads_trees:
-            parts.language_model(module).set_attn_implementation(NAME)
+            cast("PreTrainedModel", parts.language_model(module)).set_attn_implementation(NAME)
         if for_training:
             take_micro_batches(module)
         return module
