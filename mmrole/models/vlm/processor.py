@@ -12,7 +12,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
+from transformers.models.auto.processing_auto import (
+    # This module, not the one that it comes from, adds the kinds that share a processor.
+    PROCESSOR_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]
+    processor_class_from_name,
+)
 from transformers.utils import logging
 
 from mmrole.base.errors import UserError
