@@ -131,7 +131,7 @@ def test_a_tokenizer_that_does_more_is_refused(copy):
 
 
 def test_zero3_divides_no_model_that_is_tried(family):
-    from transformers.integrations import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, is_deepspeed_zero3_enabled
 
     sound = family("llava")
     config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})  # in force as long as it is referred to
