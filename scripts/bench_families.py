@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -87,8 +87,10 @@ def random_qwen2_5_vl(device: torch.device, dtype: torch.dtype) -> tuple[Any, Vl
         family = Vlm(Path(folder), _write_checkpoint(Path(folder)), {})
     family.stop_ids = frozenset()
     torch.manual_seed(0)
-    module = AutoModelForImageTextToText.from_config(family.config, dtype=dtype, attn_implementation="sdpa").to(device)
-    parts.language_model(module).set_attn_implementation(NAME)
+    module: Any = AutoModelForImageTextToText.from_config(family.config, dtype=dtype, attn_implementation="sdpa").to(
+        device
+    )
+    cast("Any", parts.language_model(module)).set_attn_implementation(NAME)
     return module, family
 
 
@@ -119,7 +121,7 @@ def qwen2_5_vl(device: torch.device, dtype: torch.dtype) -> Candidate:
         finally:
             language.set_attn_implementation(NAME)
 
-    return Candidate("Qwen2.5-VL", VlmTreeModel(module, family), generate)
+    return Candidate("Qwen2.5-VL", cast("TreeModel", VlmTreeModel(module, family)), generate)
 
 
 def compare_families(
@@ -212,8 +214,10 @@ def _train(
     """This project's way: packed steps, then micro-batches."""
     module.zero_grad()
     groups = group_samples(samples, prompt_tree)
-    limits = {"samples_per_step": len(samples), "world_size": 1, "max_batch_tokens": max_batch_tokens}
-    for step in pack_epoch(groups, **limits, seed=0, epoch=0):
+    steps = pack_epoch(
+        groups, samples_per_step=len(samples), world_size=1, max_batch_tokens=max_batch_tokens, seed=0, epoch=0
+    )
+    for step in steps:
         for bin_ in step.bins[0]:
             batch = collate([samples[i] for i in bin_], family, prompt_tree=prompt_tree, most_nodes=max_batch_tokens)
             tree_loss(module, batch.to(module.device), family).sum.backward()
@@ -261,7 +265,7 @@ def _write_checkpoint(directory: Path) -> Any:
     (directory / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     processor = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "merge_size": 2}
     write_json(directory / "preprocessor_config.json", {**processor, "temporal_patch_size": 2})
-    number = {token: tokenizer.token_to_id(token) for token in SPECIAL}
+    number: dict[str, Any] = {token: tokenizer.token_to_id(token) for token in SPECIAL}
     config = Qwen2_5_VLConfig(
         image_token_id=number["<|image_pad|>"],
         video_token_id=VOCABULARY - 1,

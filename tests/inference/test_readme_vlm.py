@@ -20,7 +20,9 @@ MODEL = "Qwen3-VL-8B-Instruct"
 def lines(repository: Path) -> list[str]:
     """The commands, in order."""
     readme = (repository / "README.md").read_text(encoding="utf-8")
-    return re.search(r"## Train and score your own model\n\n```bash\n(.*?)```", readme, re.DOTALL)[1].splitlines()
+    block = re.search(r"## Train and score your own model\n\n```bash\n(.*?)```", readme, re.DOTALL)
+    assert block is not None
+    return block[1].splitlines()
 
 
 @pytest.fixture
