@@ -46,6 +46,7 @@ class ClientChat(NamedTuple):
     def pixels(self) -> int:
         """Of all pictures."""
         pictures = [part for turn in self.turns for part in turn.content if not isinstance(part, str)]
+        # A client's images are decoded pictures, of the kinds of content that a message may have.
         return sum(picture.width * picture.height for picture in pictures)  # pyright: ignore[reportAttributeAccessIssue]
 
 
