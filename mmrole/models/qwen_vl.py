@@ -121,8 +121,13 @@ class QwenVL:
         cast(QWenLMHeadModel, module).set_attn_implementation("flex_attention")
 
     def freeze(self, module: nn.Module, frozen: Collection[str]) -> None:
-        """See `Family.freeze`. The projector is the resampler with its table of positions (spec §7)."""
+        """See `Family.freeze`. The projector is the resampler, its table of positions too where the tower is frozen.
+
+        Otherwise the table stays as it was loaded, frozen: so did the published code (spec §7).
+        """
         for name, parameter in module.named_parameters():
+            if name.endswith("attn_pool.pos_embed") and "vision" not in frozen:
+                continue
             part = "projector" if ".attn_pool." in name else "vision" if ".visual." in name else "language"
             if parameter.is_floating_point():  # 4 bits have no gradient
                 parameter.requires_grad_(part not in frozen)

@@ -58,3 +58,11 @@ def test_more_blocks_than_there_are_are_refused(byte_family):
     check_checkpoint_layers(2, byte_family)
     with pytest.raises(UserError, match="--checkpoint_layers 3: the model has 2 blocks"):
         check_checkpoint_layers(3, byte_family)
+
+
+@pytest.mark.parametrize(("frozen", "trained"), [([], False), (["language"], False), (["vision"], True)])
+def test_the_table_of_positions_is_trained_only_beside_a_frozen_tower(make_model, byte_family, frozen, trained):
+    model = make_model()
+    byte_family.freeze(model, frozen)
+    assert model.transformer.visual.attn_pool.pos_embed.requires_grad == trained
+    assert model.transformer.visual.attn_pool.kv_proj.weight.requires_grad
