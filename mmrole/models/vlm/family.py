@@ -153,6 +153,7 @@ class Vlm:
         return parts.matrices(parts.model_in(module))
 
     @cached_property
+    # `Family` has an attribute, which this is once it was read.
     def lora_targets(self) -> Sequence[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """All matrices of the language model's blocks, as `q_proj`."""
         return sorted({name.rpartition(".")[2] for name in self.language_matrices(self.empty_module())})
