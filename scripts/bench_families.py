@@ -107,6 +107,7 @@ def qwen2_5_vl(device: torch.device, dtype: torch.dtype) -> Candidate:
         for row, each in enumerate(encoded):
             ids[row, longest - len(each.input_ids) :] = torch.from_numpy(each.input_ids)
             seen[row, longest - len(each.input_ids) :] = 1
+        # The requests that are measured hold pictures, or paths of them.
         pixels = [family.preprocess([request.images[0]]) for request in requests]  # pyright: ignore[reportArgumentType]
         images = {name: torch.cat([each[name] for each in pixels]).to(device) for name in pixels[0]}
         language.set_attn_implementation("sdpa")

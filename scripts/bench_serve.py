@@ -150,6 +150,7 @@ def running(folder: Path) -> Iterator[int]:
 def body_of(request: ChatRequest) -> bytes:
     """A request as it goes to the server: greedy, streamed."""
     file = io.BytesIO()
+    # The workload's images are pictures, drawn here.
     request.images[0].save(file, "PNG")  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": request.text}]
