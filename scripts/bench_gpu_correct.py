@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from bench_answers import byte_tokenizer, generate_alone
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mmrole.data.requests import ChatRequest
     from mmrole.engine.engine import Engine
+    from mmrole.engine.runner import Runner
 
 SAMPLED = {"do_sample": True, "temperature": 1.2, "top_k": 50, "top_p": 0.8, "repetition_penalty": 1.1}
 
@@ -52,7 +53,7 @@ def correct(setting: Setting) -> None:
 
 def without_graphs(setting: Setting, engine: Engine, requests: list[ChatRequest], what: str) -> None:
     """The tokens of CUDA graphs against those of the same steps taken as they are."""
-    graphs, tokens = engine.runner.decoder.graphs, []
+    graphs, tokens = cast("Runner", engine.runner).decoder.graphs, []
     for wanted in (True, False):
         graphs.wanted = wanted
         tokens.append({reply.id: reply.token_ids for reply in engine.generate(requests)})

@@ -10,6 +10,7 @@ and last 350 characters). Only samples whose image is there are used. Prints mea
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -94,9 +95,15 @@ def train(
 
     model = random_model(family.config, seed=0, dtype=torch.float32).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, betas=(0.9, 0.95))
-    packing = {"samples_per_step": SAMPLES_PER_STEP, "world_size": 1, "max_batch_tokens": 8192, "seed": seed}
-    groups = group_samples(samples, prompt_tree)
-    steps = [step for epoch in range(100) for step in pack_epoch(groups, **packing, epoch=epoch)][:STEPS]
+    pack = partial(
+        pack_epoch,
+        group_samples(samples, prompt_tree),
+        samples_per_step=SAMPLES_PER_STEP,
+        world_size=1,
+        max_batch_tokens=8192,
+        seed=seed,
+    )
+    steps = [step for epoch in range(100) for step in pack(epoch=epoch)][:STEPS]
     losses = []
     for step in tqdm(steps, disable=None):
         batches = [collate([samples[i] for i in bin_], family, prompt_tree=prompt_tree) for bin_ in step.bins[0]]
