@@ -264,6 +264,11 @@ def test_other_addresses(served):
     assert not any(name.startswith("access-control") for name in response.headers)
 
 
+def test_who_sends_too_much_is_told_so(served):
+    response = served.request("POST", COMPLETIONS, b" " * (Limits.body + 1))
+    assert (response.status, response.error["code"]) == (413, "request_too_large")
+
+
 def test_large_bodies_are_not_read(served):
     with socket.create_connection(("127.0.0.1", served.port)) as connection:
         connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\n" % COMPLETIONS.encode())
@@ -299,25 +304,32 @@ def test_a_key_for_other_machines(folder):
     flags = ("--replies", "replies.jsonl", "--host", "0.0.0.0", "--server_key_env", "DOOR", "--max_requests", 2)
     with serve(folder, *flags, "--allowed_hosts", "Box.lan", DOOR=KEY) as served:
         assert served.get("/v1/models").status == 401
+        assert served.request("POST", COMPLETIONS, b" " * Limits.body).error["code"] == "invalid_api_key"
         assert served.get("/v1/models", Authorization=f"Bearer {KEY}", Host="box.lan").status == 200
         assert served.get("/v1/models", Authorization=f"Bearer {KEY}", Host="evil.example").status == 403
         assert served.get("/health").status == 200
         with openai.OpenAI(base_url=served.url, api_key=KEY, max_retries=0) as client:
             assert create(client, "Hello.").choices[0].message.content == "Ahoy there. Who goes?"
-            with pytest.raises(openai.InternalServerError, match="more than 2 are not taken") as busy:
+            with pytest.raises(openai.BadRequestError, match="n must be a whole number from 1 to 2, not 3"):
                 create(client, "Hello.", n=3)
+            begun = begin(served, Authorization=f"Bearer {KEY}")
+            with pytest.raises(openai.InternalServerError, match="more than 2 are not taken") as busy:
+                create(client, "Hello.", n=2)
+            begun.close()
             assert busy.value.response.headers["retry-after"] == "2"
             assert busy.value.code == "overloaded"
         assert KEY not in served.log.read_text()
 
 
-def begin(served: Served) -> http.client.HTTPConnection:
+def begin(served: Served, **headers: str) -> http.client.HTTPConnection:
     """A request whose body is still to be sent, and is waited for."""
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
     connection.putrequest("POST", COMPLETIONS)
     connection.putheader("Content-Length", str(len(BODY)))
     connection.putheader("X-Client-Request-Id", "ahoy")
     connection.putheader("Expect", "100-continue")
+    for name, value in headers.items():
+        connection.putheader(name, value)
     connection.endheaders()
     assert connection.sock.recv(1000).startswith(b"HTTP/1.1 100 ")
     return connection

@@ -145,8 +145,12 @@ def _number(given: JsonObject, name: str, least: Any, most: Any, also: Any = Non
     if not usable or (not least <= value <= most and value != also):
         other = "" if also is None else f"{also:g}, or "
         kind = "a number" if isinstance(least, float) else "a whole number"
-        raise unusable(name, f"{name} must be {other}{kind} from {least:g} to {most:g}, not {shown(value)}")
+        raise unusable(name, f"{name} must be {other}{kind} from {_plain(least)} to {_plain(most)}, not {shown(value)}")
     return float(value) if isinstance(least, float) else value
+
+
+def _plain(number: float) -> str:
+    return f"{number:g}" if isinstance(number, float) else f"{number:,}"
 
 
 def _flag(given: JsonObject, name: str) -> bool:

@@ -78,16 +78,15 @@ class Door:
         if not is_from_here(headers, self._hosts) and not (
             self._by_address and len(named) == 1 and _is_address(named[0]) and is_from_here(headers, [_host(named[0])])
         ):
-            raise Refusal(403, "this server is called by another name, and by no web site", headers=_CLOSE)
+            raise Refusal(
+                403, "this server is called by another name, and by no web site", headers={"Connection": "close"}
+            )
         if self._key is None or scope["path"] in _OPEN:
             return
         given = [value for name, value in headers if name == "authorization"]
         scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self._key.encode()):
-            raise Refusal(401, "the key is wrong or missing", code="invalid_api_key", headers=_CLOSE)
-
-
-_CLOSE = {"Connection": "close"}
+            raise Refusal(401, "the key is wrong or missing", code="invalid_api_key")
 
 
 def _host(header: str) -> str:

@@ -42,7 +42,8 @@ def run_server(backend: Backend, models: ServedModels, options: ServerOptions) -
         backend.fit([])
         print(backend, file=sys.stderr, flush=True)
         with backend.open() as generator, closing(EngineThread(backend.fit, generator)) as engine:
-            desk = Desk(engine, models, Limits(), Places(options.requests))
+            limits = Limits(choices=min(Limits.choices, options.requests))
+            desk = Desk(engine, models, limits, Places(options.requests))
             hosts = {*_LOCAL_NAMES, options.host.lower(), *options.hosts}
             door = Door(make_app(desk), hosts, options.key, by_address=not is_local(options.host))
             listening.listen(socket.SOMAXCONN)
