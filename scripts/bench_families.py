@@ -150,15 +150,30 @@ def compare_families(
     print(f"Qwen2.5-VL's gain by Qwen-VL's: {alone:.2f} against single prompts, {padded:.2f} against padded batches")
 
 
+class Numbers(NamedTuple):
+    """How much is trained on.
+
+    Attributes:
+        trees: dialogues, or answers with their eight reviews.
+        single: samples without trees.
+        padded: samples that are padded.
+        length: positions to which they are.
+    """
+
+    trees: int
+    single: int
+    padded: int
+    length: int
+
+
 def compare_training(
-    data: str, trees: int, single: int, device: torch.device, dtype: torch.dtype, max_batch_tokens: int
+    data: str, numbers: Numbers, device: torch.device, dtype: torch.dtype, max_batch_tokens: int
 ) -> None:
-    """Times forward and backward passes with both models, on prompt trees and on single samples by length.
+    """Times forward and backward passes with both models: on prompt trees, on single samples by length, on padded ones.
 
     Args:
         data: whose lengths the samples have.
-        trees: dialogues, or answers with their eight reviews.
-        single: samples to train on without trees.
+        numbers: of each.
         device: where.
         dtype: of the weights.
         max_batch_tokens: most positions of a micro-batch.
@@ -170,7 +185,7 @@ def compare_training(
     for name in ("Qwen-VL", "Qwen2.5-VL"):
         with tempfile.TemporaryDirectory() as folder:
             qwen = as_trained(random_model("mid", device, dtype))
-            made = make_trees(data, trees, qwen.config, Path(folder))
+            made = make_trees(data, numbers.trees, qwen.config, Path(folder))
             if name == "Qwen-VL":
                 module, family = qwen, QwenVL(byte_tokenizer(), qwen.config)
             else:
@@ -181,17 +196,34 @@ def compare_training(
                 module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
                 made = [[_with_own_image(sample, family) for sample in tree] for tree in made]
             samples = [sample for tree in made for sample in tree]
+            singles, padded = (samples[:: max(1, len(samples) // number)] for number in numbers[1:3])
             rates = []
-            for way, chosen, prompt_tree in (
-                ("prompt trees", samples, True),
-                ("single samples side by side, by length", samples[:: max(1, len(samples) // single)], False),
+            for way, chosen, prompt_tree, most in (
+                ("prompt trees", samples, True, max_batch_tokens),
+                ("single samples side by side, by length", singles, False, max_batch_tokens),
+                (
+                    f"padded to {numbers.length:,}",
+                    [_padded(each, numbers.length) for each in padded],
+                    False,
+                    numbers.length,
+                ),
             ):
-                seconds = timed(partial(_train, module, family, chosen, prompt_tree, max_batch_tokens), device)
+                seconds = timed(partial(_train, module, family, chosen, prompt_tree, most), device)
                 rates.append(len(chosen) / seconds)
-                gain = "" if len(rates) == 1 else f"{rates[0] / rates[1]:>12.2f}"
+                gain = "" if len(rates) == 1 else f"{rates[0] / rates[-1]:>12.2f}"
                 print(f"{name + ', ' + way:<48}{rates[-1]:>10.3f}{seconds:>9.1f}{gain}", flush=True)
-        gains.append(rates[0] / rates[1])
-    print(f"Qwen2.5-VL's gain by Qwen-VL's: {gains[1] / gains[0]:.2f}")
+        gains.append([rates[0] / rate for rate in rates[1:]])
+    alone, padded = (other / own for own, other in zip(*gains, strict=True))
+    print(f"Qwen2.5-VL's gain by Qwen-VL's: {alone:.2f} against single samples, {padded:.2f} against padded ones")
+
+
+def _padded(sample: EncodedSample, length: int) -> EncodedSample:
+    """A sample with text behind it that is not learned, up to a length; one that is longer is cut."""
+    ids, targets = (
+        np.concatenate([values[:length], np.zeros(max(0, length - len(values)), values.dtype)])
+        for values in (sample.input_ids, sample.targets)
+    )
+    return EncodedSample(ids, targets, sample.images, False)
 
 
 def _with_own_image(sample: EncodedSample, family: Vlm) -> EncodedSample:

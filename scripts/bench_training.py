@@ -55,19 +55,19 @@ def main(argv: list[str] | None = None) -> int:
         choices=("mid", "real", "qwen2_5_vl"),
         default="mid",
         help="mid-size; Qwen-VL-Chat's 9.6B; or Qwen2.5-VL and Qwen-VL, both mid-size: with each, trees against single "
-        "samples",
+        "samples and padded ones",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
     parser.add_argument("--dtype", help="a torch dtype; None is float32 on the CPU and bfloat16 on a GPU")
     parser.add_argument("--attention", help="attention of the trees; None is sdpa on the CPU, flex_attention on a GPU")
     parser.add_argument("--trees", type=int, default=8, help="dialogues, or answers with their eight reviews")
-    parser.add_argument("--published", type=int, default=3, help="samples to train on in the published way")
+    parser.add_argument("--published", type=int, default=3, help="samples to train on in the published way, or padded")
     parser.add_argument("--single", type=int, default=16, help="samples to train on without trees")
     parser.add_argument("--max_batch_tokens", type=int, default=8192, help="most positions of a micro-batch")
     parser.add_argument("--checkpoint_layers", type=int, help="blocks that are recomputed; None is all")
     arguments = parser.parse_args(argv)
     if arguments.shape == "qwen2_5_vl":
-        for flag in ("attention", "published", "checkpoint_layers"):
+        for flag in ("attention", "checkpoint_layers"):
             if getattr(arguments, flag) != parser.get_default(flag):
                 parser.error(f"--{flag} has no part in --shape qwen2_5_vl; leave it out")
 
@@ -79,9 +79,10 @@ def main(argv: list[str] | None = None) -> int:
     machine = measure(device, dtype)
     print(f"{machine.name}: {machine.flops / 1e9:,.0f} GFLOP/s, {dtype}, lengths of {arguments.data}")
     if arguments.shape == "qwen2_5_vl":
-        from bench_families import compare_training
+        from bench_families import Numbers, compare_training
 
-        compare_training(arguments.data, arguments.trees, arguments.single, device, dtype, arguments.max_batch_tokens)
+        numbers = Numbers(arguments.trees, arguments.single, arguments.published, PADDED_LENGTH[arguments.data])
+        compare_training(arguments.data, numbers, device, dtype, arguments.max_batch_tokens)
         return 0
     model = as_trained(random_model(arguments.shape, device, dtype), arguments.checkpoint_layers)
     with tempfile.TemporaryDirectory() as folder:
