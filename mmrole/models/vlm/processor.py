@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from transformers.models.auto.processing_auto import (
 from transformers.utils import logging
 
 from mmrole.base.errors import UserError
-from mmrole.base.pillow import decode
+from mmrole.base.pillow import FORMATS, decode
 from mmrole.models.families import Pixels
 from mmrole.models.vlm.pixtral import PixtralProcessor
 
@@ -94,8 +95,6 @@ def image_size(source: Image.Image | Path) -> tuple[int, int]:
     """
     if isinstance(source, Image.Image):
         return source.size
-    from mmrole.base.pillow import FORMATS
-
     with Image.open(source, formats=FORMATS) as image:
         return image.size
 
@@ -110,7 +109,7 @@ def _load(directory: Path, model_type: str, max_pixels: int | None) -> Any:
     if base is None:
         raise UserError(f"{directory / 'config.json'}: transformers has no processor for model_type {model_type!r}")
     limit = {} if max_pixels is None else {"max_pixels": max_pixels}
-    with _quiet():
+    with transformers_quiet():
         try:
             image_processor = AutoImageProcessor.from_pretrained(
                 directory, backend=BACKEND, local_files_only=True, **limit
@@ -166,15 +165,15 @@ def _without_videos(base: type[Any], image_processor: Any, tokenizer: Any) -> ty
     return ImageProcessorAndTokenizer
 
 
-class _quiet:
+@contextmanager
+def transformers_quiet() -> Iterator[None]:
     """Without transformers' warnings."""
-
-    def __enter__(self) -> None:
-        self._level = logging.get_verbosity()
-        logging.set_verbosity_error()
-
-    def __exit__(self, *exception: object) -> None:
-        logging.set_verbosity(self._level)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _line(error: Exception) -> str:

@@ -25,6 +25,7 @@ from mmrole.models.families import Encoded, Pixels
 from mmrole.models.vlm import facts, parts
 from mmrole.models.vlm.attention import NAME
 from mmrole.models.vlm.family import Vlm
+from mmrole.models.vlm.processor import transformers_quiet
 from mmrole.models.vlm.reduced_config import reduced
 from mmrole.models.vlm.tree_model import VlmTreeModel
 from mmrole.models.vlm.weights import load_pretrained, undivided
@@ -197,13 +198,11 @@ def _picture() -> Image.Image:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Without progress bars and reports of weights that are left out, and without a trace in the random numbers."""
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with undivided(), torch.random.fork_rng(devices=[]):
+        with transformers_quiet(), undivided(), torch.random.fork_rng(devices=[]):
             yield
     finally:
-        logging.set_verbosity(level)
         if bar:
             logging.enable_progress_bar()

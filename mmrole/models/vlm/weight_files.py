@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
-from transformers.utils import logging
-
 from mmrole.base.errors import UserError
 from mmrole.models.vlm.family import Vlm
+from mmrole.models.vlm.processor import transformers_quiet
 from mmrole.qwen_vl import CheckpointError
 from mmrole.qwen_vl.checkpoint_files import read_shapes
 
@@ -26,28 +26,17 @@ def check_number_of_weights(directory: Path, family: Vlm) -> None:
         found = read_shapes(directory)
     except CheckpointError as error:
         raise UserError(str(error)) from None
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings():
+        with transformers_quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = family.empty_module()
     except Exception as error:  # sizes of config.json that no model has, of many kinds
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{directory / 'config.json'}: no model has these sizes ({reason})") from None
-    finally:
-        logging.set_verbosity(level)
     wanted = sum(parameter.numel() for parameter in module.parameters())  # tied ones once
-    held = sum(_numel(shape) for shape in found.values())
+    held = sum(map(math.prod, found.values()))
     if held < wanted:
         raise UserError(
             f"{directory}: its weight files hold {held:,} numbers, the model of config.json has {wanted:,}; download "
             "or copy the checkpoint again"
         )
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
