@@ -24,7 +24,7 @@ flags=(--warmup_steps 10 --save_steps 50 --logging_steps 20)
 
 step "It learns to see: tower and projector, from pictures with a sentence -> checkpoints/seeing"
 train seeing checkpoints/start lessons.json finetune_vlm_ds.sh 1 16 2e-3 "" --freeze language \
-    --system_message "Describe the picture." "${flags[@]}"
+    --lr_scheduler_type constant_with_warmup --system_message "Describe the picture." "${flags[@]}"
 
 step "The agent: adapters of the language model learn to speak in character -> checkpoints/agent"
 train agent checkpoints/seeing data/train/train.json finetune_vlm_lora_ds.sh 1 8 5e-4 _cosine --lora_r 16 \

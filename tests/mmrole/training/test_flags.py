@@ -6,13 +6,15 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import transformers
 
 from mmrole.base.errors import UserError
 from mmrole.training.arguments import TrainingArguments, parse_arguments
-from mmrole.training.deepspeed_config import check_parameters
+from mmrole.training.deepspeed_config import check_parameters, check_sections
 from mmrole.training.flags import IGNORED, OBEYED, REFUSED
 
 OTHER_VALUES = {
@@ -288,3 +290,13 @@ def test_blocks_that_are_computed_again(flags, said):
 )
 def test_frozen_parts(flags, frozen):
     assert parse(*flags.split()).training.frozen == frozen
+
+
+@pytest.mark.parametrize(("kind", "lines"), [("cosine", 1), ("constant_with_warmup", 0)])
+def test_a_schedule_that_deepspeed_outweighs_is_named_unless_it_is_the_same(repository, kind, lines):
+    training = parse("--lr_scheduler_type", kind).training
+    training.deepspeed = str(repository / "finetune/ds_config_zero2.json")
+    training.hf_deepspeed_config = SimpleNamespace(config=json.loads(Path(training.deepspeed).read_text()))
+    said = check_sections(training)
+    assert len(said) == lines
+    assert all("--lr_scheduler_type cosine is ignored" in line for line in said)
