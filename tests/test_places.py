@@ -174,7 +174,6 @@ ELSEWHERE = {
         "tables_tex": "./test_tables.py",
     },
     "mmrole/training": {
-        "adapters": "finetune/test_finetune.py",
         "arguments": "./test_flags.py",
         "batches": "./test_loss.py",
         "deepspeed_adam": "finetune/test_resume.py",

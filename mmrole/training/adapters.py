@@ -53,7 +53,13 @@ def add_adapters(
     if activation_checkpointing:
         # transformers' own switch has the frozen vision tower keep its activations as well.
         model.get_input_embeddings().register_forward_hook(_require_gradient)
-    return get_peft_model(model, _config(family, lora))
+    adapted = get_peft_model(model, _config(family, lora))
+    for name, parameter in adapted.named_parameters():
+        # peft trains the biases of all modules (--lora_bias all), also of those that no feature depends on, for whose
+        # gradient processes would wait.
+        if re.fullmatch(family.not_adapted or "", name):
+            parameter.requires_grad_(False)
+    return adapted
 
 
 def _require_gradient(module: nn.Module, inputs: object, output: torch.Tensor) -> None:

@@ -52,6 +52,11 @@ class EncodedSample:
     def __len__(self) -> int:
         return self.input_ids.size
 
+    @property
+    def teaches(self) -> bool:
+        """Whether it has a loss position; the first one is never predicted."""
+        return bool(self.targets[1:].any())
+
     def sequence(self) -> TokenSequence:
         """The sample for a prompt tree."""
         places = [ImagePlace(image.spans, image.number) for image in self.images]

@@ -161,6 +161,8 @@ class Prepared(NamedTuple):
     eval_steps: TrainingSteps | None
     quoting: int
     """Samples for training with `<img>…</img>` in a text that is no picture."""
+    without_system: int
+    """Samples for training that get no system message, neither their own nor one for all."""
 
     def summary(self, training: TrainingArguments, total: int) -> str:
         """What will be trained on, in a line or two."""
@@ -172,11 +174,20 @@ class Prepared(NamedTuple):
             f"{self.steps.steps_per_epoch:,} steps an epoch of {training.samples_per_step:,} samples, {total:,} in all"
         ]
         cut = sum(sample.is_cut for sample in samples)
+        emptied = sum(sample.is_cut and not sample.teaches for sample in samples)
         if cut:
-            lines.append(f"longer than --model_max_length {training.model_max_length:,}, and cut: {cut:,} samples")
+            lines.append(
+                f"longer than --model_max_length {training.model_max_length:,}, and cut: {cut:,} samples"
+                + (f", {emptied:,} of them before anything that is learned" if emptied else "")
+            )
         if self.quoting:
             lines.append(
                 f"{self.quoting:,} samples have <img>…</img> in a text, which is read as text, not as a picture"
+            )
+        if self.without_system:
+            lines.append(
+                f"{self.without_system:,} samples have no system message, which prompts for answers and reviews have; "
+                "--system_message TEXT gives all samples one"
             )
         return "\n".join(lines)
 
@@ -212,7 +223,13 @@ def _prepare(
     steps = _steps(encoder, samples, packing)
     whole = replace(packing, drop_last=False)
     eval_steps = None if eval_samples is None else _steps(encoder, eval_samples, whole)
-    return Prepared(family, steps, eval_steps, sum(sample.quotes for sample in samples))
+    if "language" in training.frozen and not training.use_lora and not any(each.images for each in steps.samples):
+        raise UserError(
+            f"--freeze {training.freeze} trains what sees pictures alone, and no sample of {data.data_path} shows one; "
+            "give samples with pictures, or do not freeze language"
+        )
+    without_system = 0 if data.system_message is not None else sum(sample.system is None for sample in samples)
+    return Prepared(family, steps, eval_steps, sum(sample.quotes for sample in samples), without_system)
 
 
 def _read(data: DataArguments, decode_images: bool) -> Samples:
@@ -232,6 +249,11 @@ def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], packing: P
     hidden = packing.rank != 0 or not sys.stderr.isatty()
     bar = tqdm(encoder.encode_all(samples), "encoding", len(samples), unit=" samples", disable=hidden)
     encoded: list[EncodedSample] = list(bar)
+    if not any(sample.teaches for sample in encoded):
+        raise UserError(
+            f"--model_max_length {encoder.max_length:,} cuts each sample of {samples[0].where.file} before anything "
+            "that is learned; give more"
+        )
     longest = max(len(sample) for sample in encoded)
     if longest > packing.max_batch_tokens:
         raise UserError(

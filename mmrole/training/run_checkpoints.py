@@ -29,6 +29,10 @@ _ELSEWHERE = "give another --output_dir, or move it away"
 _FOREIGN = f"was not written by this run, or holds files that it has not written; {_ELSEWHERE}"
 
 
+# What manifests of versions before 0.3 leave out where it is so.
+_NOT_SAID: RunFingerprint = {"--dataloader_drop_last": False, "--max_pixels": None}
+
+
 class Manifest(NamedTuple):
     """What `complete.json` or `unfinished.json` says.
 
@@ -54,7 +58,7 @@ def read_manifest(file: Path) -> Manifest | None:
         return None
     if "--fix_vit" in run:  # as versions before 0.3 say it
         run["--freeze"] = "vision" if run.pop("--fix_vit") else ""
-    return Manifest(run, files)
+    return Manifest(_NOT_SAID | run, files)
 
 
 def claim(folder: Path, run: RunFingerprint) -> None:
@@ -186,9 +190,12 @@ def check_run(folder: Path, run: RunFingerprint) -> None:
         raise UserError(f"{folder / MANIFEST} cannot be read; give another --output_dir")
     was, name = manifest.run, difference(manifest.run, run)
     if name is not None:
-        noted = f"with {name} {shown(was[name])}" if name in was else f"without noting its {name}"
+        before = f"without {name}" if name in was else f"without noting its {name}"
+        if was.get(name) is not None:
+            before = f"with {name} {shown(was[name])}"
+        now = "none" if run.get(name) is None else shown(run[name])
         raise UserError(
-            f"{folder} was trained {noted}, this command has {shown(run.get(name))}; "
+            f"{folder} was trained {before}, this command has {now}; "
             "give the same flags and data to go on, or another --output_dir"
         )
 

@@ -52,6 +52,8 @@ def fingerprint_run(
         "--bf16": training.bf16,
         "--fp16": training.fp16,
         "pixels": family.pixels,
+        "--max_pixels": arguments.model.max_pixels,
+        "--dataloader_drop_last": training.dataloader_drop_last,
         "--deepspeed": bool(training.deepspeed),
         "ZeRO stage": zero_stage(training),
         "optimizer": _optimizer(training),
@@ -59,10 +61,6 @@ def fingerprint_run(
     if data.eval_data_path is not None and eval_steps is not None:
         run["--eval_data_path"] = _file(data.eval_data_path)
         run["pictures of --eval_data_path"] = _pictures(eval_steps.samples)
-    if arguments.model.max_pixels is not None:
-        run["--max_pixels"] = arguments.model.max_pixels
-    if training.dataloader_drop_last:
-        run["--dataloader_drop_last"] = True
     if zero_stage(training):
         run["number of processes"] = training.world_size  # DeepSpeed's checkpoints are cut for that number
     if training.use_lora:

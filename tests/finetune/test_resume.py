@@ -166,6 +166,7 @@ def test_what_may_not_change_is_refused_by_name(start, data_file, image_dir, sam
     assert "with --data_path" in refused(start, "--data_path", other)
     assert "with --eval_data_path" in refused(start, *evaluation[:-1], other)
     assert "with optimizer 'adamw" in refused(start, "--optim", "adafactor")
+    assert "with --dataloader_drop_last False" in refused(start, "--dataloader_drop_last", True)
     assert "with --seed of dropout 42" in refused(start, "--seed", 7, "--data_seed", 42)
     assert "with --lr_scheduler_type" in refused(start, "--lr_scheduler_type", "reduce_lr_on_plateau", *evaluation)
     replaced = pictures / samples[-1]["image"]

@@ -13,6 +13,7 @@ from fixtures.scripts import load_script
 from fixtures.training_runs import Run
 from PIL import Image
 
+from mmrole.base.errors import UserError
 from mmrole.data.messages import one_turn
 from mmrole.data.requests import GenerationSettings
 from mmrole.models.checkpoints import Checkpoint, find_checkpoint
@@ -121,6 +122,9 @@ def test_a_trained_model_loads_in_transformers_alone(make_vlm_run, tiny_vlm, pic
     assert config["architectures"] == json.loads((before / "config.json").read_text())["architectures"]
     assert json.loads((run.output_dir / "preprocessor_config.json").read_text())["max_pixels"] == 9000
     assert run.log()[0] != run.log()[1]
+    other = make_vlm_run("qwen3_vl", run.output_dir, "--max_steps", 3)
+    with pytest.raises(UserError, match=r"was trained with --max_pixels 9000, this command has none; give the same"):
+        main(other.command()[2:])
 
 
 def test_adapters_load_in_peft_alone_and_merge_with_every_file(make_vlm_run, tiny_vlm, pictures, tmp_path, repository):
@@ -156,6 +160,18 @@ def test_killed_and_gone_on(make_vlm_run, tmp_path, capsys):
     assert killed.log() == whole.log()
     weights = [(run.output_dir / "model.safetensors").read_bytes() for run in (whole, killed)]
     assert weights[0] == weights[1]
+
+
+def test_what_would_train_nothing_is_refused_before_the_model_loads(make_vlm_run, pictures, tmp_path, capsys):
+    rows = json.loads((pictures.parent / "train.json").read_text())
+    (tmp_path / "plain.json").write_text(json.dumps(rows[::2]))
+    run = make_vlm_run("llava", tmp_path / "out", "--data_path", tmp_path / "plain.json", "--max_steps", 1)
+    with pytest.raises(UserError, match=r"--freeze vision,language trains what sees pictures alone, and no sample of "):
+        main(run.command("--freeze", "vision,language")[2:])
+    with pytest.raises(UserError, match=r"--model_max_length 40 cuts each sample of .*plain.json before anything that"):
+        main(run.command("--model_max_length", 40)[2:])
+    assert main(run.command()[2:]) == 0
+    assert "\n8 samples have no system message, which prompts for answers and reviews have; " in capsys.readouterr().out
 
 
 @pytest.mark.long
