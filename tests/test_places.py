@@ -135,7 +135,6 @@ ELSEWHERE = {
         "kept_proof": "./test_proof.py",
         "pixtral": "./test_encoding.py",
         "plain_text": "./test_encoding.py",
-        "processor": "./test_encoding.py",
         "tree_model": "mmrole/engine/test_vlm_replies.py",
         "image_rows": "mmrole/engine/test_vlm_replies.py",
         "weight_files": "./test_loading.py",

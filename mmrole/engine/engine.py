@@ -12,7 +12,7 @@ from torch import OutOfMemoryError
 
 from mmrole.data.requests import ChatReply, ChatRequest, Piece, Usage
 from mmrole.engine.batch import Batch, Leaf
-from mmrole.engine.images import ImageTable
+from mmrole.engine.images import ImageTable, ImageView
 from mmrole.engine.planning import PlannedTree, Prompt, ShownImage, images_of, in_passes, plan_trees
 from mmrole.engine.reply_text import ReplyText
 from mmrole.engine.runner import Runner
@@ -186,7 +186,7 @@ class Engine:
         read = 0
         for together in in_passes(entering, self.runner.nodes_at_once):
             ahead = images_of(entering[read : read + len(together) + READ_AHEAD])
-            self.runner.images.read_ahead({number: self.images.source(number) for number in ahead})
+            self.runner.images.read_ahead({number: self.images.view(number) for number in ahead})
             read += len(together)
             # An image that cannot be read is an error that leaves the trees before it alone.
             sound = list(takewhile(lambda planned: self.runner.images.are_readable(images_of([planned])), together))
@@ -201,7 +201,9 @@ class Engine:
     def _token_ids(self, request: ChatRequest) -> tuple[TokenSequence, list[ShownImage]]:
         """Token ids of a request's prompt, and its images, of which there is a user more."""
         encoded = self.family.encode(request.messages)
-        shown = [ShownImage(self.images.acquire(image.image), image.grid) for image in encoded.images]
+        views = [ImageView(image.image, image.among_others) for image in encoded.images]
+        numbers = [self.images.acquire(view) for view in views]
+        shown = [ShownImage(number, image.grid) for number, image in zip(numbers, encoded.images, strict=True)]
         places = [ImagePlace(image.spans, own.number) for image, own in zip(encoded.images, shown, strict=True)]
         return TokenSequence(encoded.input_ids, image_keys(len(encoded.input_ids), places)), shown
 

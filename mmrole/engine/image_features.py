@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrole.data.image_file import ImageFile
-from mmrole.data.messages import ImageSource
+from mmrole.engine.images import ImageView
 from mmrole.models.families import Pixels, TreeModel
 from mmrole.prompt_tree.image_keys import feature_rows, images_shown
 
@@ -37,13 +37,13 @@ class ImageFeatures:
         self._pixels: dict[int, Future[Pixels]] = {}
         self._features: dict[int, Tensor] = {}
 
-    def read_ahead(self, images: Mapping[int, ImageSource]) -> None:
+    def read_ahead(self, images: Mapping[int, ImageView]) -> None:
         """Starts reading images, by number, that prefills will need soon."""
-        for number, source in images.items():
+        for number, view in images.items():
             if number not in self._pixels and number not in self._features:
                 if self._readers is None:
                     self._readers = ThreadPoolExecutor(self._n_readers, thread_name_prefix="image")
-                self._pixels[number] = self._readers.submit(self._read, source)
+                self._pixels[number] = self._readers.submit(self._read, view)
 
     def are_readable(self, numbers: Iterable[int]) -> bool:
         """Whether these images, of which `read_ahead` knows, have been read without an error; waits for that."""
@@ -87,8 +87,9 @@ class ImageFeatures:
                 self._features.update(zip(together, features, strict=True))
                 self.encoded += len(together)
 
-    def _read(self, source: ImageSource) -> Pixels:
-        return self._model.family.preprocess([source.open() if isinstance(source, ImageFile) else source])
+    def _read(self, view: ImageView) -> Pixels:
+        picture = view.source.open() if isinstance(view.source, ImageFile) else view.source
+        return self._model.family.preprocess([picture], int(view.among_others))
 
 
 def _shapes(pixels: Pixels) -> list[tuple[str, torch.Size]]:

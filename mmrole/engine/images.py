@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -12,35 +13,42 @@ from mmrole.data.image_file import ImageFile
 from mmrole.data.messages import ImageSource
 
 
+class ImageView(NamedTuple):
+    """An image, and whether it is `EncodedImage.among_others`: what its features follow from."""
+
+    source: ImageSource
+    among_others: bool = False
+
+
 @dataclass
 class _Entry:
-    source: ImageSource
+    view: ImageView
     users: int = 0
 
 
 class ImageTable:
-    """Numbers images: the same file, or the same picture, has one number as long as somebody uses it."""
+    """Numbers images: the same file, or the same picture, read alike, has one number as long as somebody uses it."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Path | ImageFile | int, int] = {}
+        self._numbers: dict[tuple[Path | ImageFile | int, bool], int] = {}
         self._next_number = itertools.count()
         self._entries: dict[int, _Entry] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def acquire(self, source: ImageSource) -> int:
+    def acquire(self, view: ImageView) -> int:
         """The number of an image, which is kept until it has been released as often as acquired."""
-        identity = _identity(source)
+        identity = _identity(view)
         if identity not in self._numbers:
             self._numbers[identity] = next(self._next_number)
         number = self._numbers[identity]
-        self._entries.setdefault(number, _Entry(source)).users += 1
+        self._entries.setdefault(number, _Entry(view)).users += 1
         return number
 
-    def source(self, number: int) -> ImageSource:
+    def view(self, number: int) -> ImageView:
         """The image with a number."""
-        return self._entries[number].source
+        return self._entries[number].view
 
     def release(self, number: int) -> bool:
         """One user less; returns whether that was the last one."""
@@ -48,7 +56,7 @@ class ImageTable:
         entry.users -= 1
         if entry.users:
             return False
-        del self._entries[self._numbers.pop(_identity(entry.source))]
+        del self._entries[self._numbers.pop(_identity(entry.view))]
         return True
 
     def clear(self) -> list[int]:
@@ -59,6 +67,6 @@ class ImageTable:
         return numbers
 
 
-def _identity(source: ImageSource) -> Path | ImageFile | int:
+def _identity(view: ImageView) -> tuple[Path | ImageFile | int, bool]:
     # As long as an entry holds a picture, its id cannot become another picture's.
-    return id(source) if isinstance(source, Image.Image) else source
+    return id(view.source) if isinstance(view.source, Image.Image) else view.source, view.among_others

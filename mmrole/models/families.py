@@ -41,6 +41,8 @@ class EncodedImage(NamedTuple):
         stop: the end of that.
         image: what the message holds.
         grid: rows and columns of its features, where positions count them so (M-RoPE); else None.
+        among_others: whether it is read as one of several images of its chat, by a model that reads those otherwise
+            than the only one (LLaVA-OneVision).
     """
 
     spans: tuple[tuple[int, int], ...]
@@ -48,6 +50,7 @@ class EncodedImage(NamedTuple):
     stop: int
     image: Any
     grid: tuple[int, int] | None = None
+    among_others: bool = False
 
 
 class Encoded(NamedTuple):
@@ -139,8 +142,12 @@ class Family(Protocol):
         """
         ...
 
-    def preprocess(self, pictures: Sequence[Image.Image | Path]) -> Pixels:
+    def preprocess(self, pictures: Sequence[Image.Image | Path], among_others: int = 0) -> Pixels:
         """Pictures, or those in files, as the model takes them all at once, in the memory of the CPU.
+
+        Args:
+            pictures: each with its own rows of features, whichever chats show them.
+            among_others: how many of them, the last, are `EncodedImage.among_others`.
 
         Raises:
             OSError: one cannot be read.

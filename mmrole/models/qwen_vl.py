@@ -87,8 +87,8 @@ class QwenVL:
         """Depths, [1, N]: a position of an image counts like one of text."""
         return tree.depths[None]
 
-    def preprocess(self, pictures: Sequence[Image.Image | Path]) -> Pixels:
-        """`pixel_values` float32 [images, 3, size, size]."""
+    def preprocess(self, pictures: Sequence[Image.Image | Path], among_others: int = 0) -> Pixels:
+        """`pixel_values` float32 [images, 3, size, size]; all images are read alike."""
         return {"pixel_values": preprocess(pictures, self.config.visual["image_size"])}
 
     def save(self, directory: str | Path) -> None:

@@ -138,7 +138,7 @@ def collate(
     # What shares no more than a system message is kept apart: attention is cheaper in a forest than in one wide tree.
     tree = concatenate([build_tree([sequences[index] for index in group]) for group in groups])
     images = {image.number: image for sample in samples for image in sample.images}
-    numbers = sorted(images)
+    numbers = sorted(images, key=lambda number: (images[number].among_others, number))
     image_positions = feature_rows(tree.image_keys, {number: images[number].rows for number in numbers})
     pictures = [images[number].file for number in numbers]
     last, first, depths = Visibility.of(tree, family.images_both_ways, family.windows)
@@ -149,7 +149,7 @@ def collate(
         first=first,
         depths=depths,
         image_positions=torch.from_numpy(image_positions)[None],
-        pixels=family.preprocess(pictures) if numbers else None,
+        pixels=family.preprocess(pictures, sum(images[number].among_others for number in numbers)) if numbers else None,
         parents=torch.from_numpy(tree.parent[tree.target_nodes]),
         targets=torch.from_numpy(tree.input_ids[tree.target_nodes]),
         weights=torch.from_numpy(tree.target_counts),

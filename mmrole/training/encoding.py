@@ -20,12 +20,13 @@ PUBLISHED_SYSTEM = "You are a helpful assistant."
 
 
 class ImageRows(NamedTuple):
-    """The positions of an image (`EncodedImage.spans`), its number, its file, and `EncodedImage.grid`."""
+    """The positions of an image (`EncodedImage.spans`), its number, its file, and what else `EncodedImage` says."""
 
     spans: tuple[tuple[int, int], ...]
     number: int
     file: Path
     grid: tuple[int, int] | None = None
+    among_others: bool = False
 
     @property
     def rows(self) -> int:
@@ -64,7 +65,7 @@ class EncodedSample:
 
 
 class SampleEncoder:
-    """Encodes samples; equal images get the same number.
+    """Encodes samples; equal images that are read alike get the same number.
 
     Args:
         family: of the model.
@@ -76,7 +77,7 @@ class SampleEncoder:
 
     def __init__(self, family: Family, max_length: int, system_message: str | None = PUBLISHED_SYSTEM) -> None:
         self.family, self.max_length, self.system_message = family, max_length, system_message
-        self._numbers: dict[Path, int] = {}
+        self._numbers: dict[tuple[Path, bool], int] = {}
 
     def encode(self, sample: TrainingSample) -> EncodedSample:
         """Encodes one sample."""
@@ -84,10 +85,7 @@ class SampleEncoder:
         opening = [] if system is None else [Message("system", (system,))]
         encoded = self.family.encode([*opening, *sample.turns], for_training=True)
         length = self._length(encoded.input_ids.size, encoded.images)
-        images = [
-            ImageRows(image.spans, self._numbers.setdefault(image.image, len(self._numbers)), image.image, image.grid)
-            for image in encoded.images
-        ]
+        images = [self._rows(image) for image in encoded.images]
         kept = tuple(rows for rows, image in zip(images, encoded.images, strict=True) if image.stop <= length)
         is_cut = length < encoded.input_ids.size
         return EncodedSample(encoded.input_ids[:length], encoded.targets[:length], kept, is_cut)
@@ -95,6 +93,10 @@ class SampleEncoder:
     def encode_all(self, samples: Iterable[TrainingSample]) -> Iterator[EncodedSample]:
         """Encodes samples one after the other, about 4,000 a second."""
         return map(self.encode, samples)
+
+    def _rows(self, image: EncodedImage) -> ImageRows:
+        number = self._numbers.setdefault((image.image, image.among_others), len(self._numbers))
+        return ImageRows(image.spans, number, image.image, image.grid, image.among_others)
 
     def _length(self, length: int, images: Sequence[EncodedImage]) -> int:
         """Where to cut a sample."""

@@ -57,7 +57,8 @@ class ChatEncoder:
     def encode(self, messages: Sequence[Message], *, for_training: bool = False) -> Encoded:
         """See `Family.encode`. What is learned: the answers, each with the token that ends it."""
         chat = shape_of_chat(messages)
-        placeholders = [self.placeholders(image) for image in chat.images]
+        among_others = self._are_several(chat)
+        placeholders = [self.placeholders(image, among_others) for image in chat.images]
         frame = self.template.frame(chat.turns, not for_training)
         tokens = _Tokens(self.plain_text, self.begin_ids if self._is_begun(frame[0].text) else ())
         shown: list[tuple[int, int]] = []
@@ -89,6 +90,7 @@ class ChatEncoder:
                 stop=stop,
                 image=image,
                 grid=each.grid,
+                among_others=among_others,
             )
             for image, each, (start, stop) in zip(chat.images, placeholders, shown, strict=True)
         ]
@@ -102,8 +104,16 @@ class ChatEncoder:
         bos_token = self.processor.tokenizer.bos_token
         return bos_token is None or not text.startswith(bos_token)
 
-    def placeholders(self, image: ImageSource) -> Placeholders:
+    def _are_several(self, chat: ShapedChat) -> bool:
+        """Whether the images of a chat are `EncodedImage.among_others`."""
+        return self.processor.counts_images and len(chat.images) > 1
+
+    def placeholders(self, image: ImageSource, among_others: bool = False) -> Placeholders:
         """What stands for an image.
+
+        Args:
+            image: of any size.
+            among_others: see `EncodedImage`.
 
         Raises:
             OSError: it cannot be read.
@@ -111,7 +121,7 @@ class ChatEncoder:
         """
         width, height = image.size if isinstance(image, Image.Image) else self._size(image)
         try:
-            return self.processor.placeholders((width, height))
+            return self.processor.placeholders((width, height), among_others)
         except ValueError as error:
             name = "an image" if isinstance(image, Image.Image) else image if isinstance(image, Path) else image.path
             reason = " ".join(str(error).split())[:200]
@@ -123,7 +133,8 @@ class ChatEncoder:
         frame = sum(self._tokens_of_frame(part.text) for part in self.template.frame(chat.turns, True))
         texts = sum(len(text.encode("utf-8", "replace")) for text in chat.texts)
         # SentencePiece puts a blank before a text.
-        images = sum(self._tokens_of_frame(self.placeholders(image).text) for image in chat.images)
+        several = self._are_several(chat)
+        images = sum(self._tokens_of_frame(self.placeholders(image, several).text) for image in chat.images)
         return len(self.begin_ids) + frame + texts + len(chat.turns) + images
 
     def _count_frame(self, text: str) -> int:

@@ -97,9 +97,9 @@ class Vlm:
         """Depths, [1, N], or with M-RoPE [3, N]."""
         return tree.depths[None] if self.position_rows == 1 else mrope_positions(tree, grids)
 
-    def preprocess(self, pictures: Sequence[Image.Image | Path]) -> Pixels:
+    def preprocess(self, pictures: Sequence[Image.Image | Path], among_others: int = 0) -> Pixels:
         """What the image processor makes of them."""
-        return self.processor.pixels(pictures)
+        return self.processor.pixels(pictures, among_others)
 
     def empty_module(self) -> PreTrainedModel:
         """The model on the meta device."""

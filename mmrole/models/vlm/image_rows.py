@@ -23,6 +23,20 @@ def vision_features(inner: Any, pixels: Pixels, device: torch.device | None) -> 
 
     D of the parts are for the first layers (Qwen3-VL's deepstack), 0 for most models.
     """
+    return torch.cat(_vision_features(inner, pixels, device), dim=0)
+
+
+def features_of_each(inner: Any, images: Sequence[Pixels], device: torch.device) -> list[Tensor]:
+    """The same of each of some images of the same shapes: [rows, (1 + D) * hidden_size], perhaps not of equal rows."""
+    together = {name: torch.cat([image[name] for image in images]) for name in images[0]}
+    features = _vision_features(inner, together, device)
+    if len(features) == len(images):
+        return features
+    return list(torch.cat(features).unflatten(0, (len(images), -1)))
+
+
+def _vision_features(inner: Any, pixels: Pixels, device: torch.device | None) -> list[Tensor]:
+    """Features as a model hands them out: those of each image, or of several as one."""
     known = inspect.signature(inner.get_image_features).parameters
     given = {
         name: value.to(device=device, dtype=inner.dtype if value.is_floating_point() else value.dtype)
@@ -31,7 +45,15 @@ def vision_features(inner: Any, pixels: Pixels, device: torch.device | None) -> 
     }
     output = inner.get_image_features(**given, return_dict=True)
     deep = getattr(output, "deepstack_features", None) or []
-    return torch.cat([_rows(features) for features in (output.pooler_output, *deep)], dim=-1)
+    parts = [_rows(features) for features in (output.pooler_output, *deep)]
+    if len({len(rows) for rows in parts}) > 1:
+        parts = [[torch.cat(rows)] for rows in parts]
+    return [torch.cat(rows, dim=-1) for rows in zip(*parts, strict=True)]
+
+
+def _rows(features: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """[…, rows, size], or those of each image, as [rows, size] each."""
+    return [each.flatten(0, -2) for each in ((features,) if isinstance(features, Tensor) else features)]
 
 
 def without_effect(empty: Any, pixels: Pixels) -> frozenset[str]:
@@ -52,15 +74,3 @@ def without_effect(empty: Any, pixels: Pixels) -> frozenset[str]:
     named = {name: weight for name, weight in empty.named_parameters() if part_of(name) != "language"}
     used = torch.autograd.grad(features.sum(), list(named.values()), allow_unused=True)
     return frozenset(name for name, gradient in zip(named, used, strict=True) if gradient is None)
-
-
-def joined(images: Sequence[Pixels]) -> Pixels:
-    """Images of the same shapes as the arguments for all of them."""
-    return {name: torch.cat([image[name] for image in images]) for name in images[0]}
-
-
-def _rows(features: Tensor | Sequence[Tensor]) -> Tensor:
-    """[…, rows, size], or a list of such, as one [rows, size]."""
-    if isinstance(features, Tensor):
-        return features.flatten(0, -2)
-    return torch.cat([each.flatten(0, -2) for each in features])

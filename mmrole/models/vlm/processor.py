@@ -29,6 +29,10 @@ BACKEND = "pil"
 """Which of transformers' backends makes the pixels: Pillow, which needs no torchvision."""
 
 
+COUNTS = "batch_num_images"
+"""What image processors say beside pixels if they make others of an image that is not the only one of its chat."""
+
+
 class Placeholders(NamedTuple):
     """What stands for an image in a text.
 
@@ -63,21 +67,35 @@ class VlmProcessor:
         self._arguments = _image_arguments(self._processor)
         self.image_token: str = self._processor.image_token
         """That the chat template puts where an image is."""
+        self.counts_images: bool = COUNTS in self.image_processor.model_input_names
+        """Whether an image is read otherwise where its chat has several."""
         self.placeholders = lru_cache(1 << 12)(self._placeholders)
 
-    def pixels(self, pictures: Sequence[Image.Image | Path]) -> Pixels:
+    def pixels(self, pictures: Sequence[Image.Image | Path], among_others: int = 0) -> Pixels:
         """Pictures, or those in files, as the model takes them: what the image processor makes of all of them together.
+
+        Args:
+            pictures: of any chats.
+            among_others: how many of them, the last, are read as some of several images of their chats; for a processor
+                that `counts_images`.
 
         Raises:
             OSError: one cannot be read.
         """
         images = [_opened(picture) for picture in pictures]
-        inputs, _ = self._processor._process_images(images, **self._arguments)
-        return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        inputs, _ = self._processor._process_images(_by_chat(images, among_others), **self._arguments)
+        pixels = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        return {name: value[: len(images)] for name, value in pixels.items()} if among_others else pixels
 
-    def _placeholders(self, size: tuple[int, int]) -> Placeholders:
-        """What stands for an image of this width and height, as the processor says for a blank one."""
-        inputs, texts = self._processor._process_images([Image.new("RGB", size)], **self._arguments)
+    def _placeholders(self, size: tuple[int, int], among_others: bool = False) -> Placeholders:
+        """What stands for an image of this width and height, as the processor says for a blank one.
+
+        Args:
+            size: width and height.
+            among_others: see `EncodedImage`.
+        """
+        images = _by_chat([Image.new("RGB", size)], int(among_others))
+        inputs, texts = self._processor._process_images(images, **self._arguments)
         return Placeholders(texts[0], self._grid(inputs.get("image_grid_thw")))
 
     def _grid(self, patches: Tensor | None) -> tuple[int, int] | None:
@@ -97,6 +115,18 @@ def image_size(source: Image.Image | Path) -> tuple[int, int]:
         return source.size
     with Image.open(source, formats=FORMATS) as image:
         return image.size
+
+
+def _by_chat(images: list[Image.Image], among_others: int) -> list[Any]:
+    """Images as their processor takes those of some chats, the last of them as some of several.
+
+    A chat with one image does not have several. It is shown twice then, the second time for nothing.
+    """
+    if not among_others:
+        return images
+    border = len(images) - among_others
+    several = images[border:]
+    return [*([image] for image in images[:border]), several if among_others > 1 else several * 2]
 
 
 def _opened(picture: Image.Image | Path) -> Image.Image:

@@ -12,7 +12,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from mmrole.models.families import KVShape, Pixels
 from mmrole.models.vlm import facts, parts
 from mmrole.models.vlm.family import Vlm
-from mmrole.models.vlm.image_rows import joined, vision_features
+from mmrole.models.vlm.image_rows import features_of_each
 from mmrole.prompt_tree.attention import TreeAttention
 
 
@@ -54,8 +54,7 @@ class VlmTreeModel:
 
     def image_features(self, images: Sequence[Pixels]) -> list[Tensor]:
         """→ [rows, (1 + D) * hidden_size] each, D of them for the first layers (Qwen3-VL's deepstack)."""
-        rows = vision_features(self.module.model, joined(images), self.device)
-        return list(rows.reshape(len(images), -1, rows.shape[-1]))
+        return features_of_each(self.module.model, images, self.device)
 
     def hidden_states(
         self,

@@ -49,14 +49,15 @@ def three_levels(picture: Image.Image) -> list[ChatRequest]:
     ]
 
 
-def talks(kind: str, pictures: list[Image.Image]) -> list[ChatRequest]:
-    """Several turns and several images, which two requests have in common; and a prompt without an image."""
+def talks(pictures: list[Image.Image]) -> list[ChatRequest]:
+    """Several turns and several images, which two requests have in common, the talk before the second image was shown,
+    and a prompt without an image."""
     first, second = one_turn(SYSTEM, pictures[1], words(300, 3))
     turns = (first, second, Message("assistant", (words(90, 4),)))
-    more = () if kind == "llava_onevision" else (pictures[2],)  # its processor shrinks images that are several
     return [
-        ChatRequest("b", (*turns, Message("user", (*more, words(30, 5)))), GREEDY),
-        ChatRequest("b again", (*turns, Message("user", (*more, words(30, 6)))), SAMPLED),
+        ChatRequest("b", (*turns, Message("user", (pictures[2], words(30, 5)))), GREEDY),
+        ChatRequest("b again", (*turns, Message("user", (pictures[2], words(30, 6)))), SAMPLED),
+        ChatRequest("b before", (first, second), GREEDY),
         ChatRequest("nothing shown", one_turn(SYSTEM, words(50, 7)), GREEDY),
     ]
 
@@ -120,7 +121,7 @@ def agree(replies: dict[str, ChatReply], references: dict[str, Reference]) -> in
 @pytest.mark.parametrize("kind", WITH_TREES)
 def test_replies_are_those_of_generate(kind, tree_model, alone, pictures):
     model = tree_model(kind)
-    requests = [*three_levels(pictures[0]), *talks(kind, pictures)]
+    requests = [*three_levels(pictures[0]), *talks(pictures)]
     references = alone(kind, requests)
     compared = agree(answers(model, requests), references)
     assert compared > 30 * len(requests)
@@ -129,7 +130,7 @@ def test_replies_are_those_of_generate(kind, tree_model, alone, pictures):
 
 @pytest.mark.parametrize("kind", WITH_TREES)
 def test_pages_reply_as_lanes(kind, tree_model, alone, pictures):
-    requests = talks(kind, pictures)[:2]
+    requests = talks(pictures)[:2]
     model = tree_model(kind)
     lanes, pages = (answers(model, requests, paged=paged) for paged in (False, True))
     assert {name: reply.token_ids[:32] for name, reply in pages.items()} == {
@@ -166,5 +167,5 @@ def test_a_model_that_reads_no_trees_replies_to_one_request_after_another(kind, 
         family = cast("Vlm", read_family(find_checkpoint(tiny_vlm(kind), False), reads_trees=False))
         model = VlmTreeModel(family.load_module(family.directory, dtype=torch.float32), family)
     assert not model.family.reads_trees
-    requests = [*three_levels(pictures[0])[:3], *talks(kind, pictures)]
+    requests = [*three_levels(pictures[0])[:3], *talks(pictures)]
     assert agree(answers(model, requests), alone(kind, requests)) > 15 * len(requests)

@@ -136,8 +136,6 @@ def test_samples_to_learn_from_are_those_of_the_familys_processor(kind, encode, 
 @pytest.mark.parametrize("kind", ALL)
 def test_several_images_are_where_the_familys_processor_puts_them(kind, encode, processor):
     family, pictures = encode(kind), [picture(), picture(64, 64), picture(40, 120)]
-    if kind == "llava_onevision":  # its processor shows the images of one prompt at a low resolution
-        pictures = pictures[:1]
     question = [part for image in pictures for part in (image, "Look:\n")]
     chat = (*one_turn("You are Mira.", *question), Message("assistant", ("Oh.",)), Message("user", ("And?",)))
     if kind in ("llava", "llava_onevision"):  # texts come behind all images

@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from mmrole.data.messages import Message, one_turn
+from mmrole.engine.images import ImageTable, ImageView
 from mmrole.models.checkpoints import find_checkpoint
 from mmrole.models.loading import read_family
 from mmrole.prompt_tree import TokenSequence, build_tree
@@ -23,11 +24,12 @@ def test_positions_of_branches_are_the_models_own(kind, tiny_vlm):
     family = read_family(find_checkpoint(tiny_vlm(kind), False))
     tall, wide, small = (Image.new("RGB", size) for size in ((60, 130), (150, 60), (64, 64)))
     trunk = (*one_turn("You are Mira.", tall, "What is it?"), Message("assistant", ("A lamp.",)))
-    numbers, grids, sequences, tokens = {id(tall): 3, id(wide): 0, id(small): 7}, {}, [], []
+    table, grids, sequences, tokens = ImageTable(), {}, [], []
     for content in ((wide, "And?"), (small, wide, "And?"), ("And?", small, "now?", wide), ("And?",)):
         encoded = family.encode((*trunk, Message("user", content)))
-        grids |= {numbers[id(image.image)]: image.grid for image in encoded.images}
-        places = [ImagePlace(image.spans, numbers[id(image.image)]) for image in encoded.images]
+        numbers = [table.acquire(ImageView(image.image, image.among_others)) for image in encoded.images]
+        grids |= {number: image.grid for number, image in zip(numbers, encoded.images, strict=True)}
+        places = [ImagePlace(image.spans, number) for image, number in zip(encoded.images, numbers, strict=True)]
         sequences.append(TokenSequence(encoded.input_ids, image_keys(len(encoded.input_ids), places)))
         tokens.append((encoded.input_ids, [image.grid for image in encoded.images]))
     tree = build_tree(sequences)

@@ -67,7 +67,8 @@ def one_by_one(model: nn.Module, samples: list[EncodedSample], family: Vlm) -> f
         shows = torch.zeros_like(ids)
         for start, stop in (span for image in sample.images for span in image.spans):
             shows[0, start:stop] = 1
-        more = dict(family.preprocess([image.file for image in sample.images])) if sample.images else {}
+        several = sum(image.among_others for image in sample.images)
+        more = dict(family.preprocess([image.file for image in sample.images], several)) if sample.images else {}
         if family.images_both_ways:
             more["token_type_ids"] = shows
         if family.position_rows == 3:
