@@ -35,6 +35,7 @@ from mmrole.training.resuming import AskedSteps, CommandSettings, innermost, loa
 from mmrole.training.run_fingerprint import RunFingerprint
 from mmrole.training.states import reading
 from mmrole.training.steps import StepBatches, TrainingSteps, checked, make_loader, only
+from mmrole.training.tied_weights import tie_again
 
 
 class TreeTrainer(Trainer):
@@ -293,6 +294,12 @@ class TreeTrainer(Trainer):
         """As transformers' own, which trains a step even where the last one was made before a kill."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """As transformers' own, with tied weights once, which DeepSpeed hands over in copies."""
+        if state_dict is not None:
+            tie_again(state_dict, cast("nn.Module", self.model))
+        super()._save(output_dir, state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes a checkpoint, seals it when all processes are through, and only then removes older ones.

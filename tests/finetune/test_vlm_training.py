@@ -12,6 +12,7 @@ import torch
 from fixtures.scripts import load_script
 from fixtures.training_runs import Run
 from PIL import Image
+from safetensors.torch import load_file
 
 from mmrole.base.errors import UserError
 from mmrole.data.messages import one_turn
@@ -174,6 +175,27 @@ def test_what_would_train_nothing_is_refused_before_the_model_loads(make_vlm_run
     assert "\n8 samples have no system message, which prompts for answers and reviews have; " in capsys.readouterr().out
 
 
+def torch_adam(repository: Path, stage: int, folder: Path) -> Path:
+    """The configuration of a stage of ZeRO with torch's optimizer, which is not built first."""
+    config = json.loads((repository / f"finetune/ds_config_zero{stage}.json").read_text())
+    config["optimizer"]["params"]["torch_adam"] = True
+    (folder / "ds_config.json").write_text(json.dumps(config))
+    return folder / "ds_config.json"
+
+
+def shapes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (weight.shape, weight.dtype) for name, weight in load_file(folder / "model.safetensors").items()}
+
+
+def test_zero2_in_bfloat16_saves_tied_weights_once(make_vlm_run, tiny_vlm, repository, tmp_path):
+    zero2 = ("--deepspeed", torch_adam(repository, 2, tmp_path), "--bf16", True)
+    run = make_vlm_run("gemma3", tmp_path / "out", *zero2, "--max_steps", 2, "--save_steps", 1, DS_ACCELERATOR="cpu")
+    assert run.finish() == 0, run.said
+    expected = {name: (shape, torch.bfloat16) for name, (shape, _) in shapes(tiny_vlm("gemma3")).items()}
+    assert shapes(run.output_dir) == shapes(run.output_dir / "checkpoint-1") == expected
+    assert run.log()[0] != run.log()[1]
+
+
 @pytest.mark.long
 def test_a_model_that_reads_no_trees_learns_from_one_sample_after_another(make_vlm_run, tmp_path, capsys):
     runs = [
@@ -188,20 +210,9 @@ def test_a_model_that_reads_no_trees_learns_from_one_sample_after_another(make_v
 
 
 @pytest.mark.long
-def test_killed_and_gone_on_with_zero3(make_vlm_run, repository, tmp_path):
-    config = json.loads((repository / "finetune/ds_config_zero3.json").read_text())
-    config["optimizer"]["params"]["torch_adam"] = True
-    (tmp_path / "ds_config.json").write_text(json.dumps(config))
-    flags = (
-        "--deepspeed",
-        tmp_path / "ds_config.json",
-        "--max_steps",
-        5,
-        "--save_steps",
-        2,
-        "--gradient_checkpointing",
-        True,
-    )
+def test_killed_and_gone_on_with_zero3(make_vlm_run, tiny_vlm, repository, tmp_path):
+    zero3 = ("--deepspeed", torch_adam(repository, 3, tmp_path), "--gradient_checkpointing", True)
+    flags = (*zero3, "--max_steps", 5, "--save_steps", 2)
     deepspeed = {"processes": 2, "DS_ACCELERATOR": "cpu"}
     whole = make_vlm_run("qwen3_vl", tmp_path / "whole", *flags, **deepspeed)
     assert whole.finish() == 0, whole.said
@@ -209,3 +220,4 @@ def test_killed_and_gone_on_with_zero3(make_vlm_run, repository, tmp_path):
     killed.kill_after_step(3)
     assert killed.finish() == 0, killed.said
     assert killed.log() == whole.log()
+    assert shapes(killed.output_dir) == shapes(tiny_vlm("qwen3_vl"))  # whose weights are tied
