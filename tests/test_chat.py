@@ -33,6 +33,7 @@ def folder(tmp_path_factory):
     (profiles / "roles.json").write_text(json.dumps({"Lantern Bay": ["Mira", "Old Odo"]}), encoding="utf-8")
     (profiles / "profiles.json").write_text(json.dumps({"Mira": "A pilot.", "Old Odo": "A guard."}), encoding="utf-8")
     Image.new("RGB", (60, 40), "teal").save(folder / "sea.png")
+    Image.new("RGB", (900, 2), "teal").save(folder / "line.png")
     return folder
 
 
@@ -50,12 +51,14 @@ def chat(folder, repository):
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "llava"])
 def test_a_talk_with_a_model_of_transformers(chat, tiny_vlm, kind):
-    said = "Hello.\nAnd what else?\n/role old_odo\nAnd you?\n"
+    said = "Hello.\nAnd what else?\n/role old_odo\nAnd you?\n/image line.png\nAnd that?\n/image sea.png\nAnd now?\n"
     limit = ("--max_pixels", "4096") if kind == "qwen3_vl" else ()
     done = chat("--model_path", tiny_vlm(kind), "--role", "mira", "--image", "sea.png", *limit, said=said)
     assert done.returncode == 0, done.stderr
     speakers = [line.partition(":")[0] for line in done.stdout.splitlines() if line.startswith(("Mira:", "Old Odo:"))]
-    assert speakers == ["Mira", "Mira", "Old Odo"]
+    assert speakers == ["Mira", "Mira", "Old Odo", "Old Odo"]
+    assert "an image: 900 x 2 pixels, which the model does not take" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_talk(chat):

@@ -193,6 +193,9 @@ def test_other_families(tiny_vlm, tmp_path, kind):
     try:
         two = [image_part(png((70, 50), colour)) for colour in ("red", "blue")]
         assert served.say({"role": "user", "content": two}, max_tokens=2).status == 200
+        line = served.say({"role": "user", "content": [image_part(png((900, 2)))]}, max_tokens=2)
+        assert line.status == 400
+        assert "an image: 900 x 2 pixels, which the model does not take" in line.json["error"]["message"]
         body = {"model": kind, "messages": chat, "max_tokens": 60}
         expected = served.request("POST", COMPLETIONS, body).text
         assert expected

@@ -55,5 +55,7 @@ class PixtralProcessor:
         return inputs, [self._placeholders(*size) for size in inputs["image_sizes"].tolist()]
 
     def _placeholders(self, height: int, width: int) -> str:
+        if height == width == self._side:
+            raise ValueError("it would be one token, with which transformers' model fails")
         row = self.image_token * (width // self._side)
         return self._row_end.join([row] * (height // self._side)) + self._end

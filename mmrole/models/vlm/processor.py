@@ -25,6 +25,9 @@ from mmrole.base.pillow import FORMATS, decode
 from mmrole.models.families import Pixels
 from mmrole.models.vlm.pixtral import PixtralProcessor
 
+MOST_ASPECT = 200
+"""Qwen's limit. Others would scale a thin line up until its short side is as long as theirs, in gigabytes."""
+
 BACKEND = "pil"
 """Which of transformers' backends makes the pixels: Pillow, which needs no torchvision."""
 
@@ -93,7 +96,13 @@ class VlmProcessor:
         Args:
             size: width and height.
             among_others: see `EncodedImage`.
+
+        Raises:
+            ValueError: the image is too narrow.
+            Exception: of any kind: the processor does not take such a size.
         """
+        if max(size) > MOST_ASPECT * min(size):
+            raise ValueError(f"one side is more than {MOST_ASPECT} times the other")
         images = _by_chat([Image.new("RGB", size)], int(among_others))
         inputs, texts = self._processor._process_images(images, **self._arguments)
         return Placeholders(texts[0], self._grid(inputs.get("image_grid_thw")))
