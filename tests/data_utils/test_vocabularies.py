@@ -26,7 +26,7 @@ def test_the_reply_of_a_sample(kind: str, reply: str, tiny_vlm: TinyVlm, tmp_pat
     start, length = reply_length(family, ids, targets)
     assert family.decode(ids[start : start + length].tolist()) == reply
     assert targets[start : start + length].all()
-    assert not reply or ids[start + length] in family.stop_ids
+    assert ids[start + length] in family.stop_ids
     assert not targets[:start].any()
 
 

@@ -94,10 +94,30 @@ class ChatTemplate:
             first, number = number, number + sum(part is not None for part in turn.parts)
             if turn.role == "assistant" and place:
                 marks = [match for match in _MARK.finditer(rendered) if first <= int(match.group(1)) < number]
-                prompt = self._render(turns[:place], True)
-                begin = len(prompt) if rendered.startswith(prompt) else marks[0].start() if marks else len(rendered)
-                borders += [(begin, False), (max([begin, *(match.end() for match in marks)]), True)]
+                begin = self._begin_of_answer(rendered, turns[: place + 1], first, marks)
+                if begin is not None:
+                    borders += [(begin, False), (max([begin, *(match.end() for match in marks)]), True)]
         return tuple(_cut(rendered, [*borders, (len(rendered), False)]))
+
+    def _begin_of_answer(
+        self, rendered: str, turns: tuple[TurnShape, ...], number: int, marks: list[re.Match[str]]
+    ) -> int | None:
+        """Where the answer begins that the last of these turns is; None if it is empty, and left out by the template.
+
+        Args:
+            rendered: the whole chat.
+            turns: of it, up to the answer.
+            number: of the answer's text.
+            marks: of it; none if it is empty.
+        """
+        prompt = self._render(turns[:-1], True)
+        if rendered.startswith(prompt):
+            return len(prompt)
+        if marks:
+            return marks[0].start()
+        said = (*turns[:-1], TurnShape(turns[-1].role, (TextShape("", "", False),)))  # as if it said something
+        before = self._render(said, False).partition(f"{_OPEN}{number}{_CLOSE}")[0]
+        return len(before) if rendered.startswith(before) else None
 
     def _render(self, turns: tuple[TurnShape, ...], for_answer: bool) -> str:
         messages, texts = _messages(turns)
@@ -160,6 +180,6 @@ def _cut(rendered: str, borders: list[tuple[int, bool]]) -> Iterator[FramePart]:
         for place, piece in enumerate(_MARK.split(rendered[start:stop])):
             if place % 2:
                 yield FramePart("", int(piece), learned)
-            elif piece:
+            elif piece or (learned and start == stop):  # an empty answer, after which its end is learned
                 yield FramePart(piece, -1, learned)
         start = max(start, stop)

@@ -68,6 +68,7 @@ class ChatEncoder:
                 tokens.text(chat.texts[part.number], part.learned)
                 open_answer = part.learned
                 continue
+            open_answer = open_answer or part.learned
             for piece in self.plain_text.split(part.text):
                 special = self.plain_text.special.get(piece)
                 if special is None:
@@ -122,10 +123,12 @@ class ChatEncoder:
         width, height = image.size if isinstance(image, Image.Image) else self._size(image)
         try:
             return self.processor.placeholders((width, height), among_others)
-        except ValueError as error:
+        except Exception as error:  # of nearly any kind: at shapes that processors were not made for
             name = "an image" if isinstance(image, Image.Image) else image if isinstance(image, Path) else image.path
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{name}: {width} x {height} pixels, which the model does not take: {reason}") from None
+            raise UserError(
+                f"{name}: {width} x {height} pixels, which the model does not take ({reason}); crop or scale it"
+            ) from None
 
     def most_positions(self, messages: Sequence[Message]) -> int:
         """Positions that a prompt cannot exceed: its bytes and those of the frame, and what stands for its images."""

@@ -13,7 +13,7 @@ from fixtures.hostile_answers import HOSTILE
 from fixtures.vlms.chosen import ALL
 from fixtures.vlms.kinds import KINDS
 from fixtures.vlms.reference import family_inputs, family_processor
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from transformers import ProcessorMixin
@@ -26,6 +26,7 @@ from mmrole.models.context import Context
 from mmrole.models.families import Encoded, Family
 from mmrole.models.loading import read_family
 from mmrole.models.vlm.family import Vlm
+from mmrole.models.vlm.image_rows import vision_features
 
 WORDS = [
     "Mira",
@@ -116,7 +117,9 @@ def test_samples_to_learn_from_are_those_of_the_familys_processor(kind, encode, 
     """Where nothing in the family's format ends a reply, a token that does is put behind the last one."""
     family = encode(kind)
 
-    @given(texts, texts.filter(str.strip))
+    @given(texts, texts)
+    @example("What?", "")
+    @example("", "\n ")
     @settings(max_examples=15)
     def check(question: str, reply: str) -> None:
         chat = (*one_turn("You are Mira.", picture(), question), Message("assistant", (reply,)))
@@ -204,16 +207,21 @@ def test_a_quotation_is_cut_to_the_context(kind, encode):
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_images_of_odd_shapes_have_their_rows_or_are_refused(kind, encode, tmp_path):
+def test_images_of_odd_shapes_have_their_rows_or_are_refused(kind, encode, tiny_vlm, tmp_path):
+    """What has rows, the model takes."""
     family = encode(kind)
-    for size in ((31, 33), (500, 40), (40, 500), (700, 3)):
+    inner = family.load_module(tiny_vlm(kind)).eval().model
+    for size in ((31, 33), (500, 40), (40, 500), (1, 150), (1, 1), (700, 3)):
         image = tmp_path / f"{size[0]}x{size[1]}.png"
         Image.new("RGB", size).save(image)
-        if size == (700, 3) and kind.startswith(("qwen", "glm", "mistral")):
-            with pytest.raises(UserError, match=r"700x3\.png: 700 x 3 pixels, which the model does not take"):
+        if size == (700, 3) or (kind == "mistral3" and size[0] == 1):
+            with pytest.raises(UserError, match=rf"{image}: {size[0]} x {size[1]} pixels, which the model does not"):
                 family.encode(one_turn("", image, "What?"))
         else:
-            has_the_rows_of_its_images(family.encode(one_turn("", image, "What?")), family)
+            encoded = family.encode(one_turn("", image, "What?"))
+            has_the_rows_of_its_images(encoded, family)
+            rows = sum(stop - start for start, stop in encoded.images[0].spans)
+            assert len(vision_features(inner, family.preprocess([image]), None)) == rows
 
 
 def older(state: dict) -> None:
