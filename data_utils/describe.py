@@ -140,9 +140,7 @@ def _encoder(arguments: argparse.Namespace, dataset: Dataset) -> "tuple[SampleTo
             raise UserError(f"--{of_images[0]}: an image of Qwen-VL has 256 positions, whatever its size; leave it out")
         return SampleTokens(family, Path), _NOTE.format("an image counts as 256")
     if arguments.no_images:
-        return SampleTokens(family, lambda image: None, system=None), _NOTE.format(
-            "those of images are not counted (--no_images)"
-        )
+        return SampleTokens(family, lambda image: None), _NOTE.format("those of images are not counted (--no_images)")
     folder = Path(arguments.image_dir or Path(arguments.data_root) / IMAGE_FOLDER)
     images = sorted({dialogue.image for dialogue, _ in dataset.dialogues if not dialogue.failed})
     files = {image: image_file(folder, image) for image in images}
@@ -152,7 +150,7 @@ def _encoder(arguments: argparse.Namespace, dataset: Dataset) -> "tuple[SampleTo
             f"{folder}: {len(missing):,} of {len(images):,} images cannot be read, and their tokens follow from their "
             f"size: {listed(missing, 3)}; give --image_dir, or --no_images to count none"
         )
-    return SampleTokens(family, files.get, system=None), _NOTE.format("those of an image follow from its size")
+    return SampleTokens(family, files.get), _NOTE.format("those of an image follow from its size")
 
 
 def _override(text: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from mmrole.models.loading import read_family
 from mmrole.models.qwen_vl import QwenVL
 from mmrole.models.vlm.processor import image_size
 from mmrole.qwen_vl import CheckpointError, QWenConfig, QWenTokenizer
+from mmrole.training.encoding import PUBLISHED_SYSTEM
 
 
 def load_family(place: str | os.PathLike, max_pixels: int | None = None) -> Family:
@@ -43,6 +44,11 @@ def images_matter(family: Family) -> bool:
     return not isinstance(family, QwenVL)
 
 
+def training_system(family: Family) -> str | None:
+    """The system message that the recipe of a family gives all training samples; None where each has its own."""
+    return PUBLISHED_SYSTEM if isinstance(family, QwenVL) else None
+
+
 def image_file(image_dir: str | os.PathLike, image: str) -> Path | None:
     """The file of an image that a record names; None if its size cannot be read, of which the check of images tells.
 
@@ -67,7 +73,7 @@ def reply_length(family: Family, input_ids: np.ndarray, targets: np.ndarray) -> 
         targets: bool [length], its loss positions.
     """
     learned = np.flatnonzero(targets)
-    if not learned.size:  # an empty reply, with some templates
+    if not learned.size:  # an empty reply, which the template leaves out
         return len(input_ids), 0
     stop = int(learned[-1]) + 1
     start = int(np.flatnonzero(~targets[:stop])[-1]) + 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from data_utils.checks.surroundings import Lengths
-from data_utils.vocabularies import image_file, images_matter, load_family
+from data_utils.vocabularies import image_file, images_matter, load_family, training_system
 from mmrole.data.messages import LabelledImage, Message, Role
 from mmrole.data.pictures import Picture, below_folder
 
@@ -47,4 +47,4 @@ def load_lengths(
             messages.append(Message(cast("Role", speaker), tuple(parts)))
         return len(family.encode(messages, for_training=True).input_ids)
 
-    return Lengths(tokens, most, by_size)
+    return Lengths(tokens, most, by_size, training_system(family))

@@ -17,9 +17,6 @@ from mmrole.data.records import Answer, Sample, TrainingRecord
 QUESTION, REFERENCE, ANSWER = (("conversations", *path) for path in ((0, "value"), (1, "value"), (1, "answer")))
 """Where the texts of a test sample are."""
 
-TRAINING_SYSTEM = "You are a helpful assistant."
-"""The system message that training uses, whatever the sample says."""
-
 NamedSample = TypeVar("NamedSample", Sample, TrainingRecord)
 
 _COMPARED: dict[str, Path] = {
@@ -84,9 +81,9 @@ def check_conversation(
             for problem in check_text(place, path, turn.value[start:end]):
                 yield problem._replace(fix=problem.fix and Fix(path, before + problem.fix.value + after))
     yield from check_pictures(record, conversation, place, source)
-    yield from check_length(
-        [("system", (TRAINING_SYSTEM,)), *((turn.speaker, turn.content) for turn in conversation.turns)], place, source
-    )
+    system = record.system if source.lengths is None else source.lengths.training_system or record.system
+    opening = [] if system is None else [("system", (system,))]
+    yield from check_length([*opening, *((turn.speaker, turn.content) for turn in conversation.turns)], place, source)
 
 
 def with_right_names(record: NamedSample, around: Surroundings) -> NamedSample:

@@ -28,6 +28,8 @@ class Lengths(NamedTuple):
     most: int
     by_size: bool = False
     """Whether the tokens of an image follow from its size."""
+    training_system: str | None = None
+    """The system message of all training samples; None where each has its own."""
 
 
 @dataclass(frozen=True)

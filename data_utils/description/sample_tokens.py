@@ -4,8 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.checks.samples import TRAINING_SYSTEM
-from data_utils.vocabularies import reply_length
+from data_utils.vocabularies import reply_length, training_system
 from mmrole.base.json_values import JsonObject
 from mmrole.data.messages import Message
 from mmrole.models.families import Family
@@ -30,13 +29,10 @@ class SampleTokens:
     Args:
         family: of the tokenizer.
         find_image: the file of an image that a sample names; None where its tokens are not counted.
-        system: the message of all samples, as in the published recipe; None for each sample's own.
     """
 
-    def __init__(
-        self, family: Family, find_image: Callable[[str], Path | None], system: str | None = TRAINING_SYSTEM
-    ) -> None:
-        self._family, self._find_image, self._system = family, find_image, system
+    def __init__(self, family: Family, find_image: Callable[[str], Path | None]) -> None:
+        self._family, self._find_image, self._system = family, find_image, training_system(family)
 
     def encode(self, sample: JsonObject) -> tuple[TokenSequence, TokenCounts]:
         """A test sample's sequence and its lengths.

@@ -7,14 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from data_utils import check
 from data_utils.checks.lengths import load_lengths
 from data_utils.description.sample_tokens import SampleTokens
 from data_utils.vocabularies import load_family
-from mmrole.base.files import read_json
+from mmrole.base.files import read_json, write_json
 from mmrole.data.pictures import Picture
 from mmrole.qwen_vl import QWenTokenizer
 from mmrole.qwen_vl.chat_format import DEFAULT_SYSTEM
 from mmrole.qwen_vl.message_encoding import InlineImage, encode_messages
+from mmrole.training.encoding import PUBLISHED_SYSTEM, SampleEncoder
+from mmrole.training.samples import read_samples
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +69,20 @@ def test_tokens_of_an_image_follow_from_its_size(tiny_vlm, tmp_path):
     assert counted("small.png") - none in range(4 + frame - 1, 4 + frame + 1)
     assert counted("images/large.png") - counted("small.png") == 10 - 4 == 6
     assert counted("large.png", max_pixels=2048) < counted("large.png")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_training_samples_are_counted_with_the_system_message_of_their_recipe(
+    own, tiny_vlm, mini_vocabulary, tmp_path, capsys
+):
+    """The published sentence with Qwen-VL; with other models each sample's own, if it has one."""
+    talk = [{"from": "user", "value": "What do you see?"}, {"from": "assistant", "value": "Ships, my dear."}]
+    said = {"system": "You keep a lighthouse. " * 9} if own else {}
+    write_json(tmp_path / "train.json", [{"id": "1", **said, "conversations": talk}])
+    (tmp_path / "images").mkdir()
+    samples = read_samples(tmp_path / "train.json", tmp_path / "images")
+    for place, system in ((mini_vocabulary, PUBLISHED_SYSTEM), (tiny_vlm("qwen3_vl"), None)):
+        (encoded,) = SampleEncoder(load_family(place), 10_000, system).encode_all(samples)
+        flags = ("--tokenizer", place, "--max_length", 1, "--image_dir", tmp_path / "images")
+        assert check.main([str(argument) for argument in (tmp_path / "train.json", *flags)]) == 0
+        assert f": {len(encoded)} tokens; at most 1 are wanted" in capsys.readouterr().out
