@@ -1,6 +1,8 @@
 """Shared fixtures and options: `--long` runs the slow tests; published reference material is found at ../shared."""
 
+import os
 import signal
+import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -38,6 +40,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the tests marked long (minutes each)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps what is kept for the user out of the tests: they have a cache folder of their own.
+
+    All but this project's part of it are links to the user's: what pip and DeepSpeed keep takes minutes to come by.
+    """
+    if hasattr(config, "workerinput"):  # of xdist, whose processes have the environment of the first
+        return
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    (users / "torch_extensions").mkdir(parents=True, exist_ok=True)
+    own = tempfile.TemporaryDirectory(prefix="mmrole-tests-")
+    config.add_cleanup(own.cleanup)
+    for entry in users.iterdir():
+        if entry.name != "mmrole":
+            (Path(own.name) / entry.name).symlink_to(entry)
+    os.environ["XDG_CACHE_HOME"] = own.name
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

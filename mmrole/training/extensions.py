@@ -94,4 +94,6 @@ def _optimizer_extension(config: dict[str, Any]) -> str | None:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache/torch_extensions"))
+    from torch.utils.cpp_extension import get_default_build_root  # loads setuptools
+
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
