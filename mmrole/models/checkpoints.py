@@ -10,6 +10,7 @@ from pathlib import Path
 from mmrole.base.errors import UserError
 from mmrole.base.file_hashes import hash_files
 from mmrole.base.files import read_json
+from mmrole.data.images import OTHER_PIXELS, PIXELS
 from mmrole.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config, weights_file
 
 PUBLISHED = {"MMRole-Agent": "agent", "MMRole-Eval_RM": "rm", "Qwen-VL-Chat": "base"}
@@ -46,6 +47,11 @@ class Checkpoint:
     def is_qwen_vl(self) -> bool:
         """Whether it is a Qwen-VL, in the original layout; otherwise it is a model of transformers."""
         return is_qwen_vl(self.base)
+
+    @property
+    def pixels(self) -> str:
+        """What makes the pixels of its images, for fingerprints."""
+        return PIXELS if self.is_qwen_vl else OTHER_PIXELS
 
     @property
     def processor_directory(self) -> Path:

@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from mmrole.base.errors import UserError
-from mmrole.data.images import OTHER_PIXELS, PIXELS
 from mmrole.data.requests import GenerationSettings
 from mmrole.models.adapters import lora_config
 from mmrole.models.checkpoints import Checkpoint, find_checkpoint
@@ -65,7 +64,7 @@ class Model:
         settings = asdict(self.settings)
         if not self.settings.do_sample:
             settings = {key: settings[key] for key in ("do_sample", "max_new_tokens", "repetition_penalty")}
-        pixels: dict[str, Any] = {"pixels": PIXELS if self.checkpoint.is_qwen_vl else OTHER_PIXELS}
+        pixels: dict[str, Any] = {"pixels": self.checkpoint.pixels}
         if self.max_pixels is not None:
             pixels["max_pixels"] = self.max_pixels
         return {**self.checkpoint.identity(), "dtype": _name(self.dtype), **pixels, **settings}

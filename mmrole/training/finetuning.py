@@ -100,9 +100,7 @@ def begin(arguments: Arguments) -> Start | None:
     lock = rank0_first(training, lambda: lock_output_dir(training))
     run = from_rank0(
         training,
-        lambda: fingerprint_run(
-            arguments, model.identity()["model"], prepared.family, prepared.steps, prepared.eval_steps
-        ),
+        lambda: fingerprint_run(arguments, model, prepared.family, prepared.steps, prepared.eval_steps),
     )
     total = _total_steps(training, prepared.steps)
     check_settings(arguments, prepared.family, total)

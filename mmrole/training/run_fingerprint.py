@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrole.base.files import sha256
+from mmrole.models.checkpoints import Checkpoint
 from mmrole.models.families import Family
 from mmrole.training.arguments import Arguments, TrainingArguments, zero_stage
 from mmrole.training.encoding import EncodedSample
@@ -22,13 +23,13 @@ _WITH_MEMORY = ("reduce_lr_on_plateau", "greedy")
 
 
 def fingerprint_run(
-    arguments: Arguments, model: str, family: Family, steps: TrainingSteps, eval_steps: TrainingSteps | None
+    arguments: Arguments, model: Checkpoint, family: Family, steps: TrainingSteps, eval_steps: TrainingSteps | None
 ) -> RunFingerprint:
     """What must not change. Rates, their schedule, numbers of epochs and of steps between logs are no part of it.
 
     Args:
         arguments: the command line.
-        model: hash of the model to start from.
+        model: the checkpoint to start from.
         family: of the model.
         steps: of the training data.
         eval_steps: of the evaluation data.
@@ -38,7 +39,7 @@ def fingerprint_run(
     """
     data, training, lora = arguments.data, arguments.training, arguments.lora
     run = {
-        "--model_name_or_path": model,
+        "--model_name_or_path": model.identity()["model"],
         "--data_path": _file(data.data_path),
         "pictures of --data_path": _pictures(steps.samples),
         "--system_message": data.system_message,
@@ -51,7 +52,7 @@ def fingerprint_run(
         "--use_lora": training.use_lora,
         "--bf16": training.bf16,
         "--fp16": training.fp16,
-        "pixels": family.pixels,
+        "pixels": model.pixels,
         "--max_pixels": arguments.model.max_pixels,
         "--dataloader_drop_last": training.dataloader_drop_last,
         "--deepspeed": bool(training.deepspeed),
