@@ -7,6 +7,9 @@ projector are LLaVA's, small and random. The directory written is in transformer
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -89,7 +93,8 @@ def make_real_checkpoint(seed: int) -> tuple[LlavaForConditionalGeneration, Llav
         UserError: the weights are not there.
     """
     weights = find_weights()
-    language = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
+    with _no_bar_in_logs():
+        language = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
     tokenizer = _name_image_token(AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name))
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(_config(language.config, tokenizer))
@@ -119,6 +124,18 @@ def load_language_model(folder: Path) -> tuple[LlavaForConditionalGeneration, Pr
     """A checkpoint of `write_real_checkpoint`, to be asked without pictures; and its tokenizer."""
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+@contextmanager
+def _no_bar_in_logs() -> Iterator[None]:
+    """transformers shows its bar for such files whatever its own switch says; with tqdm's rule it is for terminals."""
+    module: Any = modeling_gguf_pytorch_utils
+    usual = module.tqdm
+    module.tqdm = partial(usual, disable=None)
+    try:
+        yield
+    finally:
+        module.tqdm = usual
 
 
 def _name_image_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
