@@ -84,8 +84,6 @@ class Family(Protocol):
     hidden_size: int
     stop_ids: frozenset[int]
     """Tokens that end a reply."""
-    pixels: str
-    """What makes the pixels of its images, for fingerprints."""
     reads_trees: bool
     """Whether prompt trees are exact with its model; otherwise each sequence is read alone."""
     position_rows: int
@@ -96,6 +94,8 @@ class Family(Protocol):
     """Of its attention: queries of a position in a layer."""
     head_size: int
     """Of its attention."""
+    active_experts: int
+    """Of a block's experts, how many read a token; 0 where there are none."""
     drops_attention: bool
     """Whether its attention drops weights in training."""
     images_both_ways: bool

@@ -15,7 +15,6 @@ from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from mmrole.base.files import read_json
-from mmrole.data.images import PIXELS
 from mmrole.data.messages import Message
 from mmrole.models.encoding import encode_chat, text_encoder
 from mmrole.models.families import Encoded, EncodedImage, KVShape, Pixels
@@ -35,9 +34,9 @@ class QwenVL:
 
     reads_trees = True
     position_rows = 1
+    active_experts = 0
     images_both_ways = False
     not_quantized: Sequence[str] = ("lm_head", "transformer.visual")
-    pixels = PIXELS
     not_adapted: str | None = None
     lora_targets: Sequence[str] = ("c_attn", "attn.c_proj", "w1", "w2")  # as published
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,17 +20,19 @@ SIZE = 8192  # of the matrices: as large as those of a model of billions of para
 class Operations(NamedTuple):
     """Of a forward and a backward pass, a multiply-add counted as two; without vision tower and recomputation.
 
-    Nor do experts count, which are no matrices of their own, and windows count as if each node saw all before it.
+    Nor do routers of experts count, or keys behind a query (the rows of Gemma 3's images).
 
     Attributes:
-        node: in the matrices of all blocks.
-        score: one query and one key, in all blocks.
+        node: in the matrices of all blocks, of experts those that read a token.
+        score: one query and one key, in a block.
         target: in the LM head.
+        windows: of the blocks, see `Family.windows`.
     """
 
     node: float
     score: float
     target: float
+    windows: Sequence[int]
 
     @classmethod
     def of(cls, model: nn.Module, family: Family) -> Operations:
@@ -38,14 +43,18 @@ class Operations(NamedTuple):
         """
         blocks = family.blocks(model)
         inner = [module for block in blocks for module in block.modules() if isinstance(module, nn.Linear)]
-        whole = sum(_multiplications(module) for module in inner)
+        experts = [weight for block in blocks for weight in block.parameters() if len(_shape(weight)) == 3]
+        of_experts = family.active_experts * sum(math.prod(_shape(weight)[1:]) for weight in experts)
+        whole = sum(_multiplications(module) for module in inner) + of_experts
         frozen = sum(_multiplications(module) for module in inner if not module.weight.requires_grad)
+        frozen += 0 if any(weight.requires_grad for weight in experts) else of_experts
         passes = 2 if frozen > whole / 2 else 3
         head = next((module for name, module in model.named_modules() if name.endswith("lm_head")), None)
         return cls(
             passes * 2 * whole,
-            passes * 4 * family.heads * family.head_size * len(blocks),
+            passes * 4 * family.heads * family.head_size,
             passes * 2 * _multiplications(head) if isinstance(head, nn.Linear) else 0.0,
+            family.windows,
         )
 
 
@@ -65,7 +74,11 @@ class TrainingRates:
     def add(self, batch: TreeBatch) -> None:
         """Counts a micro-batch, which is still in the memory of the CPU."""
         nodes = len(batch.last)
-        scores = int((batch.last + 1).sum()) - nodes * (nodes - 1) // 2  # each node is seen by its subtree
+        seen = int((batch.last + 1).sum()) - nodes * (nodes - 1) // 2  # each node is seen by its subtree
+        scores, depths = 0, batch.depths
+        for window, blocks in Counter(self.operations.windows).items():
+            near = seen if depths is None or not window else int((depths + 1).clamp(max=window).sum())
+            scores += blocks * near
         self._nodes += nodes
         self._flops += nodes * self.operations.node + scores * self.operations.score
         self._flops += len(batch.targets) * self.operations.target
@@ -94,6 +107,11 @@ def measure_matrix_rate(device: torch.device, dtype: torch.dtype) -> float | Non
         end.synchronize()
         times.append(begin.elapsed_time(end) / 1e3)
     return 2 * SIZE**3 / min(times[1:])
+
+
+def _shape(weight: nn.Parameter) -> tuple[int, ...]:
+    """Also where ZeRO-3 has divided it."""
+    return tuple(getattr(weight, "ds_shape", weight.shape))
 
 
 def _multiplications(matrix: nn.Linear) -> int:

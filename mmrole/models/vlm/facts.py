@@ -53,6 +53,11 @@ def kv_heads(config: Any) -> int:
     return getattr(text, "num_key_value_heads", None) or text.num_attention_heads
 
 
+def active_experts(config: Any) -> int:
+    """How many of a block's experts read a token; 0 where there are none."""
+    return getattr(text_config(config), "num_experts_per_tok", None) or 0
+
+
 def images_both_ways(config: Any) -> bool:
     """Whether the rows of an image see each other both ways, as Gemma 3's do."""
     return config.model_type in ("gemma3",)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from mmrole.data.images import OTHER_PIXELS
 from mmrole.data.messages import Message
 from mmrole.models.families import Encoded, Pixels
 from mmrole.models.vlm import facts, parts
@@ -47,7 +46,6 @@ class Vlm:
         UserError: a part is missing or damaged.
     """
 
-    pixels = OTHER_PIXELS
     not_adapted: str | None = parts.NOT_LANGUAGE
 
     def __init__(
@@ -67,6 +65,7 @@ class Vlm:
         self.max_positions, self.hidden_size = text.max_position_embeddings, text.hidden_size
         self.layers, self.heads = text.num_hidden_layers, text.num_attention_heads
         self.head_size = facts.head_size(config)
+        self.active_experts = facts.active_experts(config)
         self.windows = facts.windows(config)
         self.images_both_ways = facts.images_both_ways(config)
         self.position_rows = facts.position_rows(config)
