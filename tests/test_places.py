@@ -129,7 +129,6 @@ ELSEWHERE = {
     "mmrole/models/vlm": {
         "attention": "mmrole/engine/test_vlm_replies.py",
         "chat_probe": "./test_proof.py",
-        "chat_template": "./test_encoding.py",
         "family": "mmrole/engine/test_vlm_replies.py",
         "merging": "finetune/test_vlm_training.py",
         "kept_proof": "./test_proof.py",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,10 @@ from mmrole.base.errors import UserError
 # Characters of a private area of Unicode: templates do nothing with them, and they are no white space.
 _OPEN, _CLOSE = "\U000f8d00", "\U000f8d01"
 _MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+
+DAY = datetime(2025, 1, 1)
+"""What a template is told that asks for today's date: a prompt must be the same tomorrow."""
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 
 class TextShape(NamedTuple):
@@ -75,7 +80,9 @@ class ChatTemplate:
                 f"{directory} has no chat template (chat_template.jinja); give the instruction-tuned model's directory"
             )
         self._tokenizer, self._directory = tokenizer, directory
+        self._template = _TODAY.sub(lambda match: repr(DAY.strftime(match.group(2))), tokenizer.get_chat_template())
         self.frame = lru_cache(1 << 10)(self._frame)
+        self.wants_strings = lru_cache(1 << 10)(self._wants_strings)
 
     def _frame(self, turns: tuple[TurnShape, ...], for_answer: bool) -> tuple[FramePart, ...]:
         """The frame of a chat; with `for_answer` up to where the answer to its last turn begins.
@@ -123,10 +130,10 @@ class ChatTemplate:
         messages, texts = _messages(turns)
         try:
             rendered = self.apply(messages, for_answer)
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:
             roles = " ".join(turn.role for turn in turns)
             raise UserError(f"{self._directory}: its chat template refuses the roles {roles}: {error}") from None
-        if [int(number) for number in _MARK.findall(rendered)] != texts:
+        if _marks(rendered) != texts:
             raise UserError(f"{self._directory}: its chat template leaves out or repeats a message's text")
         return rendered
 
@@ -136,12 +143,35 @@ class ChatTemplate:
         Raises:
             TemplateError, TypeError: the template refuses them.
         """
-        kwargs = {"tokenize": False, "add_generation_prompt": for_answer}
+        kinds = tuple((message["role"], tuple(part["type"] for part in message["content"])) for message in messages)
+        if self.wants_strings(kinds, for_answer):
+            messages = [_as_string(message) for message in messages]
+        return self._apply(messages, for_answer)
+
+    def _wants_strings(self, kinds: tuple[tuple[str, tuple[str, ...]], ...], for_answer: bool) -> bool:
+        """Whether messages without images must be strings: some templates refuse lists, or print them as Python does.
+
+        Args:
+            kinds: of each message, its role, and of each of its parts whether it is a text or an image.
+            for_answer: as in `apply`.
+        """
+        written = TextShape("", "", False)
+        turns = [TurnShape(role, tuple(written if part == "text" else None for part in parts)) for role, parts in kinds]
+        messages, texts = _messages(turns)
         try:
-            return self._tokenizer.apply_chat_template(messages, **kwargs)
+            return _marks(self._apply(messages, for_answer)) != texts
         except (TemplateError, TypeError):
-            # Some templates take a message without images as a string only.
-            return self._tokenizer.apply_chat_template([_as_string(message) for message in messages], **kwargs)
+            return True
+
+    def _apply(self, messages: list[dict[str, Any]], for_answer: bool) -> str:
+        return self._tokenizer.apply_chat_template(
+            messages, chat_template=self._template, tokenize=False, add_generation_prompt=for_answer
+        )
+
+
+def _marks(rendered: str) -> list[int]:
+    """The numbers of the texts whose marks are there, in order."""
+    return [int(number) for number in _MARK.findall(rendered)]
 
 
 def _messages(turns: Sequence[TurnShape]) -> tuple[list[dict[str, Any]], list[int]]:

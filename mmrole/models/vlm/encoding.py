@@ -47,8 +47,9 @@ class ChatEncoder:
     def __init__(self, processor: VlmProcessor, image_token_id: int, stop_ids: frozenset[int]) -> None:
         tokenizer = processor.tokenizer
         self.processor, self.image_token_id, self.stop_ids = processor, image_token_id, stop_ids
-        image_token = tokenizer.convert_ids_to_tokens(image_token_id)
-        self.plain_text = PlainText(tokenizer, {processor.image_token, image_token})
+        # Some tokenizers do not call all of these special.
+        names = tokenizer.convert_ids_to_tokens([image_token_id, *sorted(stop_ids)])
+        self.plain_text = PlainText(tokenizer, {processor.image_token, *names})
         self.begin_ids = begin_ids(tokenizer)
         self.template = ChatTemplate(tokenizer, processor.directory)
         self._size = lru_cache(1 << 16)(_size)

@@ -59,7 +59,7 @@ class Vlm:
         self._made_of = directory, config, generation, max_pixels, reads_trees
         self.directory, self.config = directory, config
         text = facts.text_config(config)
-        self.processor = VlmProcessor(directory, config.model_type, max_pixels)
+        self.processor = VlmProcessor(directory, config, max_pixels)
         self.stop_ids = facts.stop_ids(config, generation, self.processor.tokenizer)
         self.encoder = ChatEncoder(self.processor, config.image_token_id, self.stop_ids)
         self.max_positions, self.hidden_size = text.max_position_embeddings, text.hidden_size

@@ -53,16 +53,16 @@ class VlmProcessor:
 
     Args:
         directory: of the checkpoint.
-        model_type: of its config.json.
+        config: its configuration.
         max_pixels: most pixels of an image, to which larger ones are shrunk; None for the checkpoint's own limit.
 
     Raises:
         UserError: a part is missing or damaged, or `max_pixels` has no effect on this processor.
     """
 
-    def __init__(self, directory: Path, model_type: str, max_pixels: int | None = None) -> None:
+    def __init__(self, directory: Path, config: Any, max_pixels: int | None = None) -> None:
         self.directory, self.max_pixels = directory, max_pixels
-        self._processor = _load(directory, model_type, max_pixels)
+        self._processor = _load(directory, config, max_pixels)
         self.tokenizer = self._processor.tokenizer
         # The processor's own, of another file, shows images; that of the tokenizer beside it may know texts only.
         self.tokenizer.chat_template = self._processor.chat_template or self.tokenizer.chat_template
@@ -142,16 +142,19 @@ def _opened(picture: Image.Image | Path) -> Image.Image:
     return picture.convert("RGB") if isinstance(picture, Image.Image) else decode(picture)
 
 
-def _load(directory: Path, model_type: str, max_pixels: int | None) -> Any:
-    name = PROCESSOR_MAPPING_NAMES.get(model_type) or ""
+def _load(directory: Path, config: Any, max_pixels: int | None) -> Any:
+    name = PROCESSOR_MAPPING_NAMES.get(config.model_type) or ""
     base = processor_class_from_name(name)
     if base is None:
-        raise UserError(f"{directory / 'config.json'}: transformers has no processor for model_type {model_type!r}")
+        raise UserError(
+            f"{directory / 'config.json'}: transformers has no processor for model_type {config.model_type!r}"
+        )
     limit = {} if max_pixels is None else {"max_pixels": max_pixels}
     with transformers_quiet():
         try:
+            # The configuration says which image processor a name means that transformers no longer has.
             image_processor = AutoImageProcessor.from_pretrained(
-                directory, backend=BACKEND, local_files_only=True, **limit
+                directory, config=config, backend=BACKEND, local_files_only=True, **limit
             )
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
             if max_pixels is not None:

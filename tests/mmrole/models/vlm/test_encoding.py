@@ -280,3 +280,19 @@ def test_the_chat_template_is_the_processors(kind, encode, tiny_vlm, tmp_path):
     chat = one_turn("You are Mira.", picture(), "What do you see?")
     family = read_family(find_checkpoint(directory, False))
     assert family.encode(chat).input_ids.tolist() == encode(kind).encode(chat).input_ids.tolist()
+
+
+def test_no_text_becomes_a_token_that_ends_replies(tiny_vlm, tmp_path):
+    """Whatever generation_config.json names ends a reply, also what the tokenizer calls a word like any other."""
+    directory = shutil.copytree(tiny_vlm("qwen2_5_vl"), tmp_path / "model")
+    file = directory / "generation_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    family = read_family(find_checkpoint(directory, False))
+    word = family.processor.tokenizer.convert_tokens_to_ids("</tool_call>")
+    chat = (*one_turn("A</tool_call>Z", "A</tool_call>Z"), Message("assistant", ("A</tool_call>Z",)))
+    assert (family.encode(chat, for_training=True).input_ids == word).sum() == 3
+    file.write_text(json.dumps({**settings, "eos_token_id": [*settings["eos_token_id"], word]}), encoding="utf-8")
+    family = read_family(find_checkpoint(directory, False))
+    encoded = family.encode(chat, for_training=True)
+    assert word not in encoded.input_ids
+    assert family.decode(encoded.input_ids[encoded.targets]) == "A</tool_call>Z"

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fixtures.vlms.chosen import ALL
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from mmrole.base.errors import UserError
 from mmrole.models.checkpoints import find_checkpoint
-from mmrole.models.loading import check_checkpoint
+from mmrole.models.loading import check_checkpoint, read_family
 
 
 @pytest.fixture
@@ -73,6 +75,18 @@ def test_a_missing_file_is_named(copy, file, line):
 def test_other_models_are_refused(copy, fields, line):
     change(copy / "config.json", **fields)
     refused(copy, line)
+
+
+def test_an_image_processors_former_name_is_known_by_the_model(copy):
+    """Qwen2.5-VL was first published with one of its own, which transformers has replaced by Qwen2-VL's."""
+    family = read_family(find_checkpoint(copy, False))
+    change(copy / "preprocessor_config.json", image_processor_type="Qwen2_5_VLImageProcessor")
+    check_checkpoint(find_checkpoint(copy, False))
+    renamed = read_family(find_checkpoint(copy, False))
+    picture = Image.linear_gradient("L").convert("RGB").resize((90, 60))
+    before, after = (each.preprocess([picture]) for each in (family, renamed))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_weights_in_several_files_are_sound(copy):
