@@ -54,6 +54,9 @@ def add_adapters(
         # transformers' own switch has the frozen vision tower keep its activations as well.
         model.get_input_embeddings().register_forward_hook(_require_gradient)
     adapted = get_peft_model(model, _config(family, lora))
+    for config in adapted.peft_config.values():
+        # peft keeps a set, whose order in adapter_config.json, which adapters are known by, would be another each time.
+        config.target_modules = sorted(config.target_modules)  # pyright: ignore[reportAttributeAccessIssue]
     for name, parameter in adapted.named_parameters():
         # peft trains the biases of all modules (--lora_bias all), also of those that no feature depends on, for whose
         # gradient processes would wait.
