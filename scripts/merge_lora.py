@@ -6,6 +6,7 @@ python scripts/merge_lora.py --adapter checkpoints/agent-lora --output_dir check
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     from mmrole.models.loading import Model, check_checkpoint, load
     from mmrole.qwen_vl import CheckpointError
 
+    # Saving looks for GPUs by way of DeepSpeed, which warns where there is none; merging needs none.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     try:
         refuse_existing(checkpoint, arguments)
         check_checkpoint(checkpoint)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -243,7 +244,9 @@ def _merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     from safetensors import SafetensorError
 
     try:
-        adapted = PeftModel.from_pretrained(model, adapter, config=lora_config(adapter), low_cpu_mem_usage=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that it gives up
+            adapted = PeftModel.from_pretrained(model, adapter, config=lora_config(adapter), low_cpu_mem_usage=False)
         return adapted.merge_and_unload()
     except torch.OutOfMemoryError:
         raise

@@ -295,6 +295,7 @@ def _quiet_libraries(training: TrainingArguments) -> None:
     for name, words in (
         ("accelerate.accelerator", "Gradient accumulation steps mismatch"),
         ("DeepSpeed", "Attempting to get learning rate from scheduler before it has started"),
+        ("DeepSpeed", "Setting accelerator to CPU"),
         ("transformers.trainer_utils", "do not match the ones in the `trainer_state.json`"),
     ):
         python_logging.getLogger(name).addFilter(lambda record, words=words: words not in record.getMessage())

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.scripts import load_script
 from fixtures.training_runs import Run
 from PIL import Image
 from safetensors.torch import load_file
@@ -140,8 +139,10 @@ def test_adapters_load_in_peft_alone_and_merge_with_every_file(make_vlm_run, tin
     assert (logits(Checkpoint(base), picture, tmp_path / "other.pt")[-1] - expected[-1]).abs().max() > 1e-4
 
     (run.output_dir / "notes.txt").write_text("of the adapter")
-    merge = load_script(repository / "scripts/merge_lora.py")
-    assert merge.main(["--adapter", str(run.output_dir), "--output_dir", str(tmp_path / "merged")]) == 0
+    merge = ["scripts/merge_lora.py", "--adapter", str(run.output_dir), "--output_dir", str(tmp_path / "merged")]
+    done = subprocess.run([sys.executable, *merge], cwd=repository, capture_output=True, text=True)
+    said = f"{tmp_path}/merged: {run.output_dir} on {base} merged, in float32\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
     merged = logits(Checkpoint(tmp_path / "merged"), picture, tmp_path / "merged.pt")
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
     names = {file.name for file in (tmp_path / "merged").iterdir()}
