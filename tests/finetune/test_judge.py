@@ -50,13 +50,31 @@ def write(path: Path, record: dict) -> None:
     path.write_text(json.dumps([record]))
 
 
-def test_the_walk_of_the_docs(root: Path, repository: Path):
+def scripts(repository: Path) -> list[str]:
+    """The whole walk, and how a model of transformers is trained in it."""
     section = (repository / "docs/data.md").read_text("utf-8").partition("## From a judge to a reward model\n")[2]
-    script = re.search(r"^```bash\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
+    return re.findall(r"^```bash\n(.*?)^```$", section.partition("\n## ")[0], re.DOTALL | re.MULTILINE)
+
+
+def test_the_walk_of_the_docs(root: Path, repository: Path):
+    walk(root, scripts(repository)[0])
+
+
+@pytest.mark.long
+def test_the_walk_with_a_model_of_transformers(root: Path, repository: Path, tiny_vlm):
+    shutil.copytree(tiny_vlm("qwen3_vl"), root / "model_weights/Qwen3-VL-8B-Instruct")
+    script, training = scripts(repository)
+    (line,) = re.findall(r"^DATA=.* bash finetune/finetune_RM_ds.sh\n", script, re.MULTILINE)
+    walk(root, script.replace(line, training), rate="1e-2")
+
+
+def walk(root: Path, script: str, rate: str = "3e-3") -> None:
+    """Runs it with a file of replies for the server, and little training, after which the judge's words are known."""
+    (recipe,) = re.findall(r"bash (finetune/finetune_\w+\.sh)", script)
     small = {
         "API_BASE=https://api.openai.com/v1 API_MODEL=gpt-4o MODEL=$model bash eval/RM_review.sh": "MODEL=$model bash "
         "eval/RM_review.sh --replies replies.jsonl",
-        "finetune/finetune_RM_ds.sh": "finetune/finetune_RM_ds.sh --max_steps 14 --learning_rate 3e-3 --report_to none",
+        f" bash {recipe}": f" bash {recipe} --max_steps 14 --learning_rate {rate} --report_to none",
         "--model_path checkpoints/rm-gpt-4o": "--model_path checkpoints/rm-gpt-4o --max_new_tokens 16",
         "MODEL_PATH=checkpoints/rm-gpt-4o bash eval/RM_review.sh": "MODEL_PATH=checkpoints/rm-gpt-4o bash "
         "eval/RM_review.sh --no_random --max_new_tokens 16",
