@@ -1,4 +1,4 @@
-"""Pixtral's processor, with which Mistral 3 sees: transformers' own cannot be imported without torchvision."""
+"""The processor of Pixtral and Mistral 3: transformers' own cannot be imported without torchvision."""
 
 from __future__ import annotations
 

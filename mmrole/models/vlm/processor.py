@@ -21,6 +21,7 @@ from transformers.models.auto.processing_auto import (
 from transformers.utils import logging
 
 from mmrole.base.errors import UserError
+from mmrole.base.files import read_json
 from mmrole.base.pillow import FORMATS, decode
 from mmrole.models.families import Pixels
 from mmrole.models.vlm.pixtral import PixtralProcessor
@@ -32,6 +33,7 @@ BACKEND = "pil"
 """Which of transformers' backends makes the pixels: Pillow, which needs no torchvision."""
 
 
+_NAMING_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "config.json")
 COUNTS = "batch_num_images"
 """What image processors say beside pixels if they make others of an image that is not the only one of its chat."""
 
@@ -143,8 +145,7 @@ def _opened(picture: Image.Image | Path) -> Image.Image:
 
 
 def _load(directory: Path, config: Any, max_pixels: int | None) -> Any:
-    name = PROCESSOR_MAPPING_NAMES.get(config.model_type) or ""
-    base = processor_class_from_name(name)
+    name, base = _processor_class(directory, config.model_type)
     if base is None:
         raise UserError(
             f"{directory / 'config.json'}: transformers has no processor for model_type {config.model_type!r}"
@@ -170,6 +171,21 @@ def _load(directory: Path, config: Any, max_pixels: int | None) -> Any:
             raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
             raise UserError(f"{directory}: tokenizer or image processor cannot be loaded: {_line(error)}") from None
+
+
+def _processor_class(directory: Path, model_type: str) -> tuple[str, Any]:
+    """The name of a checkpoint's processor, and its class; None where transformers has none.
+
+    As transformers' AutoProcessor chooses it: some models have that of another (Pixtral is a LLaVA with its own).
+    """
+    for file in (directory / name for name in _NAMING_FILES):
+        stated = read_json(file, dict).get("processor_class") if file.is_file() else None
+        if isinstance(stated, str):
+            if (base := processor_class_from_name(stated)) is not None:
+                return stated, base
+            break
+    name = PROCESSOR_MAPPING_NAMES.get(model_type) or ""
+    return name, processor_class_from_name(name)
 
 
 def _image_arguments(processor: Any) -> dict[str, Any]:
