@@ -81,7 +81,7 @@ def before_build_on_gpu(config: dict[str, Any]) -> list[str]:
             "DeepSpeed has to build its optimizer, and there is no CUDA toolkit (nvcc): install that of CUDA "
             f'{torch.version.cuda}, or set "torch_adam": true in optimizer.params of the configuration'
         )
-    return ["DeepSpeed builds its optimizer, once, in about a minute"]
+    return locks() or ["DeepSpeed builds its optimizer, once, in about a minute"]
 
 
 def _optimizer_extension(config: dict[str, Any]) -> str | None:

@@ -55,6 +55,12 @@ def test_a_build_for_a_gpu_is_announced(folder, monkeypatch, config, name):
     assert extensions.before_build_on_gpu(config) == []
 
 
+def test_a_lock_on_the_way_to_a_gpu_is_named(folder, monkeypatch):
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", "/usr/local/cuda")
+    (folder / "lock").touch()
+    assert extensions.before_build_on_gpu(ADAM) == extensions.locks()
+
+
 def test_without_a_toolkit_the_remedy_is_told(folder, monkeypatch):
     monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
     monkeypatch.setattr("torch.version.cuda", "13.0")
