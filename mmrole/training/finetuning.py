@@ -105,6 +105,9 @@ def begin(arguments: Arguments) -> Start | None:
     total = _total_steps(training, prepared.steps)
     check_settings(arguments, prepared.family, total)
     resumed, notes = run_checkpoints.choose(output_dir, training.resume_from_checkpoint)
+    if training.use_lora and prepared.family.active_experts:
+        kept = ", and --q_lora True leaves them as they are" if arguments.lora.q_lora else ""
+        notes.append(f"the experts of this model get no adapters{kept}")
     for note in [*notes, *(extensions.locks() if training.deepspeed else [])]:
         say(training, f"note: {note}")
     if resumed is not None:

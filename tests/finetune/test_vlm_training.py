@@ -198,6 +198,15 @@ def test_zero2_in_bfloat16_saves_tied_weights_once(make_vlm_run, tiny_vlm, repos
 
 
 @pytest.mark.long
+def test_it_is_said_that_experts_get_no_adapters(make_vlm_run, tmp_path, capsys):
+    run = make_vlm_run("qwen3_vl_moe", tmp_path / "out", "--max_steps", 1, "--use_lora", True)
+    assert main(run.command()[2:]) == 0
+    assert "note: the experts of this model get no adapters\n" in capsys.readouterr().out
+    adapted = load_file(run.output_dir / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in adapted} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+@pytest.mark.long
 def test_a_model_that_reads_no_trees_learns_from_one_sample_after_another(make_vlm_run, tmp_path, capsys):
     runs = [
         make_vlm_run("qwen3_5", tmp_path / name, "--max_steps", 3, "--save_steps", 2, "--prompt_tree", trees)
