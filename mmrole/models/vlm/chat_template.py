@@ -71,7 +71,7 @@ class ChatTemplate:
         directory: of the checkpoint, for messages.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or several and no default.
     """
 
     def __init__(self, tokenizer: Any, directory: Path) -> None:
@@ -80,7 +80,11 @@ class ChatTemplate:
                 f"{directory} has no chat template (chat_template.jinja); give the instruction-tuned model's directory"
             )
         self._tokenizer, self._directory = tokenizer, directory
-        self._template = _TODAY.sub(lambda match: repr(DAY.strftime(match.group(2))), tokenizer.get_chat_template())
+        try:
+            template = tokenizer.get_chat_template()
+        except ValueError as error:  # several, none of which is the default
+            raise UserError(f"{directory}: {' '.join(str(error).split())}") from None
+        self._template = _TODAY.sub(lambda match: repr(DAY.strftime(match.group(2))), template)
         self.frame = lru_cache(1 << 10)(self._frame)
         self.wants_strings = lru_cache(1 << 10)(self._wants_strings)
 

@@ -10,15 +10,15 @@ from transformers import PreTrainedTokenizerFast
 from mmrole.base.errors import UserError
 from mmrole.models.vlm.chat_template import ChatTemplate, FramePart, TurnShape, shape_of
 
-Template = Callable[[str], ChatTemplate]
+Template = Callable[[str | dict[str, str]], ChatTemplate]
 
 
 @pytest.fixture(scope="module")
 def template() -> Template:
-    """A tokenizer's template with a text."""
+    """A tokenizer's template with a text, or several by their names."""
     own = vocabularies.byte_level(vocabularies.QWEN, ("<|im_start|>", "<|im_end|>"))
 
-    def made(text: str) -> ChatTemplate:
+    def made(text: str | dict[str, str]) -> ChatTemplate:
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, eos_token="<|im_end|>")
         tokenizer.chat_template = text
         return ChatTemplate(tokenizer, Path("model"))
@@ -59,6 +59,13 @@ def test_today_is_always_the_same_day(template):
     frame = made.frame(turns(("user", "a")), True)
     assert rendered(frame, "Hm?") == "[SYSTEM]Today is 01 January 2025.[/SYSTEM]Hm?[END]"
     assert rendered(made.frame(turns(("system", "a"), ("user", "b")), True), "A", "B") == "[SYSTEM]A[/SYSTEM]B[END]"
+
+
+def test_of_several_templates_the_default_is_taken(template):
+    named = {"default": "{{ messages[0]['content'][0]['text'] }}!", "rag": "?"}
+    assert rendered(template(named).frame(turns(("user", "a")), True), "Hm") == "Hm!"
+    with pytest.raises(UserError, match="model: This model has multiple chat templates with no default"):
+        template({"tool_use": "!", "rag": "?"})
 
 
 @pytest.mark.parametrize(

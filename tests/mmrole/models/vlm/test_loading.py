@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.vlms import templates
 from fixtures.vlms.chosen import ALL
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -87,6 +88,13 @@ def test_an_image_processors_former_name_is_known_by_the_model(copy):
     before, after = (each.preprocess([picture]) for each in (family, renamed))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_template_that_wants_strings_is_sound(copy):
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    template = templates.PRINTING.replace("<|image|>", image)
+    (copy / "chat_template.jinja").write_text(template, encoding="utf-8")
+    check_checkpoint(find_checkpoint(copy, False))
 
 
 def test_weights_in_several_files_are_sound(copy):
