@@ -25,7 +25,6 @@ source finetune/launch.sh
 # The published training gives every sample this system message, whatever its own says; inference gives another one.
 launch \
     --system_message "You are a helpful assistant." \
-    --fix_vit True \
     --num_train_epochs 3 \
     --model_max_length 3072 \
     --learning_rate 1e-5 \

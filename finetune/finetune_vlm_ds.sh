@@ -28,9 +28,8 @@ GLOBAL_BATCH=${GLOBAL_BATCH:-256}
 source finetune/launch.sh
 
 # No --system_message: each sample has its own, as inference gives it.
-# The tower is frozen, the projector trained: what the published recipe does.
+# No --freeze: by default the tower is frozen and the projector trained, as in the published recipe.
 launch \
-    --freeze vision \
     --num_train_epochs 3 \
     --model_max_length 4096 \
     --learning_rate 1e-5 \

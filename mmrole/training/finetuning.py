@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from mmrole.base.errors import UserError
 from mmrole.base.process_environment import check_process_environment
+from mmrole.models.adapters import ADAPTER_CONFIG
 from mmrole.models.checkpoints import Checkpoint, find_checkpoint
 from mmrole.models.families import Family
 from mmrole.models.loading import check_checkpoint, read_family, why_no_trees
@@ -87,7 +88,7 @@ def begin(arguments: Arguments) -> Start | None:
     """
     training, output_dir = arguments.training, Path(arguments.training.output_dir)
     _quiet_libraries(training)
-    model = find_checkpoint(Path(arguments.model.model_name_or_path), use_lora=False)
+    model = _find_model(Path(arguments.model.model_name_or_path))
     if output_dir.exists() and output_dir.samefile(model.base):
         raise UserError(f"--output_dir {output_dir} is the model to start from; give another directory for the result")
     samples = rank0_first(training, lambda: _check_and_read(arguments, model))
@@ -126,6 +127,15 @@ def begin(arguments: Arguments) -> Start | None:
     if resumed is not None:
         say(training, f"going on from {resumed}: {done:,} of {total:,} steps are done")
     return Start(model, prepared, run, resumed, total, lock)
+
+
+def _find_model(directory: Path) -> Checkpoint:
+    if (directory / ADAPTER_CONFIG).is_file() and not (directory / "config.json").is_file():
+        raise UserError(
+            f"--model_name_or_path {directory} is a LoRA adapter ({ADAPTER_CONFIG}); merge it, and give the merged model: "
+            f"python scripts/merge_lora.py --adapter {directory} --output_dir DIRECTORY"
+        )
+    return find_checkpoint(directory, use_lora=False)
 
 
 def train(arguments: Arguments, start: Start) -> None:

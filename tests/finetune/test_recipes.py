@@ -134,6 +134,15 @@ def test_a_model_must_be_named(repository, script):
     assert done.stderr.count("\n") == 1
 
 
+def test_the_recipes_leave_what_is_frozen_to_the_person(repository):
+    """--freeze and --fix_vit are refused together, so that one of them in a recipe would forbid the other."""
+    recipes = [file.read_text() for file in repository.glob("finetune/finetune_*.sh")]
+    assert len(recipes) == 5
+    for recipe in recipes:
+        given = [line for line in recipe.splitlines() if not line.startswith("#")]
+        assert not [line for line in given if "--freeze" in line or "--fix_vit" in line]
+
+
 @pytest.mark.long
 def test_two_nodes(repository, tiny, data_file, flags, tmp_path, same_course):
     def node(rank: int) -> None:

@@ -138,6 +138,9 @@ def test_adapters_load_in_peft_alone_and_merge_with_every_file(make_vlm_run, tin
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (logits(Checkpoint(base), picture, tmp_path / "other.pt")[-1] - expected[-1]).abs().max() > 1e-4
 
+    further = make_vlm_run("gemma3", tmp_path / "further", "--model_name_or_path", run.output_dir)
+    with pytest.raises(UserError, match=r"is a LoRA adapter .*; merge it, .*: python scripts/merge_lora.py --adapter "):
+        main(further.command()[2:])
     (run.output_dir / "notes.txt").write_text("of the adapter")
     merge = ["scripts/merge_lora.py", "--adapter", str(run.output_dir), "--output_dir", str(tmp_path / "merged")]
     done = subprocess.run([sys.executable, *merge], cwd=repository, capture_output=True, text=True)
