@@ -67,7 +67,7 @@ class Checkpoint:
         """The files of tokenizer, chat template and image processor."""
         if self.is_qwen_vl:
             return [self.file(VOCABULARY)]
-        return [file for name in PROCESSOR_FILES if (file := self.processor_directory / name).is_file()]
+        return processor_files(self.processor_directory)
 
     def file(self, name: str) -> Path:
         """A file of the adapter if it has one of this name, else of the base."""
@@ -135,6 +135,11 @@ def find_checkpoint(model_path: Path, use_lora: bool) -> Checkpoint:
     return Checkpoint(base, model_path)
 
 
+def processor_files(directory: Path) -> list[Path]:
+    """Of a transformers' model: the files of tokenizer, chat template and image processor that are there."""
+    return [file for name in PROCESSOR_FILES if (file := directory / name).is_file()]
+
+
 def is_qwen_vl(directory: Path) -> bool:
     """Whether the model in a directory is a Qwen-VL, by its vocabulary, or by its config.json.
 
@@ -147,9 +152,18 @@ def is_qwen_vl(directory: Path) -> bool:
 
 
 def _require_model(directory: Path) -> None:
+    if _files(directory, ("*.gguf",)) and not _files(directory, _WEIGHTS):
+        raise UserError(
+            f"{directory} holds a model for llama.cpp (*.gguf): let its server load it, and give --api_base; or "
+            f"{_how_to_get(directory)}"
+        )
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory / 'config.json'} is missing; {_how_to_get(directory)}")
     vocabulary = VOCABULARY if is_qwen_vl(directory) else TOKENIZER
+    if vocabulary == VOCABULARY and (directory / TOKENIZER).is_file() and not (directory / VOCABULARY).is_file():
+        raise UserError(
+            f"{directory / 'config.json'} must have the model_type of a model of transformers; {_how_to_get(directory)}"
+        )
     if not (directory / vocabulary).is_file():
         raise UserError(f"{directory / vocabulary} is missing; {_how_to_get(directory)}")
     if vocabulary == TOKENIZER and not any((directory / name).is_file() for name in IMAGE_PROCESSOR):

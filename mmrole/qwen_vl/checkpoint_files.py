@@ -33,7 +33,7 @@ _AGAIN = "download or copy the checkpoint again."
 _OTHER_FORMS = ("gguf_file", "variant", "quantization_config", "key_mapping")
 _LAYERS = re.compile(r"(^|\.)(h\.\d+|visual)\.")
 _LEFTOVERS = re.compile(r"\.(masked_bias|bias|inv_freq)$")
-_LFS_POINTER = b"version https://git-lfs"
+LFS_POINTER = b"version https://git-lfs"
 
 Shape = tuple[int, ...]
 
@@ -198,7 +198,7 @@ def _can_only_be_local(name: str) -> bool:
 
 def _reason(file: Path, error: Exception) -> str:
     with file.open("rb") as start:
-        if start.read(len(_LFS_POINTER)) == _LFS_POINTER:
+        if start.read(len(LFS_POINTER)) == LFS_POINTER:
             return "is a pointer of Git LFS, not the file itself; run `git lfs pull`."
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     if isinstance(error, pickle.UnpicklingError) and named:

@@ -37,13 +37,38 @@ def check_encoding(encoder: ChatEncoder) -> None:
         messages.append(Message(role, (image, text) if shows else (text,)))
         content: list[dict[str, str]] = [{"type": "image"}] if shows else []
         chat.append({"role": role, "content": [*content, {"type": "text", "text": text}]})
-    ids = encoder.encode(messages).input_ids
+    _check_image(encoder, image)
+    encoded = encoder.encode(messages)
+    ids = encoded.input_ids
+    if not encoded.images[0].spans:
+        raise UserError(
+            f"{encoder.processor.directory / 'config.json'}: image_token_id {encoder.image_token_id} is not among the "
+            "tokens that the checkpoint's processor puts in the place of an image; download or copy it again"
+        )
     whole = _whole(encoder, chat, encoder.placeholders(image).text)
     if not np.array_equal(ids, whole):
         place = next((n for n, pair in enumerate(zip(ids, whole, strict=False)) if pair[0] != pair[1]), "the end")
         raise UserError(
-            f"{encoder.processor.directory}: its tokenizer does something with texts that is not done here (a chat "
+            f"{encoder.processor.directory}: its tokenizer or template does something that is not done here (a chat "
             f"encoded piece by piece differs at token {place}); docs/models.md lists the models that were tried"
+        )
+
+
+def _check_image(encoder: ChatEncoder, image: Image.Image) -> None:
+    """Raises UserError unless the image processor takes an image, and the tokenizer knows what stands for it."""
+    processor: VlmProcessor = encoder.processor
+    try:
+        processor.placeholders(image.size)
+    except Exception as error:  # settings of its file that contradict each other, of many kinds
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"{processor.directory}: its image processor does not take an image ({reason}); copy the checkpoint "
+            "again, if it is one of those that docs/models.md lists"
+        ) from None
+    if processor.image_token not in encoder.plain_text.special:
+        raise UserError(
+            f"{processor.directory}: its tokenizer has no token {processor.image_token!r}, which stands for an image; "
+            "download or copy the checkpoint again"
         )
 
 

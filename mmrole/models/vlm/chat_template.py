@@ -75,7 +75,7 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: Any, directory: Path) -> None:
-        if not tokenizer.chat_template:
+        if not isinstance(tokenizer.chat_template, str | dict) or not tokenizer.chat_template:
             raise UserError(
                 f"{directory} has no chat template (chat_template.jinja); give the instruction-tuned model's directory"
             )

@@ -84,6 +84,8 @@ class ChatEncoder:
         if open_answer and self.stop_ids:  # a template that has no token for it: one must be learned all the same
             tokens.special(min(self.stop_ids), learned=True)
         tokens.flush()
+        if len(shown) < len(placeholders):
+            raise UserError(f"{self.processor.directory}: its chat template leaves out an image")
         ids, learned = tokens.joined()
         images = [
             EncodedImage(

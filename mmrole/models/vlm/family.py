@@ -103,7 +103,7 @@ class Vlm:
     def empty_module(self) -> PreTrainedModel:
         """The model on the meta device."""
         with undivided(), torch.device("meta"), no_init_weights():
-            module = AutoModelForImageTextToText.from_config(self.config)
+            module = AutoModelForImageTextToText.from_config(self.config, attn_implementation="sdpa")
         module.tie_weights()
         return module
 

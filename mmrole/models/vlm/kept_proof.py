@@ -14,6 +14,7 @@ from pathlib import Path
 from mmrole import prompt_tree
 from mmrole.base.paths import cache_folder
 from mmrole.models import vlm
+from mmrole.models.checkpoints import processor_files
 from mmrole.models.vlm.family import Vlm
 from mmrole.models.vlm.proof import prove
 
@@ -23,7 +24,7 @@ _CODE = (prompt_tree, vlm)
 
 
 def prove_once(family: Vlm, directory: Path) -> str | None:
-    """As `prove`, which is asked once for a configuration: weights do not change how a model attends.
+    """As `prove`, which is asked once for all files of a model but its weights: these do not change how it attends.
 
     Processes that want to know at the same time wait for the one that finds it out.
 
@@ -33,7 +34,7 @@ def prove_once(family: Vlm, directory: Path) -> str | None:
     folder = cache_folder()
     if folder is None:
         return prove(family, directory)
-    with _opened(folder / "proofs" / _key(directory)) as descriptor:
+    with _opened(folder / "proofs" / _key(family, directory)) as descriptor:
         if descriptor is None:
             return prove(family, directory)
         with contextlib.suppress(ValueError, KeyError, TypeError):
@@ -45,9 +46,12 @@ def prove_once(family: Vlm, directory: Path) -> str | None:
         return found
 
 
-def _key(directory: Path) -> str:
-    """Names a configuration, and the code that was tried with it."""
+def _key(family: Vlm, directory: Path) -> str:
+    """Names a configuration, the files of what encodes texts and images, and the code that was tried with them."""
     digest = hashlib.sha256((directory / "config.json").read_bytes())
+    for file in processor_files(family.directory):
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
     digest.update(repr([version(name) for name in _PACKAGES]).encode())
     for package in _CODE:
         for file in sorted(Path(package.__path__[0]).glob("*.py")):

@@ -23,8 +23,10 @@ from transformers.utils import logging
 from mmrole.base.errors import UserError
 from mmrole.base.files import read_json
 from mmrole.base.pillow import FORMATS, decode
+from mmrole.models.checkpoints import processor_files
 from mmrole.models.families import Pixels
 from mmrole.models.vlm.pixtral import PixtralProcessor
+from mmrole.qwen_vl.checkpoint_files import LFS_POINTER
 
 MOST_ASPECT = 200
 """Qwen's limit. Others would scale a thin line up until its short side is as long as theirs, in gigabytes."""
@@ -64,12 +66,16 @@ class VlmProcessor:
 
     def __init__(self, directory: Path, config: Any, max_pixels: int | None = None) -> None:
         self.directory, self.max_pixels = directory, max_pixels
-        self._processor = _load(directory, config, max_pixels)
+        self._processor, self._arguments = _load(directory, config, max_pixels)
         self.tokenizer = self._processor.tokenizer
         # The processor's own, of another file, shows images; that of the tokenizer beside it may know texts only.
         self.tokenizer.chat_template = self._processor.chat_template or self.tokenizer.chat_template
         self.image_processor = self._processor.image_processor
-        self._arguments = _image_arguments(self._processor)
+        if not isinstance(getattr(self._processor, "image_token", None), str):
+            raise UserError(
+                f"{directory}: its processor has no token that stands for an image in a chat; docs/models.md lists the "
+                "models that were tried"
+            )
         self.image_token: str = self._processor.image_token
         """That the chat template puts where an image is."""
         self.counts_images: bool = COUNTS in self.image_processor.model_input_names
@@ -144,33 +150,52 @@ def _opened(picture: Image.Image | Path) -> Image.Image:
     return picture.convert("RGB") if isinstance(picture, Image.Image) else decode(picture)
 
 
-def _load(directory: Path, config: Any, max_pixels: int | None) -> Any:
+def _load(directory: Path, config: Any, max_pixels: int | None) -> tuple[Any, dict[str, Any]]:
+    """The processor, and what it asks its image processor for."""
+    try:
+        with transformers_quiet():
+            processor = _made(directory, config, max_pixels)
+            return processor, _image_arguments(processor)
+    except UserError:
+        raise
+    except Exception as error:  # what damaged or contradictory files make of many classes
+        _check_files(directory)
+        if "torchvision" in str(error):
+            raise UserError(
+                f"{directory}: its image processor needs torchvision, which is not used here; docs/models.md lists the "
+                "models that were tried"
+            ) from None
+        raise UserError(f"{directory}: tokenizer or image processor cannot be loaded: {_line(error)}") from None
+
+
+def _made(directory: Path, config: Any, max_pixels: int | None) -> Any:
     name, base = _processor_class(directory, config.model_type)
     if base is None:
         raise UserError(
             f"{directory / 'config.json'}: transformers has no processor for model_type {config.model_type!r}"
         )
+    as_it_is: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     limit = {} if max_pixels is None else {"max_pixels": max_pixels}
-    with transformers_quiet():
-        try:
-            # The configuration says which image processor a name means that transformers no longer has.
-            image_processor = AutoImageProcessor.from_pretrained(
-                directory, config=config, backend=BACKEND, local_files_only=True, **limit
-            )
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-            if max_pixels is not None:
-                _check_limit(directory, image_processor, max_pixels)
-            if not tokenizer.is_fast:
-                raise UserError(
-                    f"{directory}: its tokenizer is not one of tokenizer.json; give a checkpoint that has one"
-                )
-            if name == "PixtralProcessor":
-                return PixtralProcessor(image_processor, tokenizer, directory)
-            return _without_videos(base, image_processor, tokenizer).from_pretrained(directory, local_files_only=True)
-        except UserError:
-            raise
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-            raise UserError(f"{directory}: tokenizer or image processor cannot be loaded: {_line(error)}") from None
+    # The configuration says which image processor a name means that transformers no longer has.
+    image_processor = AutoImageProcessor.from_pretrained(directory, config=config, backend=BACKEND, **as_it_is, **limit)
+    tokenizer = AutoTokenizer.from_pretrained(directory, **as_it_is)
+    if max_pixels is not None:
+        _check_limit(directory, image_processor, max_pixels)
+    if not tokenizer.is_fast:
+        raise UserError(f"{directory}: its tokenizer is not one of tokenizer.json; give a checkpoint that has one")
+    if name == "PixtralProcessor":
+        return PixtralProcessor(image_processor, tokenizer, directory)
+    return _of_images(base, image_processor, tokenizer).from_pretrained(directory, **as_it_is)
+
+
+def _check_files(directory: Path) -> None:
+    """Raises UserError for the first file that is damaged by itself."""
+    for file in processor_files(directory):
+        with file.open("rb") as start:
+            if start.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise UserError(f"{file} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
+        if file.suffix == ".json":
+            read_json(file, dict)
 
 
 def _processor_class(directory: Path, model_type: str) -> tuple[str, Any]:
@@ -208,14 +233,14 @@ def _check_limit(directory: Path, image_processor: Any, max_pixels: int) -> None
         )
 
 
-def _without_videos(base: type[Any], image_processor: Any, tokenizer: Any) -> type[Any]:
-    """The processor class of a model with these parts; one for videos, which needs torchvision, is left out."""
-    parts = {"image_processor": image_processor, "tokenizer": tokenizer, "video_processor": None}
+def _of_images(base: type[Any], image_processor: Any, tokenizer: Any) -> type[Any]:
+    """The processor class of a model with these parts; those for videos (with torchvision) and sound are left out."""
+    parts = {"image_processor": image_processor, "tokenizer": tokenizer}
 
     class ImageProcessorAndTokenizer(base):
         @classmethod
         def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
-            return [parts[name] for name in base.get_attributes()]
+            return [parts.get(name) for name in base.get_attributes()]
 
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)

@@ -109,7 +109,18 @@ def _trial(module: PreTrainedModel, family: Vlm, questions: tuple[str, str]) -> 
         places = [ImagePlace(image.spans, 0) for image in chat.images]
         sequences.append(TokenSequence(chat.input_ids, image_keys(len(chat.input_ids), places)))
     pixels = family.preprocess([picture])
-    own = [_own_logits(module, chat, family.config.image_token_id, pixels) for chat in chats]
+    try:
+        own = [_own_logits(module, chat, family.config.image_token_id, pixels) for chat in chats]
+    except Exception as error:  # an image processor may make of an image what a model does not take
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"{family.directory}: transformers' model does not take what its tokenizer and image processor make of a "
+            f"chat ({reason}); copy the checkpoint again, if it is one of those that docs/models.md lists"
+        ) from None
+    if not all(logits.isfinite().all() for logits in own):
+        raise UserError(
+            f"{family.directory}: the model computes NaN or infinity; download or copy the checkpoint again"
+        )
     return _Trial(chats, pixels, build_tree(sequences), own)
 
 

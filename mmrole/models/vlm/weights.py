@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.integrations import deepspeed
 
 from mmrole.base.errors import UserError, listed
+from mmrole.models.vlm.processor import transformers_quiet
 
 
 @contextmanager
@@ -39,15 +40,27 @@ def load_pretrained(directory: str | Path, **options: Any) -> PreTrainedModel:
     """
     copy_again = "download or copy the checkpoint again"
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            directory, attn_implementation="sdpa", local_files_only=True, output_loading_info=True, **options
-        )
+        with transformers_quiet():
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                directory,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                **options,
+            )
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(f"{error}".split())[:200]
         raise UserError(f"{directory}: its weights cannot be loaded ({reason}); {copy_again}") from None
     module, found = loaded
+    others = sorted(name for name, *_ in found["mismatched_keys"])
+    if others:
+        raise UserError(
+            f"{directory}: config.json has other shapes than the weights for {listed(others, 3)}; {copy_again}"
+        )
     missing = sorted(found["missing_keys"])
     if missing:
         raise UserError(f"{directory}: it has no weights for {listed(missing, 3)}; {copy_again}")

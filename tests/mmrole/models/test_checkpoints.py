@@ -50,6 +50,22 @@ def test_other_bin_files_are_no_weights(checkpoint):
         find_checkpoint(checkpoint.base, use_lora=False)
 
 
+def test_what_is_llama_cpps_is_told_apart(checkpoint):
+    (checkpoint.base / "model-Q4_K_M.gguf").touch()
+    assert find_checkpoint(checkpoint.base, use_lora=False) == checkpoint
+    next(checkpoint.base.glob("*.bin")).unlink()
+    with pytest.raises(
+        UserError, match=r"holds a model for llama\.cpp \(\*\.gguf\): let its server load it, and give --api"
+    ):
+        find_checkpoint(checkpoint.base, use_lora=False)
+
+
+def test_a_configuration_that_names_no_model_is_not_taken_for_qwen_vls(checkpoint):
+    (checkpoint.base / "qwen.tiktoken").rename(checkpoint.base / "tokenizer.json")
+    with pytest.raises(UserError, match=r"config\.json must have the model_type of a model of transformers"):
+        find_checkpoint(checkpoint.base, use_lora=False)
+
+
 @pytest.mark.parametrize("name", ["config.json", "qwen.tiktoken", "model.safetensors.index.json"])
 def test_every_byte_of_a_small_file_counts(checkpoint, name):
     (checkpoint.base / name).write_text("a")

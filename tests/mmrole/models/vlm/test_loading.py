@@ -1,5 +1,6 @@
 """Checkpoints that cannot be used get one line before their weights are loaded; whole ones none."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -71,11 +72,99 @@ def test_a_missing_file_is_named(copy, file, line):
         ({"model_type": "brand_new"}, "model_type 'brand_new' cannot be loaded: it needs code of its own"),
         ({"model_type": "llama"}, "is no model of transformers that reads images and text"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantized checkpoints are not supported"),
+        ({"text_config": {"quantization_config": {"bits": 4}}}, "quantized checkpoints are not supported"),
+        ({"image_token_id": "x"}, "config.json: model_type 'qwen2_5_vl' cannot be loaded: Validation error for field"),
+        (
+            {"image_token_id": 5},
+            "config.json: image_token_id 5 is not among the tokens that the checkpoint's processor",
+        ),
     ],
 )
 def test_other_models_are_refused(copy, fields, line):
     change(copy / "config.json", **fields)
     refused(copy, line)
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_hidden_layers", 0), ("max_position_embeddings", -5)])
+def test_sizes_that_are_none_are_refused(copy, name, value):
+    text = json.loads((copy / "config.json").read_text())["text_config"]
+    change(copy / "config.json", text_config={**text, "layer_types": None, name: value})
+    refused(copy, rf"config\.json: {name} of the language model must be a number above 0, not {value}")
+
+
+def test_no_quantization_may_be_said_in_words(copy):
+    change(copy / "config.json", quantization_config=None)
+    check_checkpoint(find_checkpoint(copy, False))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_weights_in_eight_bits_are_refused(copy, dtype):
+    weights = load_file(copy / "model.safetensors")
+    weights["lm_head.weight"] = weights["lm_head.weight"].to(dtype)
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    refused(copy, "model.safetensors: lm_head.weight is stored as [IUF]8.*: quantized checkpoints are not supported")
+
+
+@pytest.mark.parametrize("attribute", ["AutoConfig", "AutoImageProcessor"])
+def test_nobody_is_asked_to_run_a_checkpoints_code(attribute, copy, tmp_path, monkeypatch, capsys):
+    (copy / "own.py").write_text(f"open({str(tmp_path / 'has_run')!r}, 'w')\nclass Own: pass\n")
+    file = "config.json" if attribute == "AutoConfig" else "preprocessor_config.json"
+    change(copy / file, auto_map={attribute: "own.Own"}, model_type="own", image_processor_type="Own")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    if attribute == "AutoConfig":
+        refused(copy, "model_type 'own' cannot be loaded: it needs code of its own, which is not run")
+    else:
+        check_checkpoint(find_checkpoint(copy, False))
+    assert not (tmp_path / "has_run").exists()
+    assert "code" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"])
+def test_a_damaged_file_is_named(file, copy):
+    whole = (copy / file).read_bytes()
+    (copy / file).write_bytes(whole[: len(whole) // 2])
+    refused(copy, rf"{file} is not JSON: .* \(line \d+, column \d+\)$")
+
+
+def test_a_pointer_of_git_lfs_is_named(copy):
+    (copy / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 99\n")
+    refused(copy, r"tokenizer\.json is a pointer of Git LFS, not the file itself; run `git lfs pull`$")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"image_processor_type": "CLIPImageProcessor"}, {"patch_size": "16"}, {"image_mean": [0.5]}]
+)
+def test_an_image_processor_that_fails_is_no_fault_of_an_image(fields, copy):
+    change(copy / "preprocessor_config.json", **fields)
+    refused(copy, r"model: its image processor does not take an image \(\w+Error: ")
+
+
+def test_a_processor_without_a_token_for_images_is_refused(copy):
+    change(copy / "preprocessor_config.json", processor_class="BlipProcessor")
+    refused(copy, "model: its processor has no token that stands for an image in a chat; docs/models.md lists")
+
+
+def test_a_tokenizer_without_the_images_token_is_refused(copy):
+    state = json.loads((copy / "tokenizer.json").read_text())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] != "<|image_pad|>"]
+    change(copy / "tokenizer.json", **state)
+    change(copy / "tokenizer_config.json", added_tokens_decoder={})
+    refused(copy, "its tokenizer has no token '<|image_pad|>', which stands for an image".replace("|", r"\|"))
+
+
+def test_a_language_model_without_blocks_where_they_are_looked_for_is_refused(tiny_vlm, tmp_path):
+    copy = shutil.copytree(tiny_vlm("llava"), tmp_path / "model")
+    config = json.loads((copy / "config.json").read_text())
+    fields = {name: config["text_config"][name] for name in ("vocab_size", "hidden_size", "num_attention_heads")}
+    sizes = {
+        "ffn_dim": 128,
+        "tie_word_embeddings": False,
+        "word_embed_proj_dim": 64,
+        "num_hidden_layers": 2,
+        "pad_token_id": 1,
+    }
+    change(copy / "config.json", text_config={**fields, **sizes, "model_type": "opt", "max_position_embeddings": 512})
+    refused(copy, "a language model of the kind OPT is not supported")
 
 
 def test_an_image_processors_former_name_is_known_by_the_model(copy):
@@ -105,3 +194,17 @@ def test_weights_in_several_files_are_sound(copy):
     check_checkpoint(find_checkpoint(copy, False))
     next(copy.glob("model-*.safetensors")).unlink()
     refused(copy, "model-0000")
+
+
+def test_a_template_that_leaves_out_images_is_refused(copy):
+    frame = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+    texts = "{% for c in m.content if c.type == 'text' %}{{ c.text }}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    (copy / "chat_template.jinja").write_text(frame + texts)
+    refused(copy, "model: its chat template leaves out an image$")
+
+
+def test_an_image_processor_that_needs_torchvision_is_refused(copy):
+    fields = json.loads((copy / "preprocessor_config.json").read_text())
+    (copy / "preprocessor_config.json").write_text(json.dumps({**fields, "image_processor_type": None}))
+    change(copy / "config.json", model_type="lfm2_vl")
+    refused(copy, "model: its image processor needs torchvision, which is not used here; docs/models.md lists")

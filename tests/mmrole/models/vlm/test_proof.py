@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fixtures.vlms.chosen import FALLING_BACK, WITH_TREES
+from safetensors.torch import load_file, save_file
 
 from mmrole.base.errors import UserError
 from mmrole.engine.engine import Engine
@@ -94,6 +95,22 @@ def test_it_is_found_out_once_for_a_configuration(copy, kept):
     assert len(list(kept.iterdir())) == 2
 
 
+def test_it_is_found_out_again_for_another_image_processor(copy, kept):
+    assert prove_once(read_family(find_checkpoint(copy, False)), copy) is None
+    file = copy / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "patch_size": 7}))
+    with pytest.raises(UserError, match=r"^.*model: transformers' model does not take what its tokenizer and image "):
+        prove_once(read_family(find_checkpoint(copy, False)), copy)
+
+
+def test_weights_that_are_no_numbers_are_named_so(copy):
+    weights = load_file(copy / "model.safetensors")
+    weights["lm_head.weight"][3, 5] = float("nan")
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="model: the model computes NaN or infinity; download or copy"):
+        prove(read_family(find_checkpoint(copy, False)), copy)
+
+
 @pytest.mark.parametrize("damage", ["", "[]", "{", '{"why": 1}'])
 def test_what_is_kept_and_damaged_is_found_out_again(copy, kept, damage):
     family = read_family(find_checkpoint(copy, False))
@@ -125,7 +142,7 @@ def test_a_tokenizer_that_does_more_is_refused(copy):
         },
     }
     file.write_text(json.dumps(tokenizer))
-    with pytest.raises(UserError, match="its tokenizer does something with texts that is not done here") as raised:
+    with pytest.raises(UserError, match="its tokenizer or template does something that is not done here") as raised:
         check_checkpoint(find_checkpoint(copy, False))
     assert "\n" not in str(raised.value)
 

@@ -49,7 +49,13 @@ def test_a_weight_by_another_name_is_missed(copy, weights):
 def test_a_weight_of_another_shape_is_refused(copy, weights):
     name = last_layer(weights)
     weights[name] = weights[name].T.contiguous()
-    refused(copy, weights, "its weights cannot be loaded")
+    line = r"config\.json has other shapes than the weights for .*layers\.3\.mlp\.up_proj\.weight; download or copy"
+    refused(copy, weights, line)
+
+
+def test_what_is_wrong_with_weights_is_told_in_one_line_only(copy, weights, capfd):
+    refused(copy, {f"old.{name}": weight for name, weight in weights.items()}, "it has no weights for lm_head.weight, ")
+    assert not capfd.readouterr().err
 
 
 def test_what_files_hold_besides_is_passed_over(copy, weights):
