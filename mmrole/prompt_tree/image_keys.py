@@ -74,11 +74,18 @@ def feature_rows(keys: np.ndarray, rows: Mapping[int, int]) -> np.ndarray:
 
     Raises:
         KeyError: a key names another image.
+        ValueError: an image has more rows than its positions show, or fewer.
     """
     starts = dict(zip(rows, np.cumsum([0, *rows.values()]).tolist(), strict=False))
     numbers = images_shown(keys)
     firsts = np.array([starts[number] for number in numbers], dtype=np.int64)
     found = np.full(keys.shape, -1, dtype=np.int64)
     shows = keys != TEXT
-    found[shows] = firsts[np.searchsorted(numbers, keys[shows] // _MOST_ROWS)] + keys[shows] % _MOST_ROWS
+    places, own = np.searchsorted(numbers, keys[shows] // _MOST_ROWS), keys[shows] % _MOST_ROWS
+    most = np.zeros(len(numbers), dtype=np.int64)
+    np.maximum.at(most, places, own + 1)
+    for number, shown in zip(numbers, most.tolist(), strict=True):
+        if shown != rows[number]:
+            raise ValueError(f"an image has {rows[number]} rows of features, and {shown} positions that show it")
+    found[shows] = firsts[places] + own
     return found

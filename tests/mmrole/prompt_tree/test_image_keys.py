@@ -31,6 +31,9 @@ def test_text_shows_nothing_and_other_images_are_refused():
     assert feature_rows(np.full(3, -1), {}).tolist() == [-1, -1, -1]
     with pytest.raises(KeyError):
         feature_rows(image_keys(4, [ImagePlace([(1, 3)], 9)]), {8: 2})
+    for rows in (1, 3):
+        with pytest.raises(ValueError, match=f"{rows} rows of features, and 2 positions"):
+            feature_rows(image_keys(4, [ImagePlace([(1, 3)], 9)]), {9: rows, 5: 4})
 
 
 @given(sizes=SIZES, gap=st.integers(0, 2))
