@@ -1,6 +1,7 @@
 """finetune.py on transformers' vision-language models: results that load without this project, and runs that go on."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 import torch
 from fixtures.training_runs import Run
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mmrole.base.errors import UserError
 from mmrole.data.messages import one_turn
@@ -179,6 +180,17 @@ def test_what_would_train_nothing_is_refused_before_the_model_loads(make_vlm_run
     assert "\n8 samples have no system message, which prompts for answers and reviews have; " in capsys.readouterr().out
 
 
+def test_bfloat16_on_the_cpu_learns_as_float32_does(make_vlm_run, tiny_vlm, tmp_path):
+    runs = [
+        make_vlm_run("llava", tmp_path / name, "--max_steps", 3, "--freeze", "none", "--bf16", bf16)
+        for name, bf16 in (("float32", False), ("bfloat16", True))
+    ]
+    assert [main(run.command()[2:]) for run in runs] == [0, 0]
+    assert runs[1].log() == pytest.approx(runs[0].log(), rel=0.02)
+    assert runs[1].log() != runs[0].log()
+    assert shapes(runs[1].output_dir) == shapes(tiny_vlm("llava"))  # the weights themselves stay in float32
+
+
 def torch_adam(repository: Path, stage: int, folder: Path) -> Path:
     """The configuration of a stage of ZeRO with torch's optimizer, which is not built first."""
     config = json.loads((repository / f"finetune/ds_config_zero{stage}.json").read_text())
@@ -191,9 +203,11 @@ def shapes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (weight.shape, weight.dtype) for name, weight in load_file(folder / "model.safetensors").items()}
 
 
-def test_zero2_in_bfloat16_saves_tied_weights_once(make_vlm_run, tiny_vlm, repository, tmp_path):
-    zero2 = ("--deepspeed", torch_adam(repository, 2, tmp_path), "--bf16", True)
-    run = make_vlm_run("gemma3", tmp_path / "out", *zero2, "--max_steps", 2, "--save_steps", 1, DS_ACCELERATOR="cpu")
+@pytest.mark.parametrize("stage", [2, 3])
+def test_weights_of_zero_in_bfloat16_have_the_names_of_the_models(make_vlm_run, tiny_vlm, repository, tmp_path, stage):
+    """Tied ones are saved once."""
+    zero = ("--deepspeed", torch_adam(repository, stage, tmp_path), "--bf16", True)
+    run = make_vlm_run("gemma3", tmp_path / "out", *zero, "--max_steps", 2, "--save_steps", 1, DS_ACCELERATOR="cpu")
     assert run.finish() == 0, run.said
     expected = {name: (shape, torch.bfloat16) for name, (shape, _) in shapes(tiny_vlm("gemma3")).items()}
     assert shapes(run.output_dir) == shapes(run.output_dir / "checkpoint-1") == expected
@@ -210,6 +224,22 @@ def test_it_is_said_that_experts_get_no_adapters(make_vlm_run, tmp_path, capsys)
 
 
 @pytest.mark.long
+def test_experts_with_zero3_are_those_of_published_files(make_vlm_run, tiny_vlm, repository, tmp_path):
+    kept, published = tiny_vlm("qwen3_vl_moe"), tmp_path / "published"
+    shutil.copytree(kept, published)
+    weights = load_file(kept / "model.safetensors")
+    experts = {name: weight.mT.contiguous() for name, weight in weights.items() if ".experts." in name}
+    save_file(weights | experts, published / "model.safetensors", {"format": "pt"})
+    zero3 = ("--deepspeed", torch_adam(repository, 3, tmp_path), "--max_steps", 1)
+    run = make_vlm_run("qwen3_vl_moe", tmp_path / "out", *zero3, DS_ACCELERATOR="cpu")
+    assert run.finish() != 0
+    assert f"error: {kept}: its weights cannot be loaded (" in run.said
+    assert "not as transformers saves them; use ZeRO-2" in run.said
+    assert run.finish("--model_name_or_path", published) == 0, run.said
+    assert shapes(run.output_dir) == shapes(published)
+
+
+@pytest.mark.long
 def test_a_model_that_reads_no_trees_learns_from_one_sample_after_another(make_vlm_run, tmp_path, capsys):
     runs = [
         make_vlm_run("qwen3_5", tmp_path / name, "--max_steps", 3, "--save_steps", 2, "--prompt_tree", trees)
@@ -223,14 +253,17 @@ def test_a_model_that_reads_no_trees_learns_from_one_sample_after_another(make_v
 
 
 @pytest.mark.long
-def test_killed_and_gone_on_with_zero3(make_vlm_run, tiny_vlm, repository, tmp_path):
-    zero3 = ("--deepspeed", torch_adam(repository, 3, tmp_path), "--gradient_checkpointing", True)
-    flags = (*zero3, "--max_steps", 5, "--save_steps", 2)
+@pytest.mark.parametrize(("stage", "kind"), [(2, "gemma3"), (3, "qwen3_vl")])  # whose weights are tied
+def test_killed_and_gone_on_with_zero(make_vlm_run, tiny_vlm, repository, tmp_path, stage, kind):
+    zero = ("--deepspeed", torch_adam(repository, stage, tmp_path), "--gradient_checkpointing", True)
+    flags = (*zero, "--max_steps", 5, "--save_steps", 2)
     deepspeed = {"processes": 2, "DS_ACCELERATOR": "cpu"}
-    whole = make_vlm_run("qwen3_vl", tmp_path / "whole", *flags, **deepspeed)
+    whole = make_vlm_run(kind, tmp_path / "whole", *flags, **deepspeed)
     assert whole.finish() == 0, whole.said
-    killed = make_vlm_run("qwen3_vl", tmp_path / "killed", *flags, **deepspeed)
+    killed = make_vlm_run(kind, tmp_path / "killed", *flags, **deepspeed)
     killed.kill_after_step(3)
     assert killed.finish() == 0, killed.said
     assert killed.log() == whole.log()
-    assert shapes(killed.output_dir) == shapes(tiny_vlm("qwen3_vl"))  # whose weights are tied
+    assert shapes(killed.output_dir) == shapes(tiny_vlm(kind))
+    weights = [(run.output_dir / "model.safetensors").read_bytes() for run in (whole, killed)]
+    assert weights[0] == weights[1]

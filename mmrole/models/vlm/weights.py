@@ -15,6 +15,9 @@ from transformers.integrations import deepspeed
 from mmrole.base.errors import UserError, listed
 from mmrole.models.vlm.processor import transformers_quiet
 
+# transformers finds out by the shapes of parameters whether it must transpose experts; ZeRO-3 has taken these apart.
+_EXPERTS = "with ZeRO-3 experts are read as Qwen3-VL MoE was published, not as transformers saves them; use ZeRO-2"
+
 
 @contextmanager
 def undivided() -> Iterator[None]:
@@ -54,7 +57,9 @@ def load_pretrained(directory: str | Path, **options: Any) -> PreTrainedModel:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(f"{error}".split())[:200]
-        raise UserError(f"{directory}: its weights cannot be loaded ({reason}); {copy_again}") from None
+        divided = ".experts." in reason and deepspeed.is_deepspeed_zero3_enabled()
+        remedy = _EXPERTS if divided else copy_again
+        raise UserError(f"{directory}: its weights cannot be loaded ({reason}); {remedy}") from None
     module, found = loaded
     others = sorted(name for name, *_ in found["mismatched_keys"])
     if others:
@@ -64,4 +69,7 @@ def load_pretrained(directory: str | Path, **options: Any) -> PreTrainedModel:
     missing = sorted(found["missing_keys"])
     if missing:
         raise UserError(f"{directory}: it has no weights for {listed(missing, 3)}; {copy_again}")
+    # When transformers saves, it undoes what it has done to names. With ZeRO-3 it remembers all that it can do.
+    if hasattr(module, "_weight_conversions"):
+        module._weight_conversions = [change for change in module._weight_conversions if change.was_used()]
     return module
