@@ -132,8 +132,8 @@ def begin(arguments: Arguments) -> Start | None:
 def _find_model(directory: Path) -> Checkpoint:
     if (directory / ADAPTER_CONFIG).is_file() and not (directory / "config.json").is_file():
         raise UserError(
-            f"--model_name_or_path {directory} is a LoRA adapter ({ADAPTER_CONFIG}); merge it, and give the merged model: "
-            f"python scripts/merge_lora.py --adapter {directory} --output_dir DIRECTORY"
+            f"--model_name_or_path {directory} is a LoRA adapter ({ADAPTER_CONFIG}); merge it, and give the merged "
+            f"model: python scripts/merge_lora.py --adapter {directory} --output_dir DIRECTORY"
         )
     return find_checkpoint(directory, use_lora=False)
 
