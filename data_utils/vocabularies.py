@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from mmrole.models.checkpoints import VOCABULARY, Checkpoint, is_qwen_vl
 from mmrole.models.families import Family
 from mmrole.models.loading import read_family
 from mmrole.models.qwen_vl import QwenVL
+from mmrole.models.vlm.chat_probe import check_encoding
+from mmrole.models.vlm.family import Vlm
 from mmrole.models.vlm.processor import image_size
 from mmrole.qwen_vl import CheckpointError, QWenConfig, QWenTokenizer
 from mmrole.training.encoding import PUBLISHED_SYSTEM
@@ -28,7 +31,15 @@ def load_family(place: str | os.PathLike, max_pixels: int | None = None) -> Fami
     """
     path = Path(place)
     if (path / "config.json").is_file() and not is_qwen_vl(path):
-        return read_family(Checkpoint(path), max_pixels)
+        family = read_family(Checkpoint(path), max_pixels)
+        check_encoding(cast("Vlm", family).encoder)
+        return family
+    if not path.is_file() and not (path / VOCABULARY).is_file():
+        lack = f"it has neither config.json nor {VOCABULARY}" if path.is_dir() else "there is no such directory or file"
+        raise UserError(
+            f"--tokenizer {path}: {lack}; give the directory of a checkpoint (from the model hub: hf download NAME "
+            f"--local-dir DIRECTORY), of which no weights are needed, or a file {VOCABULARY}"
+        )
     if max_pixels is not None:
         raise UserError(
             f"--max_pixels has no effect on {path}: Qwen-VL stretches every image to one size; leave it out"

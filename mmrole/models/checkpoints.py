@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,7 @@ class Checkpoint:
         Raises:
             UserError: a file cannot be read.
         """
-        weights = _files(self.base, _WEIGHTS)
+        weights = _weight_files(self.base)
         identity = {"model": hash_files([*self.processor_files, self.base / "config.json", *weights])}
         if self.adapter is not None:
             adapter = [self.adapter / ADAPTER_CONFIG, *_files(self.adapter, ADAPTER_WEIGHTS)]
@@ -174,6 +175,17 @@ def _require_model(directory: Path) -> None:
         raise UserError(
             f"{directory} has no weights (model*.safetensors or pytorch_model*.bin); {_how_to_get(directory)}"
         )
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The files of weights, those too that only an index names."""
+    files = set(_files(directory, _WEIGHTS))
+    for index in _files(directory, ("*.index.json",)):
+        with suppress(UserError):  # a damaged one is told of when weights are looked at
+            shards = read_json(index, dict).get("weight_map")
+            names = shards.values() if isinstance(shards, dict) else ()
+            files |= {directory / name for name in names if isinstance(name, str) and (directory / name).is_file()}
+    return sorted(files)
 
 
 def _how_to_get(directory: Path) -> str:

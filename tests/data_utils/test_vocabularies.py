@@ -37,13 +37,24 @@ def test_an_image_that_cannot_be_read(tmp_path: Path):
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path):
-    with pytest.raises(UserError, match=r"^--tokenizer: .*qwen\.tiktoken: cannot read the vocabulary"):
+    with pytest.raises(UserError, match=r"^--tokenizer .*: it has neither config\.json nor qwen\.tiktoken; give the "):
         load_family(tmp_path)
+    with pytest.raises(
+        UserError, match=r"^--tokenizer Qwen/Qwen3-VL-8B-Instruct: there is no such directory or file; "
+    ):
+        load_family("Qwen/Qwen3-VL-8B-Instruct")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(
         UserError, match=r"config\.json: model_type 'bert' is no model of transformers that reads images"
     ):
         load_family(tmp_path)
+
+
+def test_a_checkpoint_whose_chats_cannot_be_encoded_is_refused_before_any_record(tiny_vlm: TinyVlm, tmp_path: Path):
+    directory = shutil.copytree(tiny_vlm("llava"), tmp_path / "model")
+    (directory / "chat_template.jinja").write_text("{{ messages[0]['content'][0]['text'] }}")
+    with pytest.raises(UserError, match="its chat template leaves out or repeats a message's text"):
+        load_family(directory)
 
 
 def test_a_limit_of_pixels_that_has_no_effect_is_refused(tiny_vlm: TinyVlm, mini_vocabulary: Path):

@@ -43,6 +43,15 @@ def test_identity_is_the_content(checkpoint, tmp_path):
     assert again.identity() == before
 
 
+def test_weights_count_whatever_an_index_calls_them(checkpoint):
+    index = checkpoint.base / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "shard.safetensors", "b": "../agent/gone", "c": 3}}')
+    (checkpoint.base / "shard.safetensors").write_text("a")
+    before = checkpoint.identity()
+    (checkpoint.base / "shard.safetensors").write_text("b")
+    assert checkpoint.identity() != before
+
+
 def test_other_bin_files_are_no_weights(checkpoint):
     assert find_checkpoint(checkpoint.base, use_lora=False) == checkpoint
     next(checkpoint.base.glob("*.bin")).rename(checkpoint.base / "training_args.bin")
