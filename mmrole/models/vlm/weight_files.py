@@ -14,7 +14,7 @@ from mmrole.models.vlm.processor import transformers_quiet
 from mmrole.qwen_vl import CheckpointError
 from mmrole.qwen_vl.checkpoint_files import read_shapes
 
-_QUANTIZED = ("I8", "U8", "F8", "F6", "F4")
+_QUANTIZED = ("I8", "U8", "F8_", "F6_", "F4")
 """Beginnings of the names of such types in safetensors."""
 
 
