@@ -64,9 +64,14 @@ class TreeTrainer(Trainer):
         run: RunFingerprint,
         eval_steps: TrainingSteps | None = None,
     ) -> None:
+        config = vars(cast("Any", model).config)
+        settings = dict(config)
         # Not as processing_class: the Trainer would write the tokenizer's special tokens into the model's settings.
         # transformers has a collator make a dictionary of tensors; here it gives the step.
         super().__init__(model, args, data_collator=only, train_dataset=steps, eval_dataset=eval_steps)  # pyright: ignore[reportArgumentType]
+        # The Trainer notes there that training keeps no keys and values, which would be saved with the model.
+        config.pop("use_cache", None)
+        config |= {name: value for name, value in settings.items() if name == "use_cache"}
         self.family, self.run = family, run
         self._steps, self._eval_steps = steps, eval_steps
         for callback in (PrinterCallback, ProgressCallback):
