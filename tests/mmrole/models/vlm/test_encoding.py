@@ -141,7 +141,7 @@ def test_several_images_are_where_the_familys_processor_puts_them(kind, encode, 
     family, pictures = encode(kind), [picture(), picture(64, 64), picture(40, 120)]
     question = [part for image in pictures for part in (image, "Look:\n")]
     chat = (*one_turn("You are Mira.", *question), Message("assistant", ("Oh.",)), Message("user", ("And?",)))
-    if kind in ("llava", "llava_onevision"):  # texts come behind all images
+    if kind in ("llava", "llava_next", "llava_onevision"):  # texts come behind all images
         chat = (
             Message("system", ("You are Mira.",)),
             Message("user", (*pictures, "Look:\n" * len(pictures))),

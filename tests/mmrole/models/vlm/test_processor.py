@@ -44,6 +44,7 @@ PAGE_NAMES = {
     "qwen3_5": "Qwen3.5",
     "internvl": "InternVL3",
     "llava": "LLaVA",
+    "llava_next": "LLaVA-NeXT",
     "llava_onevision": "LLaVA-OneVision",
     "idefics3": "Idefics3",
     "smolvlm": "SmolVLM",
