@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mmrole.models.families import Family
 
 _QUANTIZATION = ("quantization_config", "compression_config")
+_COUNTS = ("num_hidden_layers", "max_position_embeddings")
 
 
 def check(checkpoint: Checkpoint, max_pixels: int | None = None) -> Context:
@@ -96,12 +97,12 @@ def _check_not_quantized(directory: Path, fields: JsonObject) -> None:
 def _check_sizes(file: Path, config: Any) -> None:
     """Raises UserError unless the language model has layers, all of one size, and positions."""
     text = text_config(config)
-    for name in ("num_hidden_layers", "max_position_embeddings", "hidden_size", "num_attention_heads"):
+    for name in (*_COUNTS, "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
         try:
             value = getattr(text, name, None)
         except Exception:  # transformers' own for what each layer has for itself
             raise UserError(f"{file}: {name} differs from layer to layer, which is not supported") from None
-        if type(value) is not int or value < 1:
+        if name in _COUNTS and (type(value) is not int or value < 1):
             raise UserError(f"{file}: {name} of the language model must be a number above 0, not {shown(value)}")
 
 

@@ -92,6 +92,13 @@ def test_sizes_that_are_none_are_refused(copy, name, value):
     refused(copy, rf"config\.json: {name} of the language model must be a number above 0, not {value}")
 
 
+def test_layers_with_heads_of_different_sizes_are_refused(copy):
+    pytest.importorskip("transformers.integrations.heterogeneity")  # not in all versions of transformers
+    text = {"model_type": "gemma4_text", "head_dim": 16, "global_head_dim": 32}
+    change(copy / "config.json", model_type="gemma4", text_config=text, vision_config={}, audio_config=None)
+    refused(copy, r"config\.json: head_dim differs from layer to layer, which is not supported")
+
+
 def test_no_quantization_may_be_said_in_words(copy):
     change(copy / "config.json", quantization_config=None)
     check_checkpoint(find_checkpoint(copy, False))
