@@ -266,6 +266,11 @@ def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], packing: P
             "that is learned; give more"
         )
     longest = max(len(sample) for sample in encoded)
+    if longest > encoder.family.max_positions:
+        raise UserError(
+            f"--model_max_length {encoder.max_length:,} is more than the {encoder.family.max_positions:,} positions of the "
+            f"model, and the longest sample has {longest:,} tokens; give at most {encoder.family.max_positions}"
+        )
     if longest > packing.max_batch_tokens:
         raise UserError(
             f"--max_batch_tokens {packing.max_batch_tokens} is less than the {longest} tokens of the longest sample; "

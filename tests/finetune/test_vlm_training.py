@@ -167,7 +167,7 @@ def test_killed_and_gone_on(make_vlm_run, tmp_path, capsys):
     assert weights[0] == weights[1]
 
 
-def test_what_would_train_nothing_is_refused_before_the_model_loads(make_vlm_run, pictures, tmp_path, capsys):
+def test_what_cannot_be_learned_is_refused_before_the_model_loads(make_vlm_run, tiny_vlm, pictures, tmp_path, capsys):
     rows = json.loads((pictures.parent / "train.json").read_text())
     (tmp_path / "plain.json").write_text(json.dumps(rows[::2]))
     run = make_vlm_run("llava", tmp_path / "out", "--data_path", tmp_path / "plain.json", "--max_steps", 1)
@@ -175,6 +175,14 @@ def test_what_would_train_nothing_is_refused_before_the_model_loads(make_vlm_run
         main(run.command("--freeze", "vision,language")[2:])
     with pytest.raises(UserError, match=r"--model_max_length 40 cuts each sample of .*plain.json before anything that"):
         main(run.command("--model_max_length", 40)[2:])
+    short = shutil.copytree(tiny_vlm("llava"), tmp_path / "short")
+    config = json.loads((short / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 100
+    (short / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        UserError, match=r"--model_max_length 8,192 is more than the 100 positions of the model, and the "
+    ):
+        main(run.command("--model_name_or_path", short)[2:])
     assert main(run.command()[2:]) == 0
     assert "\n8 samples have no system message, which prompts for answers and reviews have; " in capsys.readouterr().out
 
