@@ -141,6 +141,8 @@ def _failures_named() -> Iterator[None]:
             f"the GPU's memory is full ({str(error).splitlines()[0]}); free it, or lower --max_batch_tokens; what is "
             "finished is kept: run the same command again to go on"
         ) from None
+    except FloatingPointError as error:
+        raise UserError(f"{error}, or download or copy the checkpoint again, if its weights are damaged") from None
     except OSError as error:
         raise UserError(
             f"an image cannot be read any more: {error}; what is finished is kept: run the same command again to go on"

@@ -14,6 +14,7 @@ from fixtures.jobs import Job
 from fixtures.scripts import kill, load_script
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from mmrole.backends.engine import find_engine
@@ -113,6 +114,21 @@ def test_a_picture_that_the_model_does_not_take(vlm_job, image_dir, tmp_path):
     Image.new("RGB", (900, 2)).save(tmp_path / "images/Ships/01.png")
     with pytest.raises(UserError, match=r"Ships/01\.png: 900 x 2 pixels, which the model does not take "):
         job.run("--image_dir", tmp_path / "images")
+
+
+def test_weights_that_are_no_numbers_end_in_one_line(vlm_job, tmp_path):
+    job = vlm_job("qwen3_vl")
+    copy = shutil.copytree(job.model_path, tmp_path / "damaged")
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if "layers.3.self_attn.q_proj" in name)  # which the proof of trees leaves out
+    save_file(
+        {**weights, name: torch.full_like(weights[name], torch.nan)}, copy / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(
+        UserError, match=r"^request '.*': the model computes NaN; try another dtype than .* are damaged$"
+    ):
+        job.run(*GREEDY, "--model_path", copy)
+    assert not job.output.exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)
