@@ -96,7 +96,7 @@ def _why_no_trees(module: PreTrainedModel, family: Vlm, config: Any, trial: _Tri
         blind = _gap_of_tree(model, trial, windows, masked=False)
         return None if blind > CLEAR else "they do not depend on what a branch sees"
     except Exception as error:  # an architecture may refuse in any way what a tree asks of it
-        return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        return _words(error)[:120]
     finally:
         language.set_attn_implementation("sdpa")
 
@@ -112,7 +112,7 @@ def _trial(module: PreTrainedModel, family: Vlm, questions: tuple[str, str]) -> 
     try:
         own = [_own_logits(module, chat, family.config.image_token_id, pixels) for chat in chats]
     except Exception as error:  # an image processor may make of an image what a model does not take
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = _words(error)[:200]
         raise UserError(
             f"{family.directory}: transformers' model does not take what its tokenizer and image processor make of a "
             f"chat ({reason}); copy the checkpoint again, if it is one of those that docs/models.md lists"
@@ -178,7 +178,7 @@ def _check_alone(module: PreTrainedModel, family: Vlm, directory: Path, trial: _
         gap = _gap(model.logits(torch.cat(read)), own)
         fault = f"logits differ by {gap:.0e} of the largest" if gap > TOLERANCE else None
     except Exception as error:  # as above
-        fault = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        fault = _words(error)[:120]
     if fault is not None:
         name = family.config.model_type
         raise UserError(
@@ -198,6 +198,20 @@ def _gap(logits: Tensor, own: Tensor) -> float:
     """NaN where one of them is none counts as far."""
     gap = ((logits - own).abs().max() / own.abs().max()).item()
     return gap if gap == gap else float("inf")
+
+
+def _words(error: Exception) -> str:
+    """What has failed, in one line.
+
+    Raises:
+        UserError: there was no memory, which says nothing about the model.
+    """
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        raise UserError(
+            "there is not enough memory to try whether prompt trees are exact with this model: it takes some of its "
+            "layers in float32 on the CPU; free some, and run the same command again"
+        ) from None
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _picture() -> Image.Image:

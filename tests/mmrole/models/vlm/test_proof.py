@@ -103,6 +103,23 @@ def test_it_is_found_out_again_for_another_image_processor(copy, kept):
         prove_once(read_family(find_checkpoint(copy, False)), copy)
 
 
+@pytest.mark.parametrize("calls", [0, 3])
+def test_a_lack_of_memory_says_nothing_about_a_model(copy, kept, monkeypatch, calls):
+    """In transformers' own forward or later: it is tried again the next time."""
+    attend, called = torch.nn.functional.scaled_dot_product_attention, []
+
+    def attend_at_first(*arguments, **options):
+        called.append(arguments)
+        if len(called) > calls:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+        return attend(*arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend_at_first)
+    with pytest.raises(UserError, match=r"^there is not enough memory to try whether prompt trees are exact"):
+        prove_once(read_family(find_checkpoint(copy, False)), copy)
+    assert [file.read_bytes() for file in kept.iterdir()] == [b""]
+
+
 def test_weights_that_are_no_numbers_are_named_so(copy):
     weights = load_file(copy / "model.safetensors")
     weights["lm_head.weight"][3, 5] = float("nan")
