@@ -69,6 +69,13 @@ def test_what_is_llama_cpps_is_told_apart(checkpoint):
         find_checkpoint(checkpoint.base, use_lora=False)
 
 
+def test_what_is_meant_in_the_model_hubs_cache_is_named(checkpoint, tmp_path):
+    (tmp_path / "hub" / "snapshots").mkdir(parents=True)
+    snapshot = checkpoint.base.rename(tmp_path / "hub" / "snapshots" / "9f6c")
+    with pytest.raises(UserError, match=rf"hub/config\.json is missing; give {snapshot}$"):
+        find_checkpoint(tmp_path / "hub", use_lora=False)
+
+
 def test_a_configuration_that_names_no_model_is_not_taken_for_qwen_vls(checkpoint):
     (checkpoint.base / "qwen.tiktoken").rename(checkpoint.base / "tokenizer.json")
     with pytest.raises(UserError, match=r"config\.json must have the model_type of a model of transformers"):
