@@ -268,8 +268,8 @@ def _steps(encoder: SampleEncoder, samples: Sequence[TrainingSample], packing: P
     longest = max(len(sample) for sample in encoded)
     if longest > encoder.family.max_positions:
         raise UserError(
-            f"--model_max_length {encoder.max_length:,} is more than the {encoder.family.max_positions:,} positions of the "
-            f"model, and the longest sample has {longest:,} tokens; give at most {encoder.family.max_positions}"
+            f"--model_max_length {encoder.max_length:,} is more than the {encoder.family.max_positions:,} positions of "
+            f"the model, and the longest sample has {longest:,} tokens; give at most {encoder.family.max_positions}"
         )
     if longest > packing.max_batch_tokens:
         raise UserError(
