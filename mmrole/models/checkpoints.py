@@ -194,7 +194,8 @@ def _how_to_get(directory: Path) -> str:
             f"bash scripts/download.sh {PUBLISHED[directory.name]} fetches it into model_weights/{directory.name}, "
             "or give another directory"
         )
-    inside = _files(directory, ("snapshots/*/config.json",))
+    # Names that no directory can have are refused by glob.
+    inside = _files(directory, ("snapshots/*/config.json",)) if os.path.isdir(directory) else []
     if inside:  # the model hub's cache
         return f"give {inside[0].parent}"
     return "give the directory of a checkpoint (from the model hub: hf download NAME --local-dir DIRECTORY)"
